@@ -1,0 +1,1 @@
+"""From bytes to text with places, one module a family of formats."""

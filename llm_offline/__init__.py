@@ -1,0 +1,1 @@
+"""The model server: one Hugging Face causal language model behind HTTP."""

@@ -1,0 +1,190 @@
+"""Errors of this package, each with its HTTP status and OpenAI's error envelope.
+
+RAGError
+├── StartError                 the backend cannot start: one line for the operator
+├── BadRequest            400  the request cannot be honoured as it stands
+│   └── UnsupportedFeature     valid for OpenAI, not offered here: refused, never ignored
+├── Unauthorized          401
+├── NotFound              404
+├── Conflict              409
+├── TooLarge              413
+├── Starting              503  the encoder is still loading
+├── StorageFull           507  the disk is full
+├── StorageBroken         500  a data directory is damaged; says how to rebuild
+└── UpstreamError         502  a model server failed
+    ├── UpstreamUnavailable 503  no connection could be made
+    ├── UpstreamTimeout   504  connect, first token, between tokens or total limit passed
+    ├── UpstreamLimited   429  rate limit; may carry Retry-After
+    ├── UpstreamRefused   4xx  the upstream says that the request is wrong: never retried
+    └── UpstreamBroken    502  the stream was cut, or what came is not a completion
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class RAGError(Exception):
+    """Base of everything this package raises on purpose; its text is one sentence for a person."""
+
+    status = 500
+    type = "server_error"
+    code: str | None = None
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code if code is not None else type(self).code
+
+    def envelope(self) -> dict[str, Any]:
+        """OpenAI's error object: `{"error": {"message", "type", "param", "code"}}`."""
+        return {
+            "error": {
+                "message": str(self),
+                "type": self.type,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+    def headers(self) -> dict[str, str]:
+        """Response headers that belong to the error."""
+        return {}
+
+
+class StartError(RAGError):
+    """The backend cannot start."""
+
+
+class BadRequest(RAGError):
+    """The request cannot be honoured as it stands."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class UnsupportedFeature(BadRequest):
+    """A feature of OpenAI's API that this backend does not offer."""
+
+    code = "unsupported_parameter"
+
+
+class Unauthorized(RAGError):
+    """No API key, or a wrong one."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
+class NotFound(RAGError):
+    """No such file, vector store or model."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+
+class Conflict(RAGError):
+    """The object is in a state that does not allow this."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "conflict"
+
+
+class TooLarge(RAGError):
+    """The body or the file is larger than the limit."""
+
+    status = 413
+    type = "invalid_request_error"
+    code = "too_large"
+
+
+class Starting(RAGError):
+    """A part that the request needs is still loading."""
+
+    status = 503
+    code = "starting"
+
+    def headers(self) -> dict[str, str]:
+        """Ask the client to come back in a few seconds."""
+        return {"retry-after": "3"}
+
+
+class StorageFull(RAGError):
+    """The disk is full."""
+
+    status = 507
+    code = "storage_full"
+
+
+class StorageBroken(RAGError):
+    """A data directory is damaged."""
+
+    code = "storage_broken"
+
+
+class UpstreamError(RAGError):
+    """A model server failed.
+
+    `x-should-retry: false` keeps OpenAI's SDKs from multiplying our own retries.
+    """
+
+    status = 502
+    type = "api_error"
+    code = "upstream_error"
+
+    def headers(self) -> dict[str, str]:
+        """Tell SDKs not to retry: this backend has done so already."""
+        return {"x-should-retry": "false"}
+
+
+class UpstreamUnavailable(UpstreamError):
+    """No connection to the model server could be made."""
+
+    status = 503
+    code = "upstream_unavailable"
+
+
+class UpstreamTimeout(UpstreamError):
+    """One of the four time limits passed."""
+
+    status = 504
+    code = "upstream_timeout"
+
+
+class UpstreamLimited(UpstreamError):
+    """The model server's rate limit or queue is full."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """Seconds the upstream asked to wait, where it said so."""
+
+    def headers(self) -> dict[str, str]:
+        """Pass the upstream's own wait on."""
+        after = {} if self.retry_after is None else {"retry-after": f"{self.retry_after:.0f}"}
+        return super().headers() | after
+
+
+class UpstreamRefused(UpstreamError):
+    """The model server says that the request is wrong; asking again would not help."""
+
+    type = "invalid_request_error"
+
+    def __init__(
+        self, message: str, *, status: int, code: str | None = None, param: str | None = None
+    ) -> None:
+        super().__init__(message, param=param, code=code or "upstream_refused")
+        self.status = status
+
+
+class UpstreamBroken(UpstreamError):
+    """The stream was cut, or what came is not a completion."""
+
+    code = "upstream_broken"

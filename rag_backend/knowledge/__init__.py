@@ -1,0 +1,1 @@
+"""Documents at rest: catalog, vectors, postings; the write path and the read path."""

@@ -1,0 +1,1 @@
+"""Language-model providers, and the policies that wrap them."""

@@ -1,0 +1,190 @@
+"""Every environment variable of the backend, read once into one frozen object.
+
+A variable is the field's name in upper case. The real environment wins over `.env` in the
+working directory. An empty value means "not set".
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from rag_backend.errors import StartError
+
+ENV_FILE = Path(".env")
+
+
+def _comma_separated(value: object) -> object:
+    """`a, b` → ("a", "b"); anything that is not text goes on to validation as it is."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _http_url(value: object) -> object:
+    """Refuse what is not an http(s) URL; drop a trailing slash."""
+    if isinstance(value, str) and value:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("a URL such as http://192.168.1.20:8001")
+        return value.rstrip("/")
+    return value
+
+
+def _http_urls(value: object) -> object:
+    urls = _comma_separated(value)
+    return tuple(_http_url(url) for url in urls) if isinstance(urls, tuple) else urls
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_comma_separated)]
+Url = Annotated[str, BeforeValidator(_http_url)]
+Urls = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_http_urls)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class Settings(BaseSettings):
+    """The backend's settings; `describe()` lists them for the start and the documents' test."""
+
+    model_config = SettingsConfigDict(
+        env_file=ENV_FILE,
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        case_sensitive=False,
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for the whole LAN")
+    port: int = Field(30000, ge=1, le=65535, description="Port to listen on")
+    data_dir: Path = Field(
+        Path("data"), description="Directory of catalog, vectors, postings, files"
+    )
+    api_keys: Secrets = Field(
+        (), description="Bearer keys that clients must send, comma-separated; empty: no key needed"
+    )
+    max_file_mb: int = Field(512, ge=1, le=4096, description="Largest file accepted, in MiB")
+    read_timeout: Seconds = Field(120, description="Longest time to read one file, in seconds")
+    read_memory_mb: int = Field(
+        2048, ge=256, le=65_536, description="Most memory for reading one file, in MiB (POSIX)"
+    )
+    chroma_url: Url | None = Field(
+        None, description="Chroma server; empty: Chroma embedded in DATA_DIR"
+    )
+    embedding_model: str = Field(
+        "embedded",
+        min_length=1,
+        description="`embedded` (MiniLM, packaged), a Hugging Face id, or a local path",
+    )
+
+    llm_provider: str = Field(
+        "auto",
+        min_length=1,
+        description="`openai`, `local`, `extractive`, a name from LLM_PROVIDERS, or `auto` "
+        "(openai if a key is set, else local if a URL is set, else extractive)",
+    )
+    llm_fallback: Names = Field(
+        ("extractive",),
+        description="Providers to try, in order, when the chosen one fails; `none` for none",
+    )
+    llm_providers: Path | None = Field(
+        None, description="TOML or JSON file with more OpenAI-compatible providers"
+    )
+    unknown_model: Literal["default", "refuse"] = Field(
+        "default",
+        description="A request's unknown `model`: answered by the chosen provider, or refused (404)",
+    )
+    openai_api_key: SecretStr | None = Field(None, description="Key for OpenAI; switches it on")
+    openai_base_url: Url = Field(
+        "https://api.openai.com/v1", description="OpenAI's API, or a proxy"
+    )
+    openai_model: str = Field("gpt-4o-mini", min_length=1, description="Model asked for at OpenAI")
+    local_llm_api_url: Urls = Field(
+        (), description="Model server(s) on the LAN, comma-separated: http://192.168.1.20:8001"
+    )
+    local_llm_api_key: SecretStr | None = Field(None, description="Key for the local model server")
+    local_llm_model: str | None = Field(
+        None, description="Model asked for at the local server; empty: the one it serves"
+    )
+    llm_connect_timeout: Seconds = Field(3, description="Longest time to connect, in seconds")
+    llm_first_token_timeout: Seconds = Field(
+        60, description="Longest wait for the first token, in seconds"
+    )
+    llm_idle_timeout: Seconds = Field(30, description="Longest gap between tokens, in seconds")
+    llm_total_timeout: Seconds = Field(
+        300, description="Longest time for a whole answer, retries included, in seconds"
+    )
+    llm_max_attempts: int = Field(3, ge=1, le=10, description="Attempts per provider")
+
+    context_tokens: int = Field(
+        2500, ge=200, le=200_000, description="Tokens of passages put before the model"
+    )
+    condense: Literal["auto", "always", "never"] = Field(
+        "auto", description="Shorten the passages: when they exceed CONTEXT_TOKENS, always, never"
+    )
+    no_answer: Literal["say", "model"] = Field(
+        "say", description="Nothing relevant found: say so, or let the model answer without sources"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe message logged"
+    )
+    log_content: bool = Field(False, description="Also log questions and answers (1) or not (0)")
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the environment and `.env`; `overrides` (field names) win over both.
+
+    Raises:
+        StartError: one line a bad value: the variable, the value, what is allowed.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise StartError("\n".join(_one_line(problem) for problem in error.errors())) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartError(f"{ENV_FILE} cannot be read: {error}") from error
+
+
+def _one_line(problem: Any) -> str:
+    name = str(problem["loc"][0])
+    field = Settings.model_fields.get(name)
+    secret = field is not None and "Secret" in str(field.annotation)
+    value = "(secret)" if secret else repr(problem["input"])
+    allowed = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return f"{name.upper()}={value} is not allowed: it should be {allowed}"
+
+
+def describe(settings: Settings) -> list[tuple[str, str]]:
+    """(variable, effective value) in order of declaration, secrets masked."""
+    return [(name.upper(), _shown(getattr(settings, name))) for name in Settings.model_fields]
+
+
+def _shown(value: object) -> str:
+    if value is None or value == ():
+        return ""
+    if isinstance(value, SecretStr):
+        return "****"
+    if isinstance(value, tuple):
+        return ",".join(_shown(item) for item in value)
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)
+
+
+def unknown_names(known_elsewhere: tuple[str, ...] = ("LLM_OFFLINE_", "RAG_BACKEND_")) -> list[str]:
+    """Names in `.env` that no setting reads: most likely typing errors."""
+    if not ENV_FILE.is_file():
+        return []
+    known = {name.upper() for name in Settings.model_fields}
+    return [
+        name
+        for name in dotenv_values(ENV_FILE, encoding="utf-8")
+        if name.upper() not in known and not name.upper().startswith(known_elsewhere)
+    ]
