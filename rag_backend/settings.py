@@ -88,16 +88,17 @@ class Settings(BaseSettings):
         description="`openai`, `local`, `extractive`, a name from LLM_PROVIDERS, or `auto` "
         "(openai if a key is set, else local if a URL is set, else extractive)",
     )
-    llm_fallback: Names = Field(
-        ("extractive",),
-        description="Providers to try, in order, when the chosen one fails; `none` for none",
+    llm_fallback: Names | None = Field(
+        None,
+        description="Providers to try, in order, when the chosen one fails; `none`: none; "
+        "empty: `local` where it is configured, then `extractive`",
     )
     llm_providers: Path | None = Field(
         None, description="TOML or JSON file with more OpenAI-compatible providers"
     )
     unknown_model: Literal["default", "refuse"] = Field(
         "default",
-        description="A request's unknown `model`: answered by the chosen provider, or refused (404)",
+        description="A request's unknown `model`: `default` provider answers, or `refuse` (404)",
     )
     openai_api_key: SecretStr | None = Field(None, description="Key for OpenAI; switches it on")
     openai_base_url: Url = Field(
