@@ -1,0 +1,1 @@
+"""Tests; each folder mirrors the package of its name."""
