@@ -63,4 +63,9 @@ class Chunk:
     @property
     def indexed_text(self) -> str:
         """What the encoder and the lexical index read: the heading path, then the text."""
-        return "\n".join((" › ".join(self.heading_path), self.text)).strip()
+        return with_headings(self.heading_path, self.text)
+
+
+def with_headings(heading_path: tuple[str, ...], text: str) -> str:
+    """A text under its headings, which say what it is about: "A › B", a newline, the text."""
+    return f"{' › '.join(heading_path)}\n{text}" if heading_path else text

@@ -1,0 +1,80 @@
+"""Uploaded bytes on disk, named by file id alone: a client's file name never touches the disk."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rag_backend.errors import BadRequest, StorageFull, TooLarge
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was stored."""
+
+    bytes: int
+    sha256: str
+
+
+class Blobs:
+    """A flat directory of immutable files."""
+
+    def __init__(self, directory: Path, max_bytes: int) -> None:
+        self._directory = directory
+        self._max_bytes = max_bytes
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def path(self, file_id: str) -> Path:
+        """Where a file's bytes are."""
+        return self._directory / file_id
+
+    async def write(self, file_id: str, parts: AsyncIterator[bytes]) -> Written:
+        """Store a stream of bytes whole, or not at all.
+
+        Raises:
+            BadRequest: No bytes came.
+            TooLarge: More came than MAX_FILE_MB.
+            StorageFull: The disk is full.
+        """
+        temporary = self._directory / f"{file_id}.part"
+        digest, size = hashlib.sha256(), 0
+        try:
+            with temporary.open("wb") as target:
+                async for part in parts:
+                    size += len(part)
+                    if size > self._max_bytes:
+                        limit = self._max_bytes // 2**20
+                        raise TooLarge(
+                            f"The file is larger than MAX_FILE_MB={limit}.", param="file"
+                        )
+                    digest.update(part)
+                    target.write(part)
+                target.flush()
+                os.fsync(target.fileno())
+            if size == 0:
+                raise BadRequest("The file is empty.", param="file", code="empty_file")
+            temporary.replace(self.path(file_id))
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise StorageFull(
+                    "The disk that holds DATA_DIR is full: free some space, then try again."
+                ) from error
+            raise
+        finally:
+            temporary.unlink(missing_ok=True)
+        return Written(size, digest.hexdigest())
+
+    def delete(self, file_id: str) -> None:
+        """Delete a file's bytes, if they are there."""
+        self.path(file_id).unlink(missing_ok=True)
+
+    def delete_unknown(self, known: Iterable[str]) -> None:
+        """Delete what a crash left between writing bytes and recording them."""
+        keep = set(known)
+        for path in self._directory.iterdir():
+            if path.name not in keep:
+                path.unlink(missing_ok=True)

@@ -1,0 +1,77 @@
+"""Attribute filters of a vector-store search: `{"type": "eq", "key": …, "value": …}` and so on."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rag_backend.errors import BadRequest
+
+_MAX_DEPTH = 8
+
+
+def _contains(value: Any, options: Any) -> bool:
+    return value in options
+
+
+_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "gt": operator.gt,
+    "gte": operator.ge,
+    "lt": operator.lt,
+    "lte": operator.le,
+    "in": _contains,
+    "nin": lambda value, options: value not in options,
+}
+_TRUE_WHEN_ABSENT = ("ne", "nin")
+
+
+def check(filters: Any, depth: int = 0) -> None:
+    """Raise BadRequest unless `filters` is a comparison or a compound filter of OpenAI's form."""
+    if not isinstance(filters, Mapping) or depth > _MAX_DEPTH:
+        raise BadRequest(
+            "A filter is an object with a `type`, nested at most 8 deep.", param="filters"
+        )
+    kind = filters.get("type")
+    if kind in ("and", "or"):
+        nested = filters.get("filters")
+        if not isinstance(nested, list) or not nested:
+            raise BadRequest(f"A filter of type `{kind}` needs a list `filters`.", param="filters")
+        for item in nested:
+            check(item, depth + 1)
+    elif kind in _COMPARISONS:
+        _check_comparison(kind, filters)
+    else:
+        allowed = ", ".join([*_COMPARISONS, "and", "or"])
+        raise BadRequest(f"Filter type {kind!r} is not one of {allowed}.", param="filters")
+
+
+def _check_comparison(kind: str, filters: Mapping[str, Any]) -> None:
+    value = filters.get("value")
+    if not isinstance(filters.get("key"), str) or "value" not in filters:
+        raise BadRequest(f"A filter of type `{kind}` needs `key` and `value`.", param="filters")
+    if kind in ("in", "nin") and not isinstance(value, list):
+        raise BadRequest(f"A filter of type `{kind}` needs a list as `value`.", param="filters")
+    if kind in ("gt", "gte", "lt", "lte") and not _is_number(value):
+        raise BadRequest(f"A filter of type `{kind}` needs a number as `value`.", param="filters")
+
+
+def matches(filters: Mapping[str, Any], attributes: Mapping[str, Any]) -> bool:
+    """Whether a file with these attributes passes a filter that `check` accepted."""
+    kind = filters["type"]
+    if kind == "and":
+        return all(matches(item, attributes) for item in filters["filters"])
+    if kind == "or":
+        return any(matches(item, attributes) for item in filters["filters"])
+    if filters["key"] not in attributes:
+        return kind in _TRUE_WHEN_ABSENT
+    value = attributes[filters["key"]]
+    if kind in ("gt", "gte", "lt", "lte") and not _is_number(value):
+        return False
+    return _COMPARISONS[kind](value, filters["value"])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

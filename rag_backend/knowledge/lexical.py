@@ -1,0 +1,188 @@
+"""Postings in tantivy (BM25): one index a store generation.
+
+Text is tokenised here and handed over joined by blanks, since no tokenizer of tantivy's knows
+Vietnamese. Two fields: `body` holds words (English ones stemmed) and, for Vietnamese, syllable
+bigrams; `folded` holds the same without diacritics, and only for chunks that have any, so that a
+query typed without them finds Vietnamese text and does not count English text twice.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import tantivy
+
+from rag_backend.errors import StorageBroken, StorageFull
+from rag_backend.knowledge.text import (
+    STOP_WORDS,
+    bigrams,
+    fold,
+    has_vietnamese_letters,
+    stem,
+    words,
+)
+
+_WRITER_BYTES = 32_000_000
+_QUERY_TERMS = 256
+"""Distinct terms of a query that count: a pasted page is not a better query than its first part."""
+
+
+def _schema() -> tantivy.Schema:
+    builder = tantivy.SchemaBuilder()
+    builder.add_text_field("id", stored=True, tokenizer_name="raw", index_option="basic")
+    builder.add_text_field("file_id", tokenizer_name="raw", index_option="basic")
+    builder.add_text_field("body", tokenizer_name="whitespace", index_option="freq")
+    builder.add_text_field("folded", tokenizer_name="whitespace", index_option="freq")
+    return builder.build()
+
+
+def body_tokens(text: str) -> list[str]:
+    """Stemmed words, and syllable bigrams where the text is Vietnamese."""
+    listed = words(text)
+    pairs = bigrams(listed) if has_vietnamese_letters(text) else []
+    return [stem(word) for word in listed] + pairs
+
+
+def folded_tokens(text: str) -> list[str]:
+    """Syllables and bigrams without diacritics."""
+    listed = [fold(word) for word in words(text)]
+    return listed + bigrams(listed)
+
+
+class LexicalIndex:
+    """BM25 over chunks. One thread may write at a time; searching is free from any thread."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._schema = _schema()
+        self._open: dict[str, tantivy.Index] = {}
+        self._opening = threading.Lock()
+
+    def replace(
+        self,
+        collection: str,
+        gone: Sequence[str],
+        added: Iterable[tuple[str, str, str]],
+    ) -> None:
+        """In one commit, delete every posting of the files `gone`, then add.
+
+        Args:
+            gone: File ids.
+            added: (chunk id, file id, text) of each new chunk.
+        """
+        with self._guarded(collection):
+            index = self._index(collection)
+            writer = index.writer(_WRITER_BYTES, 1)
+            try:
+                for file_id in gone:
+                    writer.delete_documents_by_term("file_id", file_id)
+                for chunk_id, file_id, text in added:
+                    writer.add_document(_document(chunk_id, file_id, text))
+                writer.commit()
+            finally:
+                # Without this the writer's lock lives until the garbage collector comes by.
+                writer.wait_merging_threads()
+            index.reload()
+
+    def search(
+        self, collection: str, query: str, k: int, file_ids: Sequence[str] | None = None
+    ) -> list[tuple[str, float]]:
+        """(chunk id, BM25 score) of the k best, best first; [] when no word occurs."""
+        with self._guarded(collection):
+            parsed = self._query(query)
+            if parsed is None or not self._exists(collection):
+                return []
+            if file_ids is not None:
+                allowed = tantivy.Query.term_set_query(self._schema, "file_id", list(file_ids))
+                unscored = tantivy.Query.const_score_query(allowed, 0.0)
+                parsed = tantivy.Query.boolean_query(
+                    [(tantivy.Occur.Must, parsed), (tantivy.Occur.Must, unscored)]
+                )
+            searcher = self._index(collection).searcher()
+            found = searcher.search(parsed, k)
+            return [(searcher.doc(at)["id"][0], float(score)) for score, at in found.hits]
+
+    def term_weights(self, collection: str, query: str) -> dict[str, float]:
+        """Inverse document frequency of each content word: {folded stem: idf}.
+
+        The idf is BM25's, ln(1 + (N - n + 0.5) / (n + 0.5)), over the store's chunks.
+        """
+        with self._guarded(collection):
+            listed = words(query)
+            listed = [word for word in listed if word not in STOP_WORDS] or listed
+            if not self._exists(collection):
+                return {stem(fold(word)): 1.0 for word in listed}
+            searcher = self._index(collection).searcher()
+            total = searcher.num_docs
+            weights: dict[str, float] = {}
+            for word in listed[:_QUERY_TERMS]:
+                n = max(
+                    searcher.doc_freq("body", stem(word)),
+                    searcher.doc_freq("folded", word) if word.isascii() else 0,
+                )
+                weights[stem(fold(word))] = math.log(1 + max(total - n + 0.5, 0.5) / (n + 0.5))
+            return weights
+
+    def count(self, collection: str) -> int:
+        """Number of chunks indexed."""
+        with self._guarded(collection):
+            if not self._exists(collection):
+                return 0
+            return int(self._index(collection).searcher().num_docs)
+
+    def drop(self, collection: str) -> None:
+        """Delete the index and its directory."""
+        with self._opening:
+            self._open.pop(collection, None)
+        shutil.rmtree(self._directory / collection, ignore_errors=True)
+
+    def _query(self, text: str) -> tantivy.Query | None:
+        fields = [("body", body_tokens(text))]
+        if not has_vietnamese_letters(text):
+            fields.append(("folded", folded_tokens(text)))
+        clauses = [
+            (tantivy.Occur.Should, tantivy.Query.term_query(self._schema, field, token))
+            for field, tokens in fields
+            for token in list(dict.fromkeys(tokens))[:_QUERY_TERMS]
+        ]
+        return tantivy.Query.boolean_query(clauses) if clauses else None
+
+    def _exists(self, collection: str) -> bool:
+        return collection in self._open or (self._directory / collection).is_dir()
+
+    def _index(self, collection: str) -> tantivy.Index:
+        with self._opening:
+            if collection not in self._open:
+                path = self._directory / collection
+                path.mkdir(parents=True, exist_ok=True)
+                self._open[collection] = tantivy.Index(self._schema, path=str(path), reuse=True)
+            return self._open[collection]
+
+    @contextmanager
+    def _guarded(self, collection: str) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            if "No space left" in str(error):
+                raise StorageFull(
+                    "The disk that holds DATA_DIR is full: free some space, then try again."
+                ) from error
+            raise StorageBroken(
+                f"The word index in {self._directory / collection} cannot be used: {error}. "
+                "Delete that directory and run `python -m ingest rebuild`."
+            ) from error
+
+
+def _document(chunk_id: str, file_id: str, text: str) -> tantivy.Document:
+    document = tantivy.Document()
+    document.add_text("id", chunk_id)
+    document.add_text("file_id", file_id)
+    document.add_text("body", " ".join(body_tokens(text)))
+    if has_vietnamese_letters(text):
+        document.add_text("folded", " ".join(folded_tokens(text)))
+    return document

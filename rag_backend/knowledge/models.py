@@ -1,0 +1,100 @@
+"""What the catalog hands out: OpenAI's nouns as plain records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ingest.document import with_headings
+
+FileStatus = Literal["in_progress", "completed", "cancelled", "failed"]
+Attributes = Mapping[str, str | float | bool]
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """Uploaded bytes. Times are Unix seconds."""
+
+    id: str
+    filename: str
+    bytes: int
+    sha256: str
+    purpose: str
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A vector store. `collection` names its Chroma collection and its tantivy directory."""
+
+    id: str
+    name: str
+    created_at: int
+    last_active_at: int
+    metadata: Mapping[str, str]
+    revision: int
+    generation: int
+    rebuilding: bool
+    embedding_model: str | None
+    embedding_probe: bytes | None
+
+    @property
+    def collection(self) -> str:
+        """Name of the derived data; a rebuild makes the next generation beside it."""
+        return f"{self.id}-{self.generation}"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFile:
+    """A file in a vector store."""
+
+    store_id: str
+    file_id: str
+    status: FileStatus
+    sequence: int
+    created_at: int
+    usage_bytes: int
+    attributes: Attributes
+    identity: str
+    error_code: str | None = None
+    error_message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredChunk:
+    """A chunk of a completed file, with where it came from."""
+
+    id: str
+    file_id: str
+    ordinal: int
+    filename: str
+    text: str
+    start: int
+    end: int
+    page: int | None
+    heading_path: tuple[str, ...]
+    question: str | None
+    answer: str | None
+    attributes: Attributes = field(default_factory=dict)
+
+    @property
+    def indexed_text(self) -> str:
+        """What the encoder and the word index read: the heading path, then the text."""
+        return with_headings(self.heading_path, self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """Derived data or bytes that nothing refers to any more and that must go."""
+
+    id: int
+    kind: Literal["postings", "collection", "bytes"]
+    store_id: str | None
+    file_id: str | None
+    collection: str | None
+
+
+def chunk_id(file_id: str, ordinal: int) -> str:
+    """A chunk's id in Chroma and tantivy; unique within a store."""
+    return f"{file_id}:{ordinal}"

@@ -1,0 +1,198 @@
+"""The read path: a query to ranked chunks, and chunks to passages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rag_backend.knowledge import filters as attribute_filters
+from rag_backend.knowledge.catalog import Catalog
+from rag_backend.knowledge.embedding import EMBEDDED
+from rag_backend.knowledge.encoder import Encoder, EncoderLoader
+from rag_backend.knowledge.fusion import fuse
+from rag_backend.knowledge.lexical import LexicalIndex
+from rag_backend.knowledge.models import Store, StoredChunk
+from rag_backend.knowledge.text import content_terms, has_vietnamese_letters
+from rag_backend.knowledge.vectors import VectorIndex
+
+CANDIDATES = 100
+"""Chunks taken from each of the two rankings."""
+
+# Where MiniLM reads both texts, unrelated pairs stay below .2 and paraphrases lie above .7.
+_UNRELATED_COSINE, _SAME_COSINE = 0.2, 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A chunk found.
+
+    Attributes:
+        score: In 0..1, falls with rank; the best hit's score is its relevance.
+        relevance: In 0..1: how much of the query's meaning the chunk covers, by words or by vector,
+            whatever the other chunks are like.
+    """
+
+    chunk: StoredChunk
+    score: float
+    relevance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """Neighbouring chunks of one file, read as one text. `best` is the highest-ranked of them."""
+
+    best: StoredChunk
+    text: str
+    start: int
+    end: int
+    page: int | None
+    score: float
+    relevance: float
+
+
+class Retriever:
+    """Dense and lexical search over one store, fused, and checked against the catalog."""
+
+    def __init__(
+        self, catalog: Catalog, vectors: VectorIndex, lexical: LexicalIndex, encoder: EncoderLoader
+    ) -> None:
+        self._catalog = catalog
+        self._vectors = vectors
+        self._lexical = lexical
+        self._encoder = encoder
+
+    async def search(
+        self, store: Store, query: str, k: int, filters: Mapping[str, Any] | None = None
+    ) -> list[Hit]:
+        """The k best chunks, best first.
+
+        Args:
+            filters: An attribute filter of OpenAI's form, already checked.
+
+        Raises:
+            Conflict: The store was embedded with another model.
+            Starting: The encoder is still loading.
+        """
+        encoder = await self._encoder.get()
+        encoder.check(store)
+        allowed = await asyncio.to_thread(self._allowed_files, store, filters)
+        if allowed == []:
+            return []
+        dense, lexical = await asyncio.gather(
+            asyncio.to_thread(self._dense, encoder, store, query, allowed),
+            asyncio.to_thread(self._lexical.search, store.collection, query, CANDIDATES, allowed),
+        )
+        ranked = fuse(dense, lexical)
+        weights = await self.term_weights(store, query)
+        found = await asyncio.to_thread(
+            self._catalog.visible_chunks, store.id, [item for item, _ in ranked]
+        )
+        scored = [(found[item], score) for item, score in ranked if item in found][:k]
+        trusted = _trusted_cosines(encoder, query, dense)
+        return _hits(scored, weights, trusted)
+
+    async def term_weights(self, store: Store, query: str) -> dict[str, float]:
+        """Inverse document frequency of the query's content words, by folded stem."""
+        return await asyncio.to_thread(self._lexical.term_weights, store.collection, query)
+
+    def _dense(
+        self, encoder: Encoder, store: Store, query: str, allowed: Sequence[str] | None
+    ) -> list[tuple[str, float]]:
+        vector = encoder.embedding.embed([query], "query")[0]
+        return self._vectors.search(store.collection, vector, CANDIDATES, allowed)
+
+    def _allowed_files(self, store: Store, filters: Mapping[str, Any] | None) -> list[str] | None:
+        if filters is None:
+            return None
+        listed = self._catalog.list_store_files(store.id, "completed")
+        return [f.file_id for f in listed if attribute_filters.matches(filters, f.attributes)]
+
+
+def _trusted_cosines(
+    encoder: Encoder, query: str, dense: Iterable[tuple[str, float]]
+) -> dict[str, float]:
+    """Cosines that say something about relevance: the embedded encoder reads English only, and
+    finds any two Vietnamese texts alike."""
+    if encoder.embedding.model_id == EMBEDDED and has_vietnamese_letters(query):
+        return {}
+    return dict(dense)
+
+
+def _hits(
+    scored: Sequence[tuple[StoredChunk, float]],
+    weights: Mapping[str, float],
+    cosines: Mapping[str, float],
+) -> list[Hit]:
+    relevances = [
+        max(coverage(weights, chunk.indexed_text), _from_cosine(cosines.get(chunk.id, 0.0)))
+        for chunk, _ in scored
+    ]
+    top = max((score for _, score in scored), default=0.0) or 1.0
+    ceiling = max(relevances, default=0.0)
+    return [
+        Hit(chunk, min(1.0, score / top * ceiling), relevance)
+        for (chunk, score), relevance in zip(scored, relevances, strict=True)
+    ]
+
+
+def coverage(weights: Mapping[str, float], text: str) -> float:
+    """Share in 0..1 of the query's content, weighed by idf, whose words occur in the text."""
+    total = sum(weights.values())
+    if total <= 0:
+        return 0.0
+    present = set(content_terms(text))
+    return sum(weight for term, weight in weights.items() if term in present) / total
+
+
+def _from_cosine(cosine: float) -> float:
+    return min(1.0, max(0.0, (cosine - _UNRELATED_COSINE) / (_SAME_COSINE - _UNRELATED_COSINE)))
+
+
+def merge_neighbours(hits: Sequence[Hit]) -> list[Passage]:
+    """Passages in the order of their best hit; chunks that follow each other become one."""
+    by_place = {(hit.chunk.file_id, hit.chunk.ordinal): hit for hit in hits}
+    passages: list[Passage] = []
+    used: set[tuple[str, int]] = set()
+    for hit in hits:
+        place = (hit.chunk.file_id, hit.chunk.ordinal)
+        if place in used:
+            continue
+        run = _run_around(place, by_place)
+        used.update((other.chunk.file_id, other.chunk.ordinal) for other in run)
+        passages.append(_passage(hit, run))
+    return passages
+
+
+def _run_around(place: tuple[str, int], by_place: Mapping[tuple[str, int], Hit]) -> list[Hit]:
+    file_id, first = place
+    last = first
+    while _joins(by_place.get((file_id, first - 1)), by_place[file_id, first]):
+        first -= 1
+    while _joins(by_place.get((file_id, last + 1)), by_place[file_id, last]):
+        last += 1
+    return [by_place[file_id, ordinal] for ordinal in range(first, last + 1)]
+
+
+def _joins(one: Hit | None, other: Hit) -> bool:
+    """Neighbours are read together under the same headings; rows with an answer stand alone."""
+    return (
+        one is not None
+        and one.chunk.heading_path == other.chunk.heading_path
+        and one.chunk.answer is None
+        and other.chunk.answer is None
+    )
+
+
+def _passage(best: Hit, run: Sequence[Hit]) -> Passage:
+    first, last = run[0].chunk, run[-1].chunk
+    return Passage(
+        best=best.chunk,
+        text="\n".join(hit.chunk.text for hit in run),
+        start=first.start,
+        end=last.end,
+        page=first.page,
+        score=best.score,
+        relevance=max(hit.relevance for hit in run),
+    )

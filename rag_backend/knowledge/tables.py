@@ -1,0 +1,122 @@
+"""The catalog's tables (SQLAlchemy Core), and how a SQLite database is opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Engine,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    create_engine,
+    event,
+)
+
+metadata = MetaData()
+
+files = Table(
+    "files",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("filename", Text, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("purpose", String(32), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+stores = Table(
+    "stores",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("name", String(256), nullable=False, unique=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("last_active_at", BigInteger, nullable=False),
+    Column("metadata", JSON, nullable=False),
+    Column("revision", Integer, nullable=False, default=0),
+    Column("generation", Integer, nullable=False, default=0),
+    Column("rebuilding", Boolean, nullable=False, default=False),
+    Column("embedding_model", Text),
+    Column("embedding_probe", LargeBinary),
+)
+
+store_files = Table(
+    "store_files",
+    metadata,
+    Column("store_id", ForeignKey("stores.id"), primary_key=True),
+    Column("file_id", ForeignKey("files.id"), primary_key=True),
+    Column("status", String(16), nullable=False),
+    Column("sequence", Integer, nullable=False),  # order of attachment within the store
+    Column("created_at", BigInteger, nullable=False),
+    Column("usage_bytes", BigInteger, nullable=False, default=0),
+    Column("attributes", JSON, nullable=False),
+    Column("identity", Text, nullable=False),
+    Column("error_code", String(32)),
+    Column("error_message", Text),
+    Index("store_files_identity", "store_id", "identity"),
+    Index("store_files_file", "file_id"),
+    Index("store_files_status", "status"),
+)
+
+chunks = Table(
+    "chunks",
+    metadata,
+    Column("store_id", String(64), primary_key=True),
+    Column("file_id", String(64), primary_key=True),
+    Column("ordinal", Integer, primary_key=True),
+    Column("text", Text, nullable=False),
+    Column("start", Integer, nullable=False),
+    Column("end", Integer, nullable=False),
+    Column("page", Integer),
+    Column("heading_path", JSON, nullable=False),
+    Column("question", Text),
+    Column("answer", Text),
+    Column("question_key", Text),
+    ForeignKeyConstraint(["store_id", "file_id"], ["store_files.store_id", "store_files.file_id"]),
+    Index("chunks_question", "store_id", "question_key"),
+)
+
+garbage = Table(
+    "garbage",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("kind", String(16), nullable=False),
+    Column("store_id", String(64)),
+    Column("file_id", String(64)),
+    Column("collection", String(128)),
+)
+
+
+def open_sqlite(path: Path) -> Engine:
+    """Open (or create) the catalog at `path` in WAL mode and create missing tables."""
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 10})
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: Any) -> None:
+        # Transactions are begun by hand below: the driver's own begin comes only before the first
+        # write, so that a read followed by a write in one transaction could see two states.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=NORMAL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    metadata.create_all(engine)
+    return engine
