@@ -6,7 +6,7 @@ an upstream sends without parsing it into models, and every wrapper sees the sam
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -68,7 +68,7 @@ class LLMProvider(Protocol):
     `stream` yields `chat.completion.chunk` dicts. A whole answer has a chunk with a
     `finish_reason`, and after it at most one chunk with `choices: []` and the `usage`. Raises
     `rag_backend.errors.UpstreamError` (or a subclass) before the first content delta or in the
-    middle; closing the iterator (`aclose`) frees the upstream at once.
+    middle; closing the generator (`aclose`) frees the upstream at once.
     """
 
     @property
@@ -76,6 +76,6 @@ class LLMProvider(Protocol):
         """The name it is registered under."""
         ...
 
-    def stream(self, request: ChatRequest) -> AsyncIterator[Chunk]:
+    def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
         """Produce the answer, chunk by chunk."""
         ...
