@@ -1,0 +1,126 @@
+"""The model's own way of writing: its tokenizer and its chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+
+from llm_offline.errors import BadRequest, StartError, UnsupportedFeature
+
+TEMPLATES = Path(__file__).parent.parent / "templates"
+# A template that ships with this package, and a token that only its models know.
+SHIPPED = {"llama3": "<|start_header_id|>", "chatml": "<|im_start|>"}
+
+Message = Mapping[str, str]
+"""`{"role", "content"}`, both plain text."""
+
+
+def choose_template(tokenizer: Any, wanted: str | None) -> tuple[str | None, str]:
+    """The Jinja source to use, and where it comes from, in words.
+
+    Args:
+        tokenizer: A transformers tokenizer.
+        wanted: A shipped template's name, a file, or None for the model's own.
+
+    Raises:
+        StartError: `wanted` is neither a shipped template nor a readable file.
+    """
+    if wanted in SHIPPED:
+        return _shipped(wanted), f"{wanted} (--chat-template)"
+    if wanted:
+        try:
+            return Path(wanted).expanduser().read_text(encoding="utf-8"), wanted
+        except (OSError, UnicodeDecodeError) as error:
+            raise StartError(
+                f"--chat-template {wanted}: not a readable file, nor one of "
+                f"{', '.join(SHIPPED)} ({error})"
+            ) from error
+    if tokenizer.chat_template:
+        # None when the model names several templates and none of them is the default one.
+        return None, "the model's own"
+    vocabulary = tokenizer.get_vocab()
+    for name, token in SHIPPED.items():
+        if token in vocabulary:
+            return _shipped(name), f"{name} (the model has none, but knows {token})"
+    return "", "none: chat is refused; choose one with --chat-template"
+
+
+def _shipped(name: str) -> str:
+    return (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+class ModelText:
+    """Encodes prompts, decodes answers. Safe to use from several threads."""
+
+    def __init__(self, tokenizer: Any, chat_template: str | None) -> None:
+        """`chat_template`: Jinja source; None is the tokenizer's own, "" is none at all."""
+        self._tokenizer = tokenizer
+        self._template = chat_template
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation, up to where the answer begins.
+
+        Raises:
+            UnsupportedFeature: The model has no chat template.
+            BadRequest: The template refuses the conversation.
+        """
+        if self._template == "":
+            raise UnsupportedFeature(
+                "this model has no chat template: start the server with --chat-template llama3, "
+                "chatml or a Jinja file, or use /v1/completions",
+                param="messages",
+            )
+        text = self._render([dict(message) for message in messages])
+        # The template has written the BOS already; encoding must not add another.
+        return self._encode(text, add_special_tokens=False)
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of plain text; with special tokens, as the model saw texts in training."""
+        return self._encode(text, add_special_tokens=add_special_tokens)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of token ids, special tokens left out."""
+        return str(
+            self._tokenizer.decode(
+                list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        # verbose=False: a prompt that is too long is answered with 400, not with a warning.
+        encoded = self._tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)
+        return list(encoded["input_ids"])
+
+    def _render(self, messages: list[dict[str, str]]) -> str:
+        try:
+            return self._apply(messages)
+        except TemplateError as error:
+            if messages[0]["role"] != "system" or len(messages) < 2:
+                raise _refused(error) from error
+        # Some templates (Gemma, early Mistral) know no system role; their authors put such text
+        # before the first question.
+        system, first, *rest = messages
+        merged = {**first, "content": f"{system['content']}\n\n{first['content']}"}
+        try:
+            return self._apply([merged, *rest])
+        except TemplateError as error:
+            raise _refused(error) from error
+
+    def _apply(self, messages: list[dict[str, str]]) -> str:
+        return str(
+            self._tokenizer.apply_chat_template(
+                messages,
+                chat_template=self._template,
+                tokenize=False,
+                add_generation_prompt=True,
+            )
+        )
+
+
+def _refused(error: TemplateError) -> BadRequest:
+    return BadRequest(
+        f"the model's chat template refuses these messages: {error.message}", param="messages"
+    )

@@ -1,0 +1,125 @@
+"""A model's name → a folder with its files: a local folder, the hub's cache, or a download.
+
+The only module that imports huggingface_hub. What is in the cache is used without a connection.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from pathlib import Path
+from typing import Any
+
+from httpx2 import HTTPError
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    DryRunError,
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+from tqdm import tqdm
+
+from llm_offline.errors import StartError
+from llm_offline.progress import Progress
+
+# Weights in safetensors, and the small files around them; never pickles, other frameworks'
+# weights, or the copy in the author's own format that some repositories carry in a folder.
+_WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_UNWANTED = ["original/*", "onnx/*", "openvino/*", "gguf/*", "consolidated*"]
+_HUB_ID = re.compile(r"^[\w][\w.-]*(/[\w][\w.-]*)?$")
+
+
+def model_folder(name: str, progress: Progress, *, flag: str = "--model") -> Path:
+    """The folder of a model, downloaded if need be.
+
+    Args:
+        name: A folder or a Hugging Face id.
+        progress: Told how far a download is.
+        flag: What the user set, for messages.
+
+    Raises:
+        StartError: There is no such folder, or the id cannot be had.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        hint = "a GGUF file is for llama.cpp or Ollama; " if path.suffix == ".gguf" else ""
+        raise StartError(
+            f"{flag} {name}: this is a file; {hint}give the folder that holds config.json, the "
+            "tokenizer and the safetensors files"
+        )
+    if not _HUB_ID.match(name):
+        raise StartError(f"{flag} {name}: there is no such folder, and it is not a Hugging Face id")
+    progress.enter("looking in the download cache")
+    try:
+        return Path(_snapshot(name, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return _download(name, progress, flag)
+
+
+def _download(name: str, progress: Progress, flag: str) -> Path:
+    progress.enter("asking the hub for the list of files")
+    try:
+        files = _snapshot(name, dry_run=True)
+        if not any(file.filename.endswith(".safetensors") for file in files):
+            raise StartError(
+                f"{flag} {name}: the repository has no safetensors weights, and pickled ones are "
+                "refused because loading them runs code; choose a model with safetensors"
+            )
+        progress.enter(
+            "downloading", total=sum(file.file_size or 0 for file in files if file.will_download)
+        )
+        return Path(_snapshot(name, tqdm_class=_reporting_to(progress)))
+    except GatedRepoError as error:
+        raise StartError(
+            f"{flag} {name}: its authors ask for an agreement and a token: accept it on "
+            f"https://huggingface.co/{name}, then set HF_TOKEN or run `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise StartError(
+            f"{flag} {name}: there is no such folder here and no such public model on the hub: "
+            "check the spelling; for a private model set HF_TOKEN"
+        ) from error
+    except (LocalEntryNotFoundError, DryRunError, HfHubHTTPError, HTTPError) as error:
+        raise StartError(
+            f"{flag} {name}: not in the download cache, and the hub cannot be reached "
+            f"({_reason(error)}); on a machine with internet run "
+            f"`hf download {name} --local-dir FOLDER`, copy the folder here, and pass it to {flag}"
+        ) from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise StartError(f"{flag} {name}: the disk is full; the download needs more") from error
+        raise StartError(f"{flag} {name}: the download failed: {error}") from error
+
+
+def _snapshot(name: str, **options: Any) -> Any:
+    return snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=_UNWANTED, **options)
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what went wrong underneath."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _reporting_to(progress: Progress) -> type[Any]:
+    """A progress bar that shows nothing and reports bytes written to `progress`."""
+
+    class Bar(tqdm):  # type: ignore[type-arg]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            # Of the bars that the hub's client makes, only this one counts bytes on the disk.
+            description = str(options.get("desc", ""))
+            self._counts = description.startswith("Reconstructing")
+            options.pop("name", None)
+            super().__init__(*args, **{**options, "disable": True})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            if self._counts:
+                progress.advance(int(n or 0))
+            return None
+
+    return Bar

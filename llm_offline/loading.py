@@ -1,0 +1,269 @@
+"""From a model's name to a running engine.
+
+The only module that imports transformers; it runs in a thread while the server answers
+`/health` already.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import transformers
+from jinja2 import TemplateError
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from llm_offline.engine.causal_lm import DTYPES, CausalLM, choose_device, choose_dtype
+from llm_offline.engine.interface import Sampling
+from llm_offline.engine.text import ModelText, choose_template
+from llm_offline.errors import StartError
+from llm_offline.hub import model_folder
+from llm_offline.progress import Progress
+from llm_offline.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model ready to generate.
+
+    Attributes:
+        name: What `/v1/models` calls it.
+        network: The weights.
+        text: Tokenizer and chat template.
+        context: Tokens of prompt and answer together.
+        defaults: Sampling where a request says nothing: the model's own advice.
+        device, dtype: Where and in what it computes.
+        remarks: Sentences for the start's report.
+    """
+
+    name: str
+    network: CausalLM
+    text: ModelText
+    context: int
+    defaults: Sampling
+    device: str
+    dtype: str
+    remarks: tuple[str, ...]
+
+
+def load_model(settings: Settings, progress: Progress) -> LoadedModel:
+    """Find, check, read and warm up the model that the settings name.
+
+    Raises:
+        StartError: One sentence that says what is wrong and what to do.
+    """
+    began = time.monotonic()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    device = choose_device(settings.device)
+    dtype = choose_dtype(settings.dtype, device)
+    folder = model_folder(settings.model, progress)
+    progress.enter("checking the files")
+    _check_files(folder)
+    config = _config(folder)
+    tokenizer = _tokenizer(folder)
+    template, origin = choose_template(tokenizer, settings.chat_template)
+    weights = _weights(folder, dtype, progress)
+    progress.enter(f"moving the weights to {device}")
+    stops = _stop_ids(config, weights.generation_config, tokenizer)
+    network = CausalLM(weights, device=device, stop_ids=stops)
+    progress.enter("warming up")
+    network.warm_up()
+    context, limited_by = _context(settings, config, network)
+    return LoadedModel(
+        name=settings.model
+        if not Path(settings.model).expanduser().is_dir()
+        else folder_name(folder),
+        network=network,
+        text=ModelText(tokenizer, template),
+        context=context,
+        defaults=_defaults(weights.generation_config),
+        device=device,
+        dtype=dtype,
+        remarks=(
+            f"loaded in {time.monotonic() - began:.1f} s on {device} in {dtype}",
+            f"context {context} tokens ({limited_by})",
+            f"chat template: {origin}",
+        ),
+    )
+
+
+def folder_name(folder: Path) -> str:
+    """What a model in a folder is called."""
+    return folder.resolve().name
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse what is not a whole safetensors checkpoint, before minutes go into reading it."""
+    if not (folder / "config.json").is_file():
+        raise StartError(
+            f"{folder} is not a model: it has no config.json; give the folder that holds "
+            "config.json, the tokenizer and the safetensors files"
+        )
+    for file in _weight_files(folder):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise StartError(
+                f"{file} is damaged or was not copied whole ({error}): copy or download it again"
+            ) from error
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(_json(index).get("weight_map", {}).values()))
+        if missing := [name for name in names if not (folder / name).is_file()]:
+            raise StartError(
+                f"{folder} lacks {', '.join(missing)}, which its index names: copy or download "
+                "the model again"
+            )
+        return [folder / name for name in names]
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    if (folder / "adapter_config.json").is_file():
+        raise StartError(
+            f"{folder} holds an adapter (LoRA), not a whole model: merge it into its base model"
+        )
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
+        raise StartError(
+            f"{folder} has only pickled weights, which are refused because loading them runs "
+            "code: get the model's safetensors version, or convert it on a machine you can lose"
+        )
+    raise StartError(f"{folder} has no weights: model.safetensors is missing")
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StartError(f"{file} cannot be read as JSON: {error}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _config(folder: Path) -> Any:
+    described = _json(folder / "config.json")
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (ValueError, KeyError, TypeError, OSError, AttributeError) as error:
+        kind = described.get("model_type", "unknown")
+        raise StartError(
+            f"{folder / 'config.json'} describes a model of type {kind!r} that transformers "
+            f"{transformers.__version__} cannot build: {_first_line(error)}"
+        ) from error
+
+
+def _tokenizer(folder: Path) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for bad files
+        raise StartError(
+            f"the tokenizer in {folder} cannot be read ({_first_line(error)}): tokenizer.json is "
+            "needed, and tokenizer_config.json beside it"
+        ) from error
+
+
+def _weights(folder: Path, dtype: str, progress: Progress) -> Any:
+    """The network in `dtype`, on the CPU.
+
+    Raises:
+        StartError: The files do not make a whole causal language model.
+    """
+    progress.enter("reading the weights")
+    previous = transformers.utils.logging.set_tqdm_hook(_reporting_to(progress))
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=DTYPES[dtype],
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (ValueError, OSError, RuntimeError, KeyError, SafetensorError) as error:
+        raise StartError(
+            f"{folder} cannot be loaded as a causal language model: {_first_line(error)}"
+        ) from error
+    finally:
+        transformers.utils.logging.set_tqdm_hook(previous)
+    lacking = sorted(report["missing_keys"]) + sorted(str(k) for k in report["mismatched_keys"])
+    if lacking:
+        raise StartError(
+            f"{folder} lacks {len(lacking)} of the model's weights ({lacking[0]}, ...): it is not "
+            "a whole causal language model; copy or download it again"
+        )
+    return model
+
+
+def _reporting_to(progress: Progress) -> Callable[..., Any]:
+    """A hook for transformers' progress bars that tells `progress` of the tensors read."""
+
+    def hook(factory: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        items = args[0] if args else options.get("iterable")
+        if items is None or options.get("desc") != "Loading weights":
+            return factory(*args, **options)
+        return _counted(items, progress)
+
+    return hook
+
+
+class _counted:  # noqa: N801 - stands in for tqdm
+    """Iterates like a progress bar and reports to `progress`."""
+
+    def __init__(self, items: Any, progress: Progress) -> None:
+        self._items = list(items)
+        self._progress = progress
+
+    def __enter__(self) -> _counted:
+        return self
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def __iter__(self) -> Any:
+        self._progress.enter("reading the weights", total=len(self._items), unit="tensors")
+        for item in self._items:
+            yield item
+            self._progress.advance(1)
+
+
+def _stop_ids(config: Any, generation: GenerationConfig, tokenizer: Any) -> frozenset[int]:
+    """All ids that end a text: generation_config, config and tokenizer each know some."""
+    ids: set[int] = set()
+    for known in (generation.eos_token_id, config.eos_token_id, tokenizer.eos_token_id):
+        ids |= set(known) if isinstance(known, list | tuple) else {known} - {None}
+    return frozenset(ids)
+
+
+def _defaults(generation: GenerationConfig) -> Sampling:
+    """What the model's authors advise, where a request says nothing."""
+
+    def or_one(value: float | None) -> float:
+        return 1.0 if value is None else float(value)
+
+    return Sampling(temperature=or_one(generation.temperature), top_p=or_one(generation.top_p))
+
+
+def _context(settings: Settings, config: Any, network: CausalLM) -> tuple[int, str]:
+    """Tokens of prompt and answer together, and what set the limit."""
+    text: Mapping[str, Any] = config.get_text_config().to_dict()
+    made_for = text.get("max_position_embeddings") or 4096
+    if settings.max_context is not None:
+        if settings.max_context > made_for:
+            raise StartError(
+                f"--max-context {settings.max_context} is more than the {made_for} tokens that "
+                "the model was made for"
+            )
+        return settings.max_context, "--max-context"
+    fits = network.context_in_memory()
+    if fits < made_for:
+        return max(fits, 16), f"of {made_for}: what memory allows"
+    return made_for, "what the model was made for"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,136 @@
+"""Every setting of the model server, read once into one frozen object.
+
+A setting is a flag (`--max-context`) and a variable (`LLM_OFFLINE_MAX_CONTEXT`). The flag wins
+over the real environment, which wins over `.env` in the working directory. An empty value means
+"not set".
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dotenv import dotenv_values
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from llm_offline.errors import StartError
+
+ENV_FILE = Path(".env")
+PREFIX = "LLM_OFFLINE_"
+
+
+class Settings(BaseSettings):
+    """The model server's settings, in the order in which the start prints them."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=ENV_FILE,
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        case_sensitive=False,
+        protected_namespaces=(),
+    )
+
+    host: str = Field(
+        "127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 for the whole LAN"
+    )
+    port: int = Field(8001, ge=1, le=65535, description="Port to listen on")
+    model: str = Field(
+        "phamhai/Llama-3.2-3B-Instruct-Frog",
+        min_length=1,
+        description="Hugging Face id, or a folder with config.json, tokenizer and safetensors",
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        description="`auto` (CUDA when present, else CPU), `cpu`, `cuda`, `cuda:1` or `mps`",
+    )
+    dtype: str = Field(
+        "auto",
+        pattern=r"^(auto|bf16|fp16|fp32)$",
+        description="`auto` (bf16 where the device computes in it, else fp16 on a GPU and fp32 on "
+        "a CPU), `bf16`, `fp16` or `fp32`",
+    )
+    max_context: int | None = Field(
+        None,
+        ge=16,
+        le=10_000_000,
+        description="Most tokens of prompt and answer together; empty: what the model was made "
+        "for, or what memory allows if that is less",
+    )
+    max_queue: int = Field(
+        32, ge=0, le=100_000, description="Requests that may wait; one more is refused with 429"
+    )
+    chat_template: str | None = Field(
+        None,
+        description="`llama3`, `chatml` or a Jinja file; empty: the model's own, else the one "
+        "whose special tokens it knows",
+    )
+    api_key: SecretStr | None = Field(
+        None, description="Bearer key that clients must send; empty: no key needed"
+    )
+    embedding_model: str = Field(
+        "embedded",
+        min_length=1,
+        description="`embedded` (MiniLM, packaged), a Hugging Face id, or a folder",
+    )
+
+
+def flag(name: str) -> str:
+    """The command line's flag of a setting: `max_context` → `--max-context`."""
+    return "--" + name.replace("_", "-")
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting: `max_context` → `LLM_OFFLINE_MAX_CONTEXT`."""
+    return PREFIX + name.upper()
+
+
+def load_settings(**flags: Any) -> Settings:
+    """Read the environment and `.env`; `flags` (by field name) win over both.
+
+    Raises:
+        StartError: one line a bad value: flag or variable, the value, what is allowed.
+    """
+    try:
+        return Settings(**flags)
+    except ValidationError as error:
+        problems = [_one_line(problem, flags) for problem in error.errors()]
+        raise StartError("\n".join(problems)) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartError(f"{ENV_FILE} cannot be read: {error}") from error
+
+
+def _one_line(problem: Any, flags: dict[str, Any]) -> str:
+    name = str(problem["loc"][0]).lower().removeprefix(PREFIX.lower())
+    field = Settings.model_fields.get(name)
+    value = "(secret)" if field and "Secret" in str(field.annotation) else repr(problem["input"])
+    if problem["type"] == "string_pattern_mismatch" and field and field.description:
+        allowed = field.description
+    else:
+        allowed = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    given_as = flag(name) if name in flags else variable(name)
+    return f"{given_as}={value} is not allowed: it should be {allowed}"
+
+
+def describe(settings: Settings) -> list[tuple[str, str]]:
+    """(variable, effective value) in order of declaration, secrets masked."""
+    return [(variable(name), _shown(getattr(settings, name))) for name in Settings.model_fields]
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return ""
+    return "****" if isinstance(value, SecretStr) else str(value)
+
+
+def unknown_names() -> list[str]:
+    """Names in `.env` with this package's prefix that no setting reads: typing errors."""
+    if not ENV_FILE.is_file():
+        return []
+    known = {variable(name) for name in Settings.model_fields}
+    names = dotenv_values(ENV_FILE, encoding="utf-8")
+    return [name for name in names if name.upper().startswith(PREFIX) and name.upper() not in known]
