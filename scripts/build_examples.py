@@ -168,7 +168,7 @@ QUESTIONS_AND_ANSWERS = (
     ),
     (
         "Phụ cấp điện thoại của nhân viên kinh doanh là bao nhiêu?",
-        "Phụ cấp điện thoại là 280.000 đồng mỗi tháng, trả cùng kỳ lương.",
+        "Phụ cấp điện thoại là 270.000 đồng mỗi tháng, trả cùng kỳ lương.",
         "Kế toán",
     ),
     (
