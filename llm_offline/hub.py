@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from llm_offline.errors import StartError
 from llm_offline.progress import Progress
@@ -109,7 +109,7 @@ def _reason(error: BaseException) -> str:
 def _reporting_to(progress: Progress) -> type[Any]:
     """A progress bar that shows nothing and reports bytes written to `progress`."""
 
-    class Bar(tqdm):  # type: ignore[type-arg]
+    class Bar(tqdm):  # type: ignore[misc]
         def __init__(self, *args: Any, **options: Any) -> None:
             # Of the bars that the hub's client makes, only this one counts bytes on the disk.
             description = str(options.get("desc", ""))

@@ -9,12 +9,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import transformers
-from jinja2 import TemplateError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -23,32 +21,11 @@ from llm_offline.engine.interface import Sampling
 from llm_offline.engine.text import ModelText, choose_template
 from llm_offline.errors import StartError
 from llm_offline.hub import model_folder
+from llm_offline.loaded import LoadedModel
 from llm_offline.progress import Progress
 from llm_offline.settings import Settings
 
-
-@dataclass(frozen=True, slots=True)
-class LoadedModel:
-    """A model ready to generate.
-
-    Attributes:
-        name: What `/v1/models` calls it.
-        network: The weights.
-        text: Tokenizer and chat template.
-        context: Tokens of prompt and answer together.
-        defaults: Sampling where a request says nothing: the model's own advice.
-        device, dtype: Where and in what it computes.
-        remarks: Sentences for the start's report.
-    """
-
-    name: str
-    network: CausalLM
-    text: ModelText
-    context: int
-    defaults: Sampling
-    device: str
-    dtype: str
-    remarks: tuple[str, ...]
+_hf_logging: Any = transformers.utils.logging  # untyped
 
 
 def load_model(settings: Settings, progress: Progress) -> LoadedModel:
@@ -58,8 +35,8 @@ def load_model(settings: Settings, progress: Progress) -> LoadedModel:
         StartError: One sentence that says what is wrong and what to do.
     """
     began = time.monotonic()
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    _hf_logging.set_verbosity_error()
+    _hf_logging.disable_progress_bar()
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
     folder = model_folder(settings.model, progress)
@@ -76,9 +53,6 @@ def load_model(settings: Settings, progress: Progress) -> LoadedModel:
     network.warm_up()
     context, limited_by = _context(settings, config, network)
     return LoadedModel(
-        name=settings.model
-        if not Path(settings.model).expanduser().is_dir()
-        else folder_name(folder),
         network=network,
         text=ModelText(tokenizer, template),
         context=context,
@@ -91,11 +65,6 @@ def load_model(settings: Settings, progress: Progress) -> LoadedModel:
             f"chat template: {origin}",
         ),
     )
-
-
-def folder_name(folder: Path) -> str:
-    """What a model in a folder is called."""
-    return folder.resolve().name
 
 
 def _check_files(folder: Path) -> None:
@@ -162,7 +131,8 @@ def _config(folder: Path) -> Any:
 def _tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for bad files
+    except Exception as error:
+        # tokenizers raises bare Exceptions for files it cannot read.
         raise StartError(
             f"the tokenizer in {folder} cannot be read ({_first_line(error)}): tokenizer.json is "
             "needed, and tokenizer_config.json beside it"
@@ -176,9 +146,9 @@ def _weights(folder: Path, dtype: str, progress: Progress) -> Any:
         StartError: The files do not make a whole causal language model.
     """
     progress.enter("reading the weights")
-    previous = transformers.utils.logging.set_tqdm_hook(_reporting_to(progress))
+    previous = _hf_logging.set_tqdm_hook(_reporting_to(progress))
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=DTYPES[dtype],
             use_safetensors=True,
@@ -190,7 +160,8 @@ def _weights(folder: Path, dtype: str, progress: Progress) -> Any:
             f"{folder} cannot be loaded as a causal language model: {_first_line(error)}"
         ) from error
     finally:
-        transformers.utils.logging.set_tqdm_hook(previous)
+        _hf_logging.set_tqdm_hook(previous)
+    model, report = loaded
     lacking = sorted(report["missing_keys"]) + sorted(str(k) for k in report["mismatched_keys"])
     if lacking:
         raise StartError(

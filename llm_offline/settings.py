@@ -109,11 +109,12 @@ def _one_line(problem: Any, flags: dict[str, Any]) -> str:
     field = Settings.model_fields.get(name)
     value = "(secret)" if field and "Secret" in str(field.annotation) else repr(problem["input"])
     if problem["type"] == "string_pattern_mismatch" and field and field.description:
-        allowed = field.description
+        allowed = f"be {field.description}"
     else:
-        allowed = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        # pydantic says "Input should be ...", "String should have ...".
+        allowed = problem["msg"].partition(" should ")[2] or problem["msg"]
     given_as = flag(name) if name in flags else variable(name)
-    return f"{given_as}={value} is not allowed: it should be {allowed}"
+    return f"{given_as}={value} is not allowed: it should {allowed}"
 
 
 def describe(settings: Settings) -> list[tuple[str, str]]:

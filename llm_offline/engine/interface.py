@@ -117,3 +117,7 @@ class Engine(Protocol):
     def stop(self) -> None:
         """Refuse new requests and end all others with `ShuttingDown`. Called on the event loop."""
         ...
+
+    def join(self, seconds: float) -> bool:
+        """After `stop`, wait for the work to end; False when a step still runs."""
+        ...

@@ -113,7 +113,7 @@ class OneAtATime:
         self._jobs.put(None)
 
     def join(self, seconds: float) -> bool:
-        """Wait for the thread after `stop`; False when it is still in a step."""
+        """See `interface.Engine.join`."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 

@@ -1,0 +1,1 @@
+"""HTTP in, HTTP out: OpenAI's dialect around an engine."""

@@ -1,0 +1,150 @@
+"""A request's JSON → a validated object, or one sentence about what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.requests import Request
+
+from llm_offline.errors import BadRequest, TooLarge, UnsupportedFeature
+
+MOST_BYTES = 16 * 2**20
+
+# Accepted and without effect on the text.
+HARMLESS = frozenset(
+    {"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"}
+)
+
+# Parameters of OpenAI's API, and of servers like it, that are not offered here: the values that
+# change nothing are accepted (clients send them), all others refused. null is always accepted.
+NEUTRAL: dict[str, tuple[object, ...]] = {
+    "audio": (),
+    "best_of": (1,),
+    "echo": (False,),
+    "frequency_penalty": (0, 0.0),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "min_p": (0, 0.0),
+    "modalities": (["text"],),
+    "n": (1,),
+    "parallel_tool_calls": (True, False),
+    "prediction": (),
+    "presence_penalty": (0, 0.0),
+    "reasoning_effort": (),
+    "repetition_penalty": (1, 1.0),
+    "response_format": ({"type": "text"},),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_k": (0, -1),
+    "top_logprobs": (0,),
+    "verbosity": (),
+    "web_search_options": (),
+}
+
+
+class Body(BaseModel):
+    """Base of all request bodies: strict types; what it does not know is in `model_extra`."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, frozen=True)
+
+
+B = TypeVar("B", bound=Body)
+
+
+async def read_body(request: Request, kind: type[B]) -> B:
+    """The request's body as `kind`.
+
+    Raises:
+        TooLarge: More than `MOST_BYTES`.
+        BadRequest: Not JSON, not text that can be encoded, or not as `kind` wants it.
+        UnsupportedFeature: A parameter that is not offered.
+    """
+    payload = parse(await _bytes(request))
+    try:
+        body = kind.model_validate(payload)
+    except ValidationError as error:
+        raise _refusal(error) from error
+    _refuse_unsupported(body.model_extra or {})
+    return body
+
+
+async def _bytes(request: Request) -> bytes:
+    taken = bytearray()
+    async for piece in request.stream():
+        taken += piece
+        if len(taken) > MOST_BYTES:
+            raise TooLarge(f"the body is larger than {MOST_BYTES // 2**20} MiB")
+    return bytes(taken)
+
+
+def parse(raw: bytes) -> dict[str, Any]:
+    """JSON text → object.
+
+    Raises:
+        BadRequest: Not UTF-8, not JSON, not an object, or with half a surrogate pair in it.
+    """
+    try:
+        payload = json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
+        if b"\\ud" in raw.lower():
+            json.dumps(payload, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadRequest("the body has half of a surrogate pair in it (\\ud800-\\udfff)") from error
+    except RecursionError as error:
+        raise BadRequest("the body is nested too deeply") from error
+    except ValueError as error:
+        raise BadRequest(f"the body is not JSON: {error}") from error
+    if not isinstance(payload, dict):
+        raise BadRequest('the body must be a JSON object such as {"messages": [...]}')
+    return payload
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _refusal(error: ValidationError) -> BadRequest:
+    """The first problem, in one sentence."""
+    problem = error.errors(include_url=False)[0]
+    # A union reports a branch's name after the field's: only the field means something outside.
+    name = str(problem["loc"][0]) if problem["loc"] else None
+    # pydantic says "Input should be ...", "List should have ..."; a validator of ours what should be.
+    _, should, allowed = problem["msg"].partition(" should ")
+    if not should:
+        allowed = "be " + problem["msg"].removeprefix("Value error, ")
+    if name is None:
+        return BadRequest(f"the body should {allowed}")
+    if problem["type"] == "extra_forbidden":
+        name = ".".join(str(part) for part in problem["loc"])
+        return BadRequest(f"unknown parameter: {shown(name)}", param=name, code="unknown_parameter")
+    if problem["type"] == "missing":
+        return BadRequest(f"{name} is required", param=name)
+    return BadRequest(
+        f"{name}={shown(problem['input'])} is not allowed: it should {allowed}", param=name
+    )
+
+
+def shown(value: object) -> str:
+    """A value for a message: short, and printable whatever it holds."""
+    text = ascii(value) if isinstance(value, float) else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _refuse_unsupported(extra: dict[str, Any]) -> None:
+    for name, value in extra.items():
+        if value is None or name in HARMLESS:
+            continue
+        if name not in NEUTRAL:
+            raise BadRequest(
+                f"unknown parameter: {shown(name)}", param=name, code="unknown_parameter"
+            )
+        if not any(value == same and type(value) is type(same) for same in NEUTRAL[name]):
+            raise UnsupportedFeature(
+                f"{name}={shown(value)} is not offered by this server: leave {name} out", param=name
+            )

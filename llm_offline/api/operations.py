@@ -1,0 +1,101 @@
+"""Endpoints about the server: health, models, metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, PlainTextResponse
+
+from llm_offline.api.replying import ready, serving_of
+from llm_offline.errors import LLMOfflineError, NotFound
+from llm_offline.serving import Ready, Serving
+
+open_router = APIRouter()
+"""Needs no key: load balancers and the start of other services look here."""
+
+router = APIRouter()
+
+
+@open_router.get("/health")
+async def health(request: Request) -> JSONResponse:
+    """200 and the state of a ready server, or 503 and how far the loading is."""
+    serving = serving_of(request)
+    try:
+        return JSONResponse(_state(serving, serving.ready()))
+    except LLMOfflineError as error:
+        loading = {
+            "status": error.code,
+            "model": serving.model_name,
+            "device": serving.settings.device,
+            "progress": serving.progress.stage.as_json(),
+        }
+        return JSONResponse(
+            loading | error.envelope(), status_code=error.status, headers=error.headers()
+        )
+
+
+@router.get("/v1/models")
+async def models(request: Request) -> JSONResponse:
+    """The one model."""
+    return JSONResponse({"object": "list", "data": [_model(request)]})
+
+
+@router.get("/v1/models/{name:path}")
+async def model(request: Request, name: str) -> JSONResponse:
+    """The one model, by its name."""
+    found = _model(request)
+    if name != found["id"]:
+        raise NotFound(
+            f"the model {name!r} is not here; {found['id']!r} is", code="model_not_found"
+        )
+    return JSONResponse(found)
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> PlainTextResponse:
+    """Queue and counters in Prometheus' text format."""
+    status = ready(request).engine.status()
+    lines = []
+    for name, kind, value in (
+        ("num_requests_running", "gauge", status.running),
+        ("num_requests_waiting", "gauge", status.waiting),
+        ("prompt_tokens_total", "counter", status.prompt_tokens),
+        ("generation_tokens_total", "counter", status.generation_tokens),
+    ):
+        lines += [f"# TYPE llm_offline_{name} {kind}", f"llm_offline_{name} {value}"]
+    lines.append("# TYPE llm_offline_requests_total counter")
+    lines += [
+        f'llm_offline_requests_total{{finished_reason="{how}"}} {count}'
+        for how, count in sorted(status.finished.items())
+    ]
+    return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
+
+
+def _state(serving: Serving, now: Ready) -> dict[str, Any]:
+    status = now.engine.status()
+    return {
+        "status": "ok",
+        "model": serving.model_name,
+        "device": now.model.device,
+        "dtype": now.model.dtype,
+        "memory": now.model.network.memory(),
+        "context_length": now.model.context,
+        "queue": {
+            "waiting": status.waiting,
+            "running": status.running,
+            "limit": status.queue_limit,
+        },
+        "embedding_model": serving.settings.embedding_model,
+    }
+
+
+def _model(request: Request) -> dict[str, Any]:
+    now = ready(request)
+    return {
+        "id": serving_of(request).model_name,
+        "object": "model",
+        "created": serving_of(request).started_at,
+        "owned_by": "llm_offline",
+        "max_model_len": now.model.context,
+    }

@@ -1,0 +1,68 @@
+"""The one place that builds the server's parts and wires them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import Depends, FastAPI
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from llm_offline.api import embeddings, operations, texts
+from llm_offline.api.boundary import Boundary, answer_error, require_key
+from llm_offline.api.embeddings import Encoder
+from llm_offline.errors import LLMOfflineError
+from llm_offline.lazy import Lazy
+from llm_offline.loaded import LoadedModel
+from llm_offline.progress import Progress
+from llm_offline.serving import Load, Serving
+from llm_offline.settings import Settings
+
+
+def create_app(settings: Settings, load: Load | None = None) -> tuple[ASGIApp, Serving]:
+    """The server, and the model behind it, which begins to load when the server starts.
+
+    Args:
+        settings: Everything that can be chosen.
+        load: How a model is loaded; None is transformers' way.
+    """
+    serving = Serving(settings, load or _load_with_transformers)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        serving.start()
+        yield
+        serving.stop()
+
+    app = FastAPI(
+        title="llm_offline",
+        description="One Hugging Face model behind OpenAI's API.",
+        # The documents' page would fetch its scripts from the internet.
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.state.serving = serving
+    app.state.encoder = Lazy(lambda: _load_encoder(settings))
+    app.include_router(operations.open_router)
+    for part in (texts, embeddings, operations):
+        app.include_router(part.router, dependencies=[Depends(require_key)])
+    app.add_exception_handler(LLMOfflineError, answer_error)
+    app.add_exception_handler(HTTPException, answer_error)
+    return Boundary(app), serving
+
+
+def _load_with_transformers(settings: Settings, progress: Progress) -> LoadedModel:
+    # Here, in the loading thread: importing torch and transformers takes seconds, and the server
+    # listens meanwhile.
+    progress.enter("importing PyTorch and transformers")
+    from llm_offline.loading import load_model
+
+    return load_model(settings, progress)
+
+
+def _load_encoder(settings: Settings) -> Encoder:
+    from llm_offline.embedding import SentenceEncoder
+
+    return SentenceEncoder(settings)

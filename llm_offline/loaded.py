@@ -1,0 +1,58 @@
+"""What a load produces; apart from `loading`, so that naming it does not import torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from llm_offline.engine.interface import Sampling
+from llm_offline.engine.one_at_a_time import Model
+from llm_offline.engine.text import Message
+
+
+class Network(Model, Protocol):
+    """Weights on a device."""
+
+    def memory(self) -> dict[str, int]:
+        """`used_bytes`, `free_bytes`, `total_bytes` of the device, for `/health`."""
+        ...
+
+
+class Text(Protocol):
+    """Tokenizer and chat template; `engine.text.ModelText` is one."""
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation, up to where the answer begins."""
+        ...
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of plain text."""
+        ...
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of token ids, special tokens left out."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model ready to generate.
+
+    Attributes:
+        network: The weights.
+        text: Tokenizer and chat template.
+        context: Tokens of prompt and answer together.
+        defaults: Sampling where a request says nothing: the model's own advice.
+        device: Where it computes.
+        dtype: What it computes in: bf16, fp16 or fp32.
+        remarks: Phrases for the start's report.
+    """
+
+    network: Network
+    text: Text
+    context: int
+    defaults: Sampling
+    device: str
+    dtype: str
+    remarks: tuple[str, ...] = ()
