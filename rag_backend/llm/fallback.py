@@ -1,0 +1,57 @@
+"""The next provider, when one fails before it has said anything."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+
+from rag_backend.errors import UnsupportedFeature, UpstreamError, UpstreamRefused
+from rag_backend.llm.provider import ChatRequest, Chunk, LLMProvider
+from rag_backend.llm.streams import Begun, begin
+
+log = logging.getLogger(__name__)
+
+
+class Fallback:
+    """Asks providers in order until one brings its first output.
+
+    What came before that is not passed on unless that provider answers. From then on its errors
+    are the caller's: text is never sent twice. A refusal (the request itself is wrong) is final.
+    """
+
+    def __init__(self, providers: Sequence[LLMProvider]) -> None:
+        self._providers = tuple(providers)
+
+    @property
+    def name(self) -> str:
+        """The first provider's name: the one that was chosen."""
+        return self._providers[0].name
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
+        """See LLMProvider; raises the first provider's error when all fail."""
+        begun = await self._begin(request)
+        async with aclosing(begun.rest) as rest:
+            for chunk in begun.held:
+                yield chunk
+            async for chunk in rest:
+                yield chunk
+
+    async def _begin(self, request: ChatRequest) -> Begun:
+        errors: list[UpstreamError] = []
+        for provider in self._providers:
+            try:
+                return await begin(provider, request)
+            except UpstreamRefused:
+                raise
+            except UpstreamError as error:
+                errors.append(error)
+                log.warning("%s", error)
+            except UnsupportedFeature:
+                # A later provider that cannot do it does not make the request wrong.
+                if not errors:
+                    raise
+            # A model's name means something only to the provider that it was given for.
+            request = replace(request, model=None)
+        raise errors[0]

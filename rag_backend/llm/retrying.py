@@ -1,0 +1,122 @@
+"""Asking again, in one layer only, and only while nothing has been shown."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import cast
+
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    stop_before_delay,
+    wait_random_exponential,
+)
+
+from rag_backend.errors import UpstreamError, UpstreamLimited, UpstreamRefused
+from rag_backend.llm.openai_compatible import LOADING
+from rag_backend.llm.provider import ChatRequest, Chunk, LLMProvider
+from rag_backend.llm.streams import Begun, begin
+
+log = logging.getLogger(__name__)
+
+_HOPELESS = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
+"""Codes of a 429 that waiting does not cure."""
+_LOADING_WAIT = 1.0
+"""Seconds between two looks at a model that is still being loaded."""
+
+
+class Retrying:
+    """Retries a provider until its first output.
+
+    Attempts are capped in number and by a deadline; between them it waits a random time up to an
+    exponentially growing limit, or as long as `Retry-After` says. A wait that would pass the
+    deadline is not begun: the error goes out at once. A model that reports that it is loading is
+    asked again once a second for `loading` seconds, whatever the number of attempts.
+    """
+
+    def __init__(
+        self,
+        provider: LLMProvider,
+        *,
+        attempts: int,
+        total: float,
+        loading: float,
+        hosts: int = 1,
+        first_wait: float = 0.5,
+        longest_wait: float = 8.0,
+    ) -> None:
+        """`hosts` that share the work below: the first failures move to the next one at once."""
+        self._provider = provider
+        self._attempts = max(attempts, hosts)
+        self._deadline = stop_before_delay(total)
+        self._loading = loading
+        self._hosts = hosts
+        self._backoff = wait_random_exponential(multiplier=first_wait, max=longest_wait)
+
+    @property
+    def name(self) -> str:
+        """The wrapped provider's name."""
+        return self._provider.name
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
+        """See LLMProvider; raises the last attempt's error."""
+        policy = AsyncRetrying(
+            retry=retry_if_exception(_is_passing),
+            wait=self._wait,
+            stop=self._is_enough,
+            before_sleep=self._note,
+            sleep=asyncio.sleep,
+            reraise=True,
+        )
+        begun: Begun = await policy(begin, self._provider, request)
+        async with aclosing(begun.rest) as rest:
+            for chunk in begun.held:
+                yield chunk
+            async for chunk in rest:
+                yield chunk
+
+    def _wait(self, state: RetryCallState) -> float:
+        error = _error(state)
+        if state.attempt_number < self._hosts:
+            return 0.0
+        if error.code == LOADING:
+            return _LOADING_WAIT
+        backoff = self._backoff(state)
+        if isinstance(error, UpstreamLimited) and error.retry_after is not None:
+            # Not earlier than asked, and not all clients at the same moment.
+            return error.retry_after + backoff / 10
+        return backoff
+
+    def _is_enough(self, state: RetryCallState) -> bool:
+        if self._deadline(state):
+            return True
+        if _error(state).code == LOADING:
+            return (state.seconds_since_start or 0.0) + _LOADING_WAIT > self._loading
+        return state.attempt_number >= self._attempts
+
+    def _note(self, state: RetryCallState) -> None:
+        log.warning(
+            "attempt %d of %d failed, next in %.1f s: %s",
+            state.attempt_number,
+            self._attempts,
+            state.upcoming_sleep,
+            _error(state),
+        )
+
+
+def _is_passing(error: BaseException) -> bool:
+    """Whether the same request may succeed later."""
+    return (
+        isinstance(error, UpstreamError)
+        and not isinstance(error, UpstreamRefused)
+        and error.code not in _HOPELESS
+    )
+
+
+def _error(state: RetryCallState) -> UpstreamError:
+    """The attempt's error; `_is_passing` lets no other kind come this far."""
+    return cast(UpstreamError, state.outcome and state.outcome.exception())
