@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from ingest.sentences import sentences
+from ingest.chunking.sentences import sentences
 from rag_backend.knowledge.retriever import Passage
 from rag_backend.knowledge.text import content_terms
 
@@ -93,7 +93,12 @@ def cite(answer: str, sources: Sequence[Source], base_url: str) -> list[dict[str
     return list(found.values())
 
 
-def annotations(citations: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def cite_whole(answer: str, source: Source, base_url: str) -> dict[str, Any]:
+    """One citation for an answer that is its source's own text."""
+    return _citation(source, answer, 0, len(answer), base_url)
+
+
+def openai_annotations(citations: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The same in OpenAI's form, for `message.annotations`."""
     return [
         {
@@ -110,7 +115,7 @@ def annotations(citations: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _uses(answer: str, sources: Sequence[Source]) -> Iterator[tuple[int, int, int, str]]:
-    """(number, start, end, statement) of each marker; without any marker, of each matched sentence."""
+    """(number, start, end, statement) of each marker, or without any of each matched sentence."""
     markers = list(_MARKER.finditer(answer))
     for marker in markers:
         lead = len(marker.group()) - len(marker.group().lstrip())
@@ -123,15 +128,17 @@ def _uses(answer: str, sources: Sequence[Source]) -> Iterator[tuple[int, int, in
 
 def _statement_before(answer: str, end: int) -> str:
     """The sentence that ends at a marker, other markers left out."""
-    listed = list(sentences(_MARKER.sub("", answer[:end])))
-    return listed[-1][2] if listed else ""
+    before = _MARKER.sub("", answer[:end])
+    spans = list(sentences(before))
+    return before[slice(*spans[-1])] if spans else ""
 
 
 def _matched_sentences(
     answer: str, sources: Sequence[Source]
 ) -> Iterator[tuple[int, int, int, str]]:
     words_of = {s.number: set(content_terms(s.passage.text)) for s in sources}
-    for start, end, sentence in sentences(answer):
+    for start, end in sentences(answer):
+        sentence = answer[start:end]
         terms = content_terms(sentence)
         if len(terms) < _FEWEST_WORDS or not words_of:
             continue
@@ -172,7 +179,7 @@ def _citation(
 def _quote(text: str, statement: str) -> str:
     """The sentence of the passage that shares most with the statement."""
     terms = content_terms(statement)
-    listed = [sentence for _, _, sentence in sentences(text)]
+    listed = [text[start:end] for start, end in sentences(text)]
     if not listed or not terms:
         return listed[0] if listed else text
     return max(listed, key=lambda sentence: _share(terms, set(content_terms(sentence))))

@@ -5,16 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from rag_backend.knowledge.text import fold, has_vietnamese_letters, words
+from rag_backend.knowledge.text import fold, has_vietnamese_letters, is_unaccented_vietnamese, words
 from rag_backend.llm.provider import Message
-
-# Frequent Vietnamese syllables as they look without diacritics, none of them an English word.
-_UNACCENTED = frozenset(
-    """la cua va cho cac nhung mot duoc khong khi thi ma voi nay kia do tai bao nhieu gi nao sao
-    the nhu tu den trong ngoai tren duoi phai toi chung ta ban anh chi em hay xin ve nguoi ngay
-    thang nam gio phut quy dinh luat giao thong muc phat tien xe may nhan vien cong ty nghi phep
-    luong lam viec chao cam""".split()  # noqa: SIM905
-) - {"the", "do", "hay", "ban", "ma", "may", "ta", "em", "sao", "la", "cam", "den", "nam"}
 
 _GREETING = re.compile(
     r"(xin )?(chao|hello|hi|hey|good (morning|afternoon|evening)|thanks?( you)?|thank you|cam on)"
@@ -25,18 +17,14 @@ _GREETING = re.compile(
 _CLIENT_TASKS = (
     re.compile(r"^\s*#{1,3} ?task:", re.IGNORECASE),
     re.compile(r"\b(generate|provide|create|write|suggest)\b.{0,60}\btitle\b", re.I | re.S),
-    re.compile(r"\bgenerate\b.{0,60}\b(tags|follow[- ]?up questions|search queries)\b", re.I | re.S),
+    re.compile(r"\bgenerate\b.{0,60}\b(tags|follow[- ]?ups?|search queries)\b", re.I | re.S),
     re.compile(r"^\s*summari[sz]e (the|this) (chat|conversation)", re.IGNORECASE),
 )
 
 
 def detect_language(text: str) -> str:
     """ "vi" or "en"; anything that is not Vietnamese counts as English."""
-    if has_vietnamese_letters(text):
-        return "vi"
-    listed = words(text)
-    known = sum(word in _UNACCENTED for word in listed)
-    return "vi" if known >= 2 and known * 3 >= len(listed) else "en"
+    return "vi" if has_vietnamese_letters(text) or is_unaccented_vietnamese(text) else "en"
 
 
 def is_small_talk(text: str) -> bool:
@@ -45,7 +33,7 @@ def is_small_talk(text: str) -> bool:
 
 
 def is_client_task(messages: Sequence[Message]) -> bool:
-    """Whether a chat client asks for a title, tags and the like, rather than its user a question."""
+    """Whether a chat client asks for a title or tags, rather than its user a question."""
     last = str(messages[-1]["content"] or "")
     if messages[-1]["role"] != "user":
         return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -10,15 +9,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rag_backend.llm.provider import Grounding, Message
-
-_CHARACTERS_PER_TOKEN = 3.0
-"""Llama's and OpenAI's tokenizers make 3.5 to 4.5 characters of English and 3 to 3.5 of Vietnamese
-into one token: three is on the safe side of both."""
-
-
-def estimate_tokens(text: str) -> int:
-    """A language model's tokens in a text, rather too many than too few; needs no tokenizer."""
-    return math.ceil(len(text) / _CHARACTERS_PER_TOKEN)
 
 
 @lru_cache(maxsize=1)
@@ -42,7 +32,7 @@ def grounded_messages(messages: Sequence[Message], grounding: Grounding) -> tupl
     """The conversation under one system message that holds the rules and the sources.
 
     The client's own system messages go into it too: many chat templates accept only one. Sources
-    come before the conversation, so that a model server's prefix cache keeps them from turn to turn.
+    come before the conversation: a model server's prefix cache keeps them from turn to turn.
     """
     system = [m for m in messages if m["role"] in ("system", "developer")]
     rest = [m for m in messages if m["role"] not in ("system", "developer")]

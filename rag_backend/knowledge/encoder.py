@@ -44,6 +44,12 @@ class EncoderLoader:
         """Begin to load; call once, inside the event loop."""
         self._task = asyncio.create_task(asyncio.to_thread(self._load_and_probe))
 
+    async def stop(self) -> None:
+        """Wait no longer for it."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
     async def wait(self) -> Encoder:
         """The encoder, however long it takes; raises StartError when it cannot be loaded."""
         if self._task is None:

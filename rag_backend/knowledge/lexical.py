@@ -19,10 +19,10 @@ import tantivy
 
 from rag_backend.errors import StorageBroken, StorageFull
 from rag_backend.knowledge.text import (
-    STOP_WORDS,
     bigrams,
     fold,
     has_vietnamese_letters,
+    query_terms,
     stem,
     words,
 )
@@ -108,25 +108,26 @@ class LexicalIndex:
             return [(searcher.doc(at)["id"][0], float(score)) for score, at in found.hits]
 
     def term_weights(self, collection: str, query: str) -> dict[str, float]:
-        """Inverse document frequency of each content word: {folded stem: idf}.
+        """Inverse document frequency of each of the query's terms (see `text.query_terms`).
 
         The idf is BM25's, ln(1 + (N - n + 0.5) / (n + 0.5)), over the store's chunks.
         """
         with self._guarded(collection):
-            listed = words(query)
-            listed = [word for word in listed if word not in STOP_WORDS] or listed
+            terms = dict(list(query_terms(query).items())[:_QUERY_TERMS])
             if not self._exists(collection):
-                return {stem(fold(word)): 1.0 for word in listed}
+                return dict.fromkeys(terms, 1.0)
             searcher = self._index(collection).searcher()
             total = searcher.num_docs
-            weights: dict[str, float] = {}
-            for word in listed[:_QUERY_TERMS]:
-                n = max(
-                    searcher.doc_freq("body", stem(word)),
-                    searcher.doc_freq("folded", word) if word.isascii() else 0,
-                )
-                weights[stem(fold(word))] = math.log(1 + max(total - n + 0.5, 0.5) / (n + 0.5))
-            return weights
+
+            def frequency(word: str) -> int:
+                in_body: int = searcher.doc_freq("body", stem(word))
+                folded: int = searcher.doc_freq("folded", word) if word.isascii() else 0
+                return max(in_body, folded)
+
+            return {
+                term: math.log(1 + max(total - n + 0.5, 0.5) / (n + 0.5))
+                for term, n in ((term, frequency(word)) for term, word in terms.items())
+            }
 
     def count(self, collection: str) -> int:
         """Number of chunks indexed."""

@@ -113,6 +113,10 @@ class Library:
         """See Retriever.search."""
         return await self.retriever.search(store, query, k, filters)
 
+    async def term_weights(self, store: Store, query: str) -> dict[str, float]:
+        """See Retriever.term_weights."""
+        return await self.retriever.term_weights(store, query)
+
     async def chunks(self, store: Store, file_id: str) -> list[StoredChunk]:
         """A file's chunks; raises NotFound, or Conflict while it is not completed."""
         attached = await asyncio.to_thread(self.catalog.store_file, store.id, file_id)

@@ -14,7 +14,11 @@ from rag_backend.knowledge.encoder import Encoder, EncoderLoader
 from rag_backend.knowledge.fusion import fuse
 from rag_backend.knowledge.lexical import LexicalIndex
 from rag_backend.knowledge.models import Store, StoredChunk
-from rag_backend.knowledge.text import content_terms, has_vietnamese_letters
+from rag_backend.knowledge.text import (
+    has_vietnamese_letters,
+    is_unaccented_vietnamese,
+    present_terms,
+)
 from rag_backend.knowledge.vectors import VectorIndex
 
 CANDIDATES = 100
@@ -94,7 +98,7 @@ class Retriever:
         return _hits(scored, weights, trusted)
 
     async def term_weights(self, store: Store, query: str) -> dict[str, float]:
-        """Inverse document frequency of the query's content words, by folded stem."""
+        """Inverse document frequency of the query's terms (see `text.query_terms`)."""
         return await asyncio.to_thread(self._lexical.term_weights, store.collection, query)
 
     def _dense(
@@ -115,7 +119,8 @@ def _trusted_cosines(
 ) -> dict[str, float]:
     """Cosines that say something about relevance: the embedded encoder reads English only, and
     finds any two Vietnamese texts alike."""
-    if encoder.embedding.model_id == EMBEDDED and has_vietnamese_letters(query):
+    vietnamese = has_vietnamese_letters(query) or is_unaccented_vietnamese(query)
+    if vietnamese and encoder.embedding.model_id == EMBEDDED:
         return {}
     return dict(dense)
 
@@ -142,7 +147,7 @@ def coverage(weights: Mapping[str, float], text: str) -> float:
     total = sum(weights.values())
     if total <= 0:
         return 0.0
-    present = set(content_terms(text))
+    present = present_terms(text)
     return sum(weight for term, weight in weights.items() if term in present) / total
 
 

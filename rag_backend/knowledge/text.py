@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -32,17 +31,16 @@ _VIETNAMESE_STOP_WORDS = (
 STOP_WORDS = frozenset(f"{_ENGLISH_STOP_WORDS} {_VIETNAMESE_STOP_WORDS}".split())
 """Question words and function words: they say nothing about what a passage is about."""
 
+# Frequent Vietnamese syllables as they look without diacritics, none of them an English word.
+_UNACCENTED = frozenset(
+    (
+        "cua va cho cac nhung mot duoc khong khi thi voi nay kia tai bao nhieu gi nao nhu tu trong "
+        "ngoai tren duoi phai toi chung anh chi xin ve nguoi ngay thang gio phut quy dinh luat "
+        "giao thong muc phat tien xe vien cong ty nghi phep luong lam viec chao hom"
+    ).split()
+)
 
-def nfc(text: str) -> str:
-    """Canonical composition, the form in which everything is stored."""
-    return unicodedata.normalize("NFC", text)
-
-
-def fold(text: str) -> str:
-    """Lower case without diacritics: "Luật Đường bộ" → "luat duong bo"."""
-    decomposed = unicodedata.normalize("NFD", text.casefold())
-    bare = "".join(c for c in decomposed if not unicodedata.combining(c))
-    return unicodedata.normalize("NFC", bare).translate(_D_STROKE)
+_FOLDED_STOP_WORDS = frozenset(fold(word) for word in STOP_WORDS) | {"hom"}
 
 
 def words(text: str) -> list[str]:
@@ -75,15 +73,49 @@ def bigrams(tokens: Iterable[str]) -> list[str]:
     return [f"{a}_{b}" for a, b in itertools.pairwise(listed)]
 
 
-def content_terms(text: str) -> list[str]:
-    """Folded, stemmed words that carry meaning, each once, in order of appearance.
+def is_unaccented_vietnamese(text: str) -> bool:
+    """Whether a text is Vietnamese typed without diacritics, judged by its frequent syllables."""
+    if has_vietnamese_letters(text):
+        return False
+    listed = words(text)
+    known = sum(word in _UNACCENTED for word in listed)
+    return known >= 2 and known * 3 >= len(listed)
 
-    Stop words are recognised before folding, so that "ban" (no diacritics) stays a content word
-    while "bạn" does not count. If nothing else is left, all words count.
+
+def content_words(text: str) -> list[str]:
+    """Lower-case words that carry meaning, in order; all words if no other is left.
+
+    Stop words are recognised with their diacritics ("bạn" is one, "bán" is not), except in
+    Vietnamese typed without any.
     """
     listed = words(text)
-    meaningful = [word for word in listed if word not in STOP_WORDS] or listed
-    return list(dict.fromkeys(stem(fold(word)) for word in meaningful))
+    stops = _FOLDED_STOP_WORDS if is_unaccented_vietnamese(text) else STOP_WORDS
+    return [word for word in listed if word not in stops] or listed
+
+
+def content_terms(text: str) -> list[str]:
+    """`content_words`, folded and stemmed, each once."""
+    return list(dict.fromkeys(stem(fold(word)) for word in content_words(text)))
+
+
+def query_terms(text: str) -> dict[str, str]:
+    """{term: word}: `content_terms`, each with the word as it was typed.
+
+    For Vietnamese without diacritics, pairs of neighbours too: one bare syllable can be any of ten
+    words ("gia": giá, gia, già …), two together are rarely ambiguous.
+    """
+    listed = content_words(text)
+    terms = {stem(fold(word)): word for word in listed}
+    if is_unaccented_vietnamese(text):
+        content = set(listed)
+        neighbours = itertools.pairwise(words(text))
+        terms |= {f"{a}_{b}": f"{a}_{b}" for a, b in neighbours if {a, b} <= content}
+    return terms
+
+
+def present_terms(text: str) -> frozenset[str]:
+    """Every term of `query_terms` that could match in this text."""
+    return frozenset(content_terms(text)).union(bigrams(fold(word) for word in words(text)))
 
 
 def question_key(text: str) -> str:

@@ -1,0 +1,151 @@
+"""Passages into fewer tokens: with the local model, or by picking sentences. Never fails."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ingest.chunking.sentences import sentences
+from rag_backend.answering.citing import Source
+from rag_backend.answering.prompting import render
+from rag_backend.errors import RAGError
+from rag_backend.knowledge.retriever import coverage
+from rag_backend.llm.provider import ChatRequest, LLMProvider
+from rag_backend.llm.streams import estimate_tokens
+
+_TIME_LIMIT = 20.0
+"""Seconds for the local model to condense everything; past it, sentences are picked."""
+_CONCURRENT = 4
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Condensed:
+    """What is left, and what it cost. Tokens are estimates for a language model."""
+
+    sources: tuple[Source, ...]
+    tokens_before: int
+    tokens_after: int
+    method: Literal["none", "model", "extractive"]
+
+
+class Condenser:
+    """Shortens sources to a token budget; numbers stay as they are."""
+
+    def __init__(
+        self, policy: Literal["auto", "always", "never"], budget: int, local: LLMProvider | None
+    ) -> None:
+        self._policy = policy
+        self._budget = budget
+        self._local = local
+
+    async def condense(
+        self, sources: Sequence[Source], question: str, weights: Mapping[str, float]
+    ) -> Condensed:
+        """Keep what helps to answer the question, at most the budget in tokens.
+
+        Args:
+            weights: Inverse document frequency of the question's folded stems.
+        """
+        before = _tokens(sources)
+        if self._policy == "never" or (self._policy == "auto" and before <= self._budget):
+            return Condensed(tuple(sources), before, before, "none")
+        shorter = await self._by_model(sources, question)
+        if shorter and _tokens(shorter) <= min(before, self._budget):
+            return Condensed(shorter, before, _tokens(shorter), "model")
+        picked = pick_sentences(sources, weights, self._budget)
+        return Condensed(picked, before, _tokens(picked), "extractive")
+
+    async def _by_model(self, sources: Sequence[Source], question: str) -> tuple[Source, ...]:
+        """Sources rewritten by the local model; () when it is absent, slow or failing."""
+        if self._local is None:
+            return ()
+        slots = asyncio.Semaphore(_CONCURRENT)
+        try:
+            async with asyncio.timeout(_TIME_LIMIT), asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(_shorten(self._local, source, question, slots))
+                    for source in sources
+                ]
+        except (TimeoutError, ExceptionGroup) as error:
+            if isinstance(error, ExceptionGroup) and error.split(RAGError)[1] is not None:
+                raise  # a defect of ours, not a model's failure
+            log.warning("the local model could not condense (%s): picking sentences", _why(error))
+            return ()
+        return tuple(shorter for task in tasks if (shorter := task.result()) is not None)
+
+
+async def _shorten(
+    provider: LLMProvider, source: Source, question: str, slots: asyncio.Semaphore
+) -> Source | None:
+    prompt = render("condense", question=question, text=source.passage.text)
+    request = ChatRequest(
+        messages=({"role": "user", "content": prompt},),
+        options={"temperature": 0, "max_tokens": estimate_tokens(source.passage.text)},
+    )
+    async with slots:
+        text = await read_text(provider, request)
+    if not text or text.strip(" .").upper() == "NONE":
+        return None
+    return replace(source, passage=replace(source.passage, text=text))
+
+
+async def read_text(provider: LLMProvider, request: ChatRequest) -> str:
+    """The whole text that a provider answers; raises what its `stream` raises."""
+    parts: list[str] = []
+    async with aclosing(provider.stream(request)) as chunks:
+        async for chunk in chunks:
+            for choice in chunk.get("choices", ()):
+                parts.append((choice.get("delta") or {}).get("content") or "")
+    return "".join(parts).strip()
+
+
+def pick_sentences(
+    sources: Sequence[Source], weights: Mapping[str, float], budget: int
+) -> tuple[Source, ...]:
+    """The sentences that cover most of the question, in their order, until the budget is full.
+
+    A sentence counts by the idf of the question's words in it, and by its passage's score.
+    """
+    ranked = sorted(
+        (
+            (-coverage(weights, text) - 0.2 * source.passage.score, which, at, text)
+            for which, source in enumerate(sources)
+            for at, text in _numbered_sentences(source.passage.text)
+        ),
+    )
+    kept: dict[int, list[tuple[int, str]]] = {}
+    left = budget
+    for _, which, at, text in ranked:
+        cost = estimate_tokens(text) + 1
+        if cost <= left:
+            left -= cost
+            kept.setdefault(which, []).append((at, text))
+    return tuple(
+        replace(source, passage=replace(source.passage, text=_joined(kept[which])))
+        for which, source in enumerate(sources)
+        if which in kept
+    )
+
+
+def _numbered_sentences(text: str) -> Iterator[tuple[int, str]]:
+    return ((start, text[start:end]) for start, end in sentences(text))
+
+
+def _joined(numbered: Sequence[tuple[int, str]]) -> str:
+    return "\n".join(text for _, text in sorted(numbered))
+
+
+def _tokens(sources: Sequence[Source]) -> int:
+    return sum(estimate_tokens(source.passage.text) for source in sources)
+
+
+def _why(error: BaseException) -> str:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return str(error) or f"no answer within {_TIME_LIMIT:g} seconds"

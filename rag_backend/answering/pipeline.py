@@ -1,0 +1,225 @@
+"""From a question to a cited answer: rewrite → retrieve → condense → prompt → generate → cite."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rag_backend.answering.citing import MarkerFilter, Source, cite, cite_whole
+from rag_backend.answering.condensing import Condenser
+from rag_backend.answering.language import detect_language, is_client_task, is_small_talk
+from rag_backend.answering.prompting import grounded_messages
+from rag_backend.answering.replies import NOTHING_FOUND, fixed_reply
+from rag_backend.answering.rewriting import rewrite
+from rag_backend.answering.wire import ChunkWriter, without_empty
+from rag_backend.errors import UpstreamBroken
+from rag_backend.knowledge.library import Library
+from rag_backend.knowledge.models import Store, StoredChunk
+from rag_backend.knowledge.retriever import Passage, merge_neighbours
+from rag_backend.llm.provider import ChatRequest, Chunk, Evidence, Grounding, LLMProvider, Message
+from rag_backend.llm.streams import estimate_tokens
+from rag_backend.metrics import Metrics
+
+CHUNKS = 8
+"""Chunks retrieved for an answer; neighbours among them become one passage."""
+
+RELEVANT = 0.4
+"""Least relevance (see Hit) of a passage that is put before the model."""
+
+HOUSE = "documents"
+"""Provider name of answers that come from the documents alone, without any provider."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A chat request as the API understood it.
+
+    Attributes:
+        provider, model: Who is asked, and the model name to send upstream (None: its own).
+        base_url: Where clients reach this backend; begins the citations' links.
+    """
+
+    messages: tuple[Message, ...]
+    options: Mapping[str, Any]
+    provider: LLMProvider
+    model: str | None
+    store: Store
+    base_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A decided answer: the stream that will give it and the sources that it may cite."""
+
+    stream: AsyncGenerator[Chunk, None]
+    sources: tuple[Source, ...] = ()
+    whole: bool = False
+    grounding: Literal["plain", "curated", "nothing", "passages"] = "plain"
+    prompt: tuple[Message, ...] = ()
+
+
+class Pipeline:
+    """Answers questions from a library with whatever provider each question names."""
+
+    def __init__(
+        self,
+        library: Library,
+        condenser: Condenser,
+        local: LLMProvider | None,
+        no_answer: Literal["say", "model"],
+        metrics: Metrics,
+    ) -> None:
+        self._library = library
+        self._condenser = condenser
+        self._local = local
+        self._no_answer = no_answer
+        self._metrics = metrics
+
+    async def answer(self, asked: Question) -> AsyncGenerator[Chunk, None]:
+        """Chunks of a cited answer; the last one carries the usage.
+
+        Raises what the provider's `stream` raises, and NotFound, Conflict or Starting before it.
+        """
+        plan = await self._plan(asked)
+        async with aclosing(self._write(plan, asked.base_url)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _plan(self, asked: Question) -> Plan:
+        if not await self._asks_documents(asked):
+            return self._plain(asked)
+        question = await rewrite(asked.messages, self._local)
+        curated = await self._library.curated(asked.store, question)
+        if curated is not None:
+            return _from_curated(curated)
+        passages = await self._retrieve(asked.store, question)
+        if not passages:
+            return self._nothing_found(asked, question)
+        return await self._grounded(asked, question, passages)
+
+    async def _asks_documents(self, asked: Question) -> bool:
+        last = asked.messages[-1]
+        if last["role"] != "user" or is_small_talk(last["content"]):
+            return False
+        if is_client_task(asked.messages):
+            return False
+        return not await self._library.is_empty(asked.store)
+
+    async def _retrieve(self, store: Store, question: str) -> list[Passage]:
+        hits = await self._library.search(store, question, CHUNKS)
+        return [p for p in merge_neighbours(hits) if p.relevance >= RELEVANT]
+
+    async def _grounded(self, asked: Question, question: str, passages: Sequence[Passage]) -> Plan:
+        weights = await self._library.term_weights(asked.store, question)
+        numbered = [Source(number, passage) for number, passage in enumerate(passages, 1)]
+        condensed = await self._condenser.condense(numbered, question, weights)
+        for when, count in (("before", condensed.tokens_before), ("after", condensed.tokens_after)):
+            self._metrics.condensed_tokens.labels(condensed.method, when).inc(count)
+        grounding = Grounding(
+            question=question,
+            language=detect_language(question),
+            passages=tuple(_evidence(source) for source in condensed.sources),
+            terms=weights,
+        )
+        messages = grounded_messages(asked.messages, grounding)
+        request = ChatRequest(messages, asked.options, asked.model, grounding)
+        stream = asked.provider.stream(request)
+        return Plan(stream, condensed.sources, grounding="passages", prompt=messages)
+
+    def _plain(self, asked: Question, grounding: Literal["plain", "nothing"] = "plain") -> Plan:
+        request = ChatRequest(asked.messages, asked.options, asked.model)
+        stream = asked.provider.stream(request)
+        return Plan(stream, grounding=grounding, prompt=asked.messages)
+
+    def _nothing_found(self, asked: Question, question: str) -> Plan:
+        if self._no_answer == "model":
+            return self._plain(asked, "nothing")
+        reply = NOTHING_FOUND[detect_language(question)]
+        return Plan(fixed_reply(reply, HOUSE), grounding="nothing")
+
+    async def _write(self, plan: Plan, base_url: str) -> AsyncGenerator[Chunk, None]:
+        """The provider's chunks in our one shape, markers checked, citations before the finish."""
+        writer = ChunkWriter()
+        markers = MarkerFilter(source.number for source in plan.sources)
+        text, finish, usage, begun = "", None, None, time.monotonic()
+        async with aclosing(plan.stream) as chunks:
+            async for chunk in chunks:
+                writer.model = chunk.get("model") or writer.model
+                writer.provider = chunk.get("provider") or writer.provider
+                usage = chunk.get("usage") or usage
+                for choice in chunk.get("choices", ())[:1]:
+                    finish = choice.get("finish_reason") or finish
+                    delta = without_empty(choice.get("delta") or {})
+                    if plan.sources and "content" in delta:
+                        delta["content"] = markers.feed(delta["content"])
+                        delta = without_empty(delta)
+                    if not delta:
+                        continue
+                    if begun:
+                        self._saw_first_token(writer.provider, begun)
+                        begun = 0.0
+                        yield writer.delta({"role": "assistant", "content": ""})
+                    text += delta.get("content", "")
+                    yield writer.delta(delta)
+        if finish is None:
+            raise UpstreamBroken("The model server ended its answer without saying why.")
+        if begun:
+            yield writer.delta({"role": "assistant", "content": ""})
+        rest = markers.close() if plan.sources else ""
+        yield writer.citations(rest, _citations(plan, text + rest, base_url))
+        yield writer.delta({}, finish)
+        counted = _usage(usage, plan.prompt, text + rest)
+        self._count(writer.provider, plan.grounding, counted)
+        yield writer.usage(counted)
+
+    def _saw_first_token(self, provider: str, begun: float) -> None:
+        self._metrics.first_token_seconds.labels(provider).observe(time.monotonic() - begun)
+
+    def _count(self, provider: str, grounding: str, usage: Mapping[str, int]) -> None:
+        self._metrics.answers.labels(provider, grounding).inc()
+        self._metrics.tokens.labels(provider, "in").inc(usage["prompt_tokens"])
+        self._metrics.tokens.labels(provider, "out").inc(usage["completion_tokens"])
+
+
+def _from_curated(row: StoredChunk) -> Plan:
+    passage = Passage(
+        best=row,
+        text=row.text,
+        start=row.start,
+        end=row.end,
+        page=row.page,
+        score=1.0,
+        relevance=1.0,
+    )
+    stream = fixed_reply(row.answer or "", HOUSE)
+    return Plan(stream, (Source(1, passage),), whole=True, grounding="curated")
+
+
+def _evidence(source: Source) -> Evidence:
+    passage = source.passage
+    place = f", p. {passage.page}" if passage.page else ""
+    headings = "".join(f" › {heading}" for heading in passage.best.heading_path)
+    title = f"{passage.best.filename}{place}{headings}"
+    return Evidence(source.number, title, passage.text, passage.score)
+
+
+def _citations(plan: Plan, text: str, base_url: str) -> list[dict[str, Any]]:
+    if plan.whole:
+        return [cite_whole(text, plan.sources[0], base_url)]
+    return cite(text, plan.sources, base_url)
+
+
+def _usage(
+    reported: Mapping[str, Any] | None, prompt: Sequence[Message], text: str
+) -> dict[str, int]:
+    """The three counts every provider has: as reported, or estimated where nothing was."""
+    if reported and isinstance(reported.get("completion_tokens"), int):
+        sent = int(reported.get("prompt_tokens") or 0)
+        got = int(reported["completion_tokens"])
+    else:
+        sent = sum(estimate_tokens(str(m.get("content") or "")) for m in prompt)
+        got = estimate_tokens(text)
+    return {"prompt_tokens": sent, "completion_tokens": got, "total_tokens": sent + got}

@@ -1,0 +1,47 @@
+"""`POST /v1/embeddings`: the encoder that indexes the documents."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from typing import Any
+
+from fastapi import APIRouter
+
+from rag_backend.api.parts import Backend
+from rag_backend.api.schemas import EmbeddingBody
+from rag_backend.errors import BadRequest, UnsupportedFeature
+from rag_backend.llm.streams import estimate_tokens
+
+router = APIRouter()
+
+
+@router.post("/v1/embeddings")
+async def create_embeddings(body: EmbeddingBody, backend: Backend) -> dict[str, Any]:
+    """Unit vectors of texts, as floats or as base64 of little-endian float32."""
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    if not all(text.strip() for text in texts):
+        raise BadRequest("`input` has an empty text.", param="input")
+    encoder = await backend.encoder.get()
+    vectors = await asyncio.to_thread(encoder.embedding.embed, texts, "document")
+    if body.dimensions not in (None, vectors.shape[1]):
+        raise UnsupportedFeature(
+            f"`dimensions` must be {vectors.shape[1]}, this encoder's own.", param="dimensions"
+        )
+    packed = body.encoding_format == "base64"
+    tokens = sum(estimate_tokens(text) for text in texts)
+    return {
+        "object": "list",
+        "data": [
+            {
+                "object": "embedding",
+                "index": index,
+                "embedding": base64.b64encode(vector.astype("<f4").tobytes()).decode()
+                if packed
+                else vector.tolist(),
+            }
+            for index, vector in enumerate(vectors)
+        ],
+        "model": encoder.embedding.model_id,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }

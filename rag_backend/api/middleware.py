@@ -1,0 +1,136 @@
+"""What happens around every request: its id, the key, the body's size, counting and logging.
+
+Plain ASGI: Starlette's BaseHTTPMiddleware would hide a client's disconnect from the routes.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import re
+import secrets
+import time
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rag_backend.api.failures import unexpected
+from rag_backend.errors import RAGError, TooLarge, Unauthorized
+from rag_backend.metrics import Metrics
+
+_OPEN_PATHS = ("/", "/health", "/docs", "/openapi.json")
+_MAX_JSON = 32 * 2**20
+"""Largest body in bytes, file uploads aside."""
+_CLIENT_CLOSED = 499  # nginx's number for it; nobody sees it but the log and the metrics
+_REQUEST_ID = re.compile(r"[\w.-]{1,128}")
+
+log = logging.getLogger("rag_backend.requests")
+
+
+class RequestMiddleware:
+    """One layer for everything that every request gets."""
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str], metrics: Metrics) -> None:
+        self._app = app
+        self._keys = [key.encode() for key in keys]
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers)
+        began, begun, status = time.monotonic(), False, 500
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal begun, status
+            if message["type"] == "http.response.start":
+                begun, status = True, message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            refused = self._refusal(scope["path"], headers)
+            if refused is not None:
+                await _refuse(refused)(scope, receive, send_with_id)
+            else:
+                await self._app(scope, _bounded(scope["path"], receive), send_with_id)
+        except ClientDisconnect:
+            status = _CLIENT_CLOSED
+        except Exception:
+            log.exception("%s %s failed (%s)", scope["method"], scope["path"], request_id)
+            if not begun:
+                await _refuse(unexpected())(scope, receive, send_with_id)
+        finally:
+            self._note(scope, request_id, status, time.monotonic() - began)
+
+    def _refusal(self, path: str, headers: Headers) -> RAGError | None:
+        if self._keys and path not in _OPEN_PATHS:
+            scheme, _, token = headers.get("authorization", "").partition(" ")
+            sent = token.strip().encode() if scheme.lower() == "bearer" else b""
+            # Every key is compared, so that the time taken says nothing about them.
+            matches = [hmac.compare_digest(sent, key) for key in self._keys]
+            if not any(matches):
+                return Unauthorized(
+                    "This backend needs an API key: send one of API_KEYS as "
+                    "`Authorization: Bearer …`."
+                )
+        length = headers.get("content-length", "")
+        if not _takes_files(path) and length.isdigit() and int(length) > _MAX_JSON:
+            return _too_large()
+        return None
+
+    def _note(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+        route = scope.get("route")
+        # Only known routes become label values: a path that a client made up must not.
+        label = getattr(route, "path", "unknown")
+        self._metrics.requests.labels(label, str(status)).inc()
+        self._metrics.request_seconds.labels(label).observe(seconds)
+        log.info(
+            "%s %s %d %.0f ms %s",
+            scope["method"],
+            scope["path"],
+            status,
+            1000 * seconds,
+            request_id,
+        )
+
+
+def _refuse(error: RAGError) -> JSONResponse:
+    return JSONResponse(error.envelope(), error.status, error.headers())
+
+
+def _request_id(headers: Headers) -> str:
+    """The client's own id where it is harmless to repeat, else a new one."""
+    given = headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
+
+
+def _bounded(path: str, receive: Receive) -> Receive:
+    """Count a body that came without a length."""
+    if _takes_files(path):
+        return receive
+    size = 0
+
+    async def counted() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > _MAX_JSON:
+            raise _too_large()
+        return message
+
+    return counted
+
+
+def _takes_files(path: str) -> bool:
+    return path.rstrip("/") == "/v1/files"
+
+
+def _too_large() -> TooLarge:
+    return TooLarge(f"The body is larger than {_MAX_JSON // 2**20} MiB.")

@@ -1,0 +1,43 @@
+"""`/health`, `/metrics` and the page at `/`."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from importlib.resources import files
+
+from fastapi import APIRouter
+from fastapi.responses import HTMLResponse, JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import Response
+
+from rag_backend.api.parts import Backend
+
+router = APIRouter()
+
+
+@router.get("/health")
+async def health(backend: Backend) -> JSONResponse:
+    """200 once questions can be answered, 503 while the encoder loads; needs no key."""
+    ready = backend.encoder.ready
+    body = {
+        "status": "ok" if ready else "starting",
+        "service": "rag-backend",
+        "version": version("rag-backend"),
+        "encoder": {"model": backend.settings.embedding_model, "ready": ready},
+        "provider": backend.registry.chosen,
+        "pending_files": backend.library.indexer.pending,
+    }
+    return JSONResponse(body, 200 if ready else 503)
+
+
+@router.get("/metrics")
+async def metrics(backend: Backend) -> Response:
+    """Prometheus' text format."""
+    backend.metrics.pending_files.set(backend.library.indexer.pending)
+    return Response(backend.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/", include_in_schema=False)
+async def page() -> HTMLResponse:
+    """A page to ask from."""
+    return HTMLResponse(files("rag_backend.web").joinpath("index.html").read_text("utf-8"))

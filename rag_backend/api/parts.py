@@ -1,0 +1,43 @@
+"""What the routes work with: the parts that `app.py` built, handed over on the application."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from rag_backend.answering.pipeline import Pipeline
+from rag_backend.knowledge.encoder import EncoderLoader
+from rag_backend.knowledge.library import Library
+from rag_backend.knowledge.models import Store
+from rag_backend.llm.registry import Registry
+from rag_backend.metrics import Metrics
+from rag_backend.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """One backend."""
+
+    settings: Settings
+    library: Library
+    encoder: EncoderLoader
+    registry: Registry
+    pipeline: Pipeline
+    metrics: Metrics
+
+
+def _parts(request: Request) -> Parts:
+    return cast(Parts, request.app.state.parts)
+
+
+Backend = Annotated[Parts, Depends(_parts)]
+
+
+async def _store(vector_store_id: str, backend: Backend) -> Store:
+    return await backend.library.store(vector_store_id)
+
+
+StoreByPath = Annotated[Store, Depends(_store)]
+"""The vector store in the path, by id or by name; 404 otherwise."""

@@ -1,0 +1,104 @@
+"""The one place where the backend's parts are built and wired."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from rag_backend.answering.condensing import Condenser
+from rag_backend.answering.pipeline import Pipeline
+from rag_backend.api import (
+    chat,
+    embeddings,
+    failures,
+    files,
+    models,
+    operations,
+    vector_stores,
+)
+from rag_backend.api.middleware import RequestMiddleware
+from rag_backend.api.parts import Parts
+from rag_backend.knowledge.blobs import Blobs
+from rag_backend.knowledge.catalog import Catalog
+from rag_backend.knowledge.embedding import load_embedding
+from rag_backend.knowledge.encoder import EncoderLoader
+from rag_backend.knowledge.indexer import Indexer
+from rag_backend.knowledge.lexical import LexicalIndex
+from rag_backend.knowledge.library import Library
+from rag_backend.knowledge.reading import ReadingPool
+from rag_backend.knowledge.retriever import Retriever
+from rag_backend.knowledge.tables import open_sqlite
+from rag_backend.knowledge.vectors import open_embedded, open_server
+from rag_backend.llm.provider import LLMProvider
+from rag_backend.llm.registry import Registry, build_registry
+from rag_backend.metrics import Metrics
+from rag_backend.settings import Settings
+
+Started = Callable[[Parts], None]
+
+
+def create_app(settings: Settings, started: Started | None = None) -> FastAPI:
+    """Build the application; opens DATA_DIR, which the caller must own (`ownership.py`).
+
+    Args:
+        started: Called in the event loop once the parts run; the encoder may still be loading.
+
+    Raises:
+        StartError, StorageBroken: A part cannot be built; one sentence says why.
+    """
+    parts = build_parts(settings)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        parts.encoder.start()
+        await parts.library.start()
+        if started is not None:
+            started(parts)
+        yield
+        await parts.encoder.stop()
+        await parts.library.stop()
+        await parts.registry.aclose()
+
+    app = FastAPI(title="RAG backend", version=version("rag-backend"), lifespan=lifespan)
+    app.state.parts = parts
+    for module in (chat, models, files, vector_stores, embeddings, operations):
+        app.include_router(module.router)
+    failures.install(app)
+    keys = [key.get_secret_value() for key in settings.api_keys]
+    app.add_middleware(RequestMiddleware, keys=keys, metrics=parts.metrics)
+    return app
+
+
+def build_parts(settings: Settings) -> Parts:
+    """Every part of one backend, from the bottom up."""
+    metrics = Metrics()
+    registry = build_registry(settings)
+    encoder = EncoderLoader(lambda: load_embedding(settings.embedding_model))
+    library = _build_library(settings, encoder)
+    local = _local_model(registry)
+    condenser = Condenser(settings.condense, settings.context_tokens, local)
+    pipeline = Pipeline(library, condenser, local, settings.no_answer, metrics)
+    return Parts(settings, library, encoder, registry, pipeline, metrics)
+
+
+def _build_library(settings: Settings, encoder: EncoderLoader) -> Library:
+    data = settings.data_dir
+    data.mkdir(parents=True, exist_ok=True)
+    catalog = Catalog(open_sqlite(data / "catalog.sqlite"))
+    blobs = Blobs(data / "files", settings.max_file_mb * 2**20)
+    url = settings.chroma_url
+    vectors = open_server(url) if url else open_embedded(data / "chroma")
+    lexical = LexicalIndex(data / "lexical")
+    readers = max(1, (os.cpu_count() or 2) // 2)
+    reading = ReadingPool(readers, settings.read_timeout, settings.read_memory_mb)
+    indexer = Indexer(catalog, blobs, vectors, lexical, encoder, reading, readers)
+    return Library(catalog, blobs, indexer, Retriever(catalog, vectors, lexical, encoder))
+
+
+def _local_model(registry: Registry) -> LLMProvider | None:
+    """The model that rewrites and condenses: only ever the local one, never a paid one."""
+    return registry.get("local")

@@ -1,0 +1,53 @@
+"""The listening socket, bound before anything is loaded, and who holds the port if we cannot."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import sys
+
+import psutil
+
+from rag_backend.errors import StartError
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound TCP socket; raises StartError with the reason."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as error:
+        raise StartError(f"HOST={host} is not an address of this machine.") from error
+    listener = socket.socket(family, kind, protocol)
+    if sys.platform != "win32":  # there it would let two servers share the port
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise StartError(_reason(host, port, error)) from error
+    return listener
+
+
+def _reason(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"Port {port} is in use by {_holder(port)}: stop it, or set PORT to a free one."
+    if error.errno == errno.EACCES:
+        return f"Port {port} may not be opened by this user: set PORT to one above 1023."
+    return f"HOST={host} PORT={port} cannot be listened on: {error.strerror or error}."
+
+
+def _holder(port: int) -> str:
+    try:
+        for connection in psutil.net_connections("tcp"):
+            local = connection.laddr
+            if connection.status == psutil.CONN_LISTEN and local and local.port == port:
+                if connection.pid is None:
+                    break
+                process = psutil.Process(connection.pid)
+                command = " ".join(process.cmdline())[:80] or process.name()
+                return f"process {connection.pid} ({command})"
+    except psutil.Error:
+        pass
+    return "another program"

@@ -1,0 +1,53 @@
+"""Counters and histograms of one backend, in a registry of its own."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+class Metrics:
+    """What `/metrics` shows."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "rag_requests_total", "HTTP requests", ["route", "status"], registry=registry
+        )
+        self.request_seconds = Histogram(
+            "rag_request_seconds",
+            "Time to the last byte",
+            ["route"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.answers = Counter(
+            "rag_answers_total",
+            "Answers by the provider that gave them and how they were grounded",
+            ["provider", "grounding"],
+            registry=registry,
+        )
+        self.first_token_seconds = Histogram(
+            "rag_first_token_seconds",
+            "Time to the first content",
+            ["provider"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.tokens = Counter(
+            "rag_tokens_total", "Tokens by direction", ["provider", "direction"], registry=registry
+        )
+        self.condensed_tokens = Counter(
+            "rag_condensed_tokens_total",
+            "Estimated tokens of passages before and after condensing",
+            ["method", "when"],
+            registry=registry,
+        )
+        self.pending_files = Gauge(
+            "rag_pending_files", "Files waiting to be read or written", registry=registry
+        )
+
+    def exposition(self) -> bytes:
+        """Prometheus' text format."""
+        return generate_latest(self._registry)

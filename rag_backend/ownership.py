@@ -1,0 +1,50 @@
+"""One process owns a data directory: Chroma and tantivy allow no more."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from rag_backend.errors import StartError
+
+
+@contextmanager
+def owned(data_dir: Path, port: int) -> Iterator[None]:
+    """Own the directory while the context lasts; the system frees it when the process dies.
+
+    Raises:
+        StartError: Another process owns it (it is named), or it cannot be written to.
+    """
+    owner = data_dir / "owner.json"
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(data_dir / "owner.lock")
+        lock.acquire(timeout=0)
+        owner.write_text(json.dumps({"pid": os.getpid(), "port": port}))
+    except Timeout as error:
+        raise StartError(
+            f"DATA_DIR={data_dir} is in use by {_described(owner)}: stop that process, or give "
+            "this one a DATA_DIR of its own."
+        ) from error
+    except OSError as error:
+        raise StartError(
+            f"DATA_DIR={data_dir} cannot be written to: {error.strerror or error}."
+        ) from error
+    try:
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
+
+
+def _described(owner: Path) -> str:
+    try:
+        known = json.loads(owner.read_text())
+        return f"the backend with process id {known['pid']} on port {known['port']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another backend"
