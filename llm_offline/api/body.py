@@ -114,7 +114,7 @@ def _refusal(error: ValidationError) -> BadRequest:
     problem = error.errors(include_url=False)[0]
     # A union reports a branch's name after the field's: only the field means something outside.
     name = str(problem["loc"][0]) if problem["loc"] else None
-    # pydantic says "Input should be ...", "List should have ..."; a validator of ours what should be.
+    # pydantic says "Input should be ...", "List should have ...", a validator of ours the rest.
     _, should, allowed = problem["msg"].partition(" should ")
     if not should:
         allowed = "be " + problem["msg"].removeprefix("Value error, ")

@@ -15,14 +15,18 @@ class StopStrings:
         """A stop string was found; everything after it is swallowed."""
 
     def push(self, text: str) -> str:
-        """Take new text, return what can be shown: up to the earliest stop string."""
+        """Take new text, return what can be shown: up to the first stop string.
+
+        The first is the one whose end comes first, so that where the text is cut into pieces
+        does not matter.
+        """
         if self.hit:
             return ""
         self._held += text
-        found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        found = [(at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:
             self.hit = True
-            return self._let_go(min(found))
+            return self._let_go(min(found)[1])
         return self._let_go(len(self._held) - self._beginning_of_a_stop())
 
     def flush(self) -> str:

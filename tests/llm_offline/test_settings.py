@@ -1,0 +1,84 @@
+"""Flag > environment > .env; a bad value is one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llm_offline.errors import StartError
+from llm_offline.settings import Settings, describe, load_settings, unknown_names
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_defaults() -> None:
+    settings = load_settings()
+    assert (settings.host, settings.port) == ("127.0.0.1", 8001)
+    assert settings.model == "phamhai/Llama-3.2-3B-Instruct-Frog"
+
+
+def test_flag_wins_over_environment_which_wins_over_env_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Path(".env").write_text("LLM_OFFLINE_PORT=1001\nLLM_OFFLINE_MAX_QUEUE=5\n", encoding="utf-8")
+    assert load_settings().port == 1001
+    monkeypatch.setenv("LLM_OFFLINE_PORT", "1002")
+    assert load_settings().port == 1002
+    assert load_settings(port="1003").port == 1003
+    assert load_settings(port="1003").max_queue == 5
+
+
+def test_an_empty_value_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_OFFLINE_MAX_CONTEXT", "")
+    assert load_settings().max_context is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("PORT", "eighty", "LLM_OFFLINE_PORT='eighty' is not allowed: it should be a valid int"),
+        ("PORT", "0", "LLM_OFFLINE_PORT='0' is not allowed: it should be greater than"),
+        ("DEVICE", "gpu", "LLM_OFFLINE_DEVICE='gpu' is not allowed: it should be `auto` (CUDA"),
+        ("DTYPE", "int3", "LLM_OFFLINE_DTYPE='int3' is not allowed: it should be `auto` (bf16"),
+        ("MAX_QUEUE", "-1", "LLM_OFFLINE_MAX_QUEUE='-1' is not allowed"),
+    ],
+)
+def test_a_bad_value_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, sentence: str
+) -> None:
+    monkeypatch.setenv(f"LLM_OFFLINE_{name}", value)
+    with pytest.raises(StartError) as refused:
+        load_settings()
+    assert str(refused.value).startswith(sentence)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_bad_flag_is_named_as_a_flag() -> None:
+    with pytest.raises(StartError, match=r"^--max-context='7' is not allowed"):
+        load_settings(max_context="7")
+
+
+def test_secrets_are_masked() -> None:
+    shown = dict(describe(load_settings(api_key="hunter2")))
+    assert shown["LLM_OFFLINE_API_KEY"] == "****"
+    assert "hunter2" not in repr(load_settings(api_key="hunter2"))
+    assert list(shown) == [f"LLM_OFFLINE_{name.upper()}" for name in Settings.model_fields]
+
+
+def test_every_setting_is_described() -> None:
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_a_misspelt_name_in_the_env_file_is_found() -> None:
+    Path(".env").write_text("LLM_OFFLINE_MODELL=x\nPORT=3\nllm_offline_port=8002\n", "utf-8")
+    assert unknown_names() == ["LLM_OFFLINE_MODELL"]
+
+
+def test_an_env_file_that_is_not_text_is_one_line() -> None:
+    Path(".env").write_bytes(b"LLM_OFFLINE_PORT=\xff\xfe\n")
+    with pytest.raises(StartError, match=r"\.env cannot be read"):
+        load_settings()
