@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -39,6 +40,19 @@ _UNACCENTED = frozenset(
         "giao thong muc phat tien xe vien cong ty nghi phep luong lam viec chao hom"
     ).split()
 )
+
+
+def nfc(text: str) -> str:
+    """Canonical composition, the form in which everything is stored."""
+    return unicodedata.normalize("NFC", text)
+
+
+def fold(text: str) -> str:
+    """Lower case without diacritics: "Luật Đường bộ" → "luat duong bo"."""
+    decomposed = unicodedata.normalize("NFD", text.casefold())
+    bare = "".join(c for c in decomposed if not unicodedata.combining(c))
+    return unicodedata.normalize("NFC", bare).translate(_D_STROKE)
+
 
 _FOLDED_STOP_WORDS = frozenset(fold(word) for word in STOP_WORDS) | {"hom"}
 
