@@ -1,0 +1,165 @@
+"""A provider without a model: the passages' best sentences, verbatim, each with its marker."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from typing import Any
+
+from rag_backend.errors import UnsupportedFeature
+from rag_backend.llm.extracting import first_sentence, pick
+from rag_backend.llm.provider import ChatRequest, Chunk, Grounding
+from rag_backend.llm.streams import estimate_tokens
+from rag_backend.llm.words import fold, language_of, words
+
+_PIECE = re.compile(r"(?:\S+\s*){1,6}")
+_GREETING = re.compile(
+    r"(xin )?(chao|hello|hi|hey|good (morning|afternoon|evening))"
+    r"( (ban|anh|chi|em|ca nha|there|all))*"
+)
+_THANKS = re.compile(
+    r"(cam on|thanks?|thank you)( (ban|anh|chi|em|nhieu|so much|very much|a lot))*"
+)
+
+_SAYINGS: Mapping[str, Mapping[str, str]] = {
+    "en": {
+        "greeting": "Hello! I answer questions from your documents and show the sources. "
+        "Add documents with `python -m ingest PATH`, then ask.",
+        "thanks": "You are welcome! Ask me anything else about your documents.",
+        "nothing": "No language model is configured, and no document matches this. To switch a "
+        "model on, set LOCAL_LLM_API_URL (a model server on your network) or OPENAI_API_KEY and "
+        "restart; to add documents, run `python -m ingest PATH`.",
+        "unreached": "The language model cannot be reached right now, and no document matches "
+        "this. Check the model server (LOCAL_LLM_API_URL or OPENAI_API_KEY), then ask again.",
+        "nearest": "No sentence answers this directly; the nearest passage begins:",
+    },
+    "vi": {
+        "greeting": "Xin chào! Tôi trả lời câu hỏi dựa trên tài liệu của bạn và nêu rõ nguồn. "
+        "Hãy thêm tài liệu bằng lệnh `python -m ingest PATH`, rồi đặt câu hỏi.",
+        "thanks": "Không có gì! Bạn cứ hỏi thêm về tài liệu của mình.",
+        "nothing": "Chưa có mô hình ngôn ngữ nào được cấu hình, và không có tài liệu nào phù hợp. "
+        "Để bật mô hình, hãy đặt LOCAL_LLM_API_URL (máy chủ mô hình trong mạng của bạn) hoặc "
+        "OPENAI_API_KEY rồi khởi động lại; để thêm tài liệu, chạy `python -m ingest PATH`.",
+        "unreached": "Hiện không kết nối được với mô hình ngôn ngữ, và không có tài liệu nào phù "
+        "hợp. Hãy kiểm tra máy chủ mô hình (LOCAL_LLM_API_URL hoặc OPENAI_API_KEY) rồi hỏi lại.",
+        "nearest": "Không có câu nào trả lời trực tiếp; đoạn gần nhất bắt đầu như sau:",
+    },
+}
+
+
+class Extractive:
+    """Answers from `request.grounding` alone.
+
+    Temperature, seed and the like change nothing in what is not random; `max_tokens` (estimated)
+    and `stop` are honoured.
+    """
+
+    def __init__(self, name: str, *, stands_in: bool = False) -> None:
+        """`stands_in`: it is asked because a configured model failed, and says so."""
+        self._name = name
+        self._helpless = "unreached" if stands_in else "nothing"
+
+    @property
+    def name(self) -> str:
+        """The name it is registered under."""
+        return self._name
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
+        """See LLMProvider.
+
+        Raises:
+            UnsupportedFeature: the request needs a model (tools, a JSON format, logprobs).
+        """
+        _refuse_what_needs_a_model(request.options)
+        text, finish_reason = _within_limits(self._answer(request), request.options)
+        head = {
+            "id": f"chatcmpl-{secrets.token_hex(12)}",
+            "object": "chat.completion.chunk",
+            "created": int(time.time()),
+            "model": self._name,
+            "provider": self._name,
+        }
+        for delta in _deltas(text):
+            yield {**head, "choices": [_choice(delta)]}
+        yield {**head, "choices": [_choice({}, finish_reason)]}
+        yield {**head, "choices": [], "usage": _usage(request, text)}
+
+    def _answer(self, request: ChatRequest) -> str:
+        if request.grounding is None or not request.grounding.passages:
+            return self._without_documents(request)
+        picks = pick(request.grounding)
+        if picks:
+            return "\n".join(f"{p.text} [{p.number}]" for p in picks)
+        return _nearest(request.grounding)
+
+    def _without_documents(self, request: ChatRequest) -> str:
+        said = next((m for m in reversed(request.messages) if m["role"] == "user"), {})
+        question = str(said.get("content") or "")
+        language = request.grounding.language if request.grounding else language_of(question)
+        sayings = _SAYINGS.get(language, _SAYINGS["en"])
+        plain = " ".join(map(fold, words(question)))
+        if _GREETING.fullmatch(plain):
+            return sayings["greeting"]
+        return sayings["thanks" if _THANKS.fullmatch(plain) else self._helpless]
+
+
+def _nearest(grounding: Grounding) -> str:
+    first = first_sentence(grounding.passages)
+    best = grounding.passages[0]
+    number, text = (first.number, first.text) if first else (best.number, best.text.strip())
+    sayings = _SAYINGS.get(grounding.language, _SAYINGS["en"])
+    return f"{sayings['nearest']} {text} [{number}]"
+
+
+def _refuse_what_needs_a_model(options: Mapping[str, Any]) -> None:
+    form = options.get("response_format") or {}
+    wanted = {
+        "tools": bool(options.get("tools")),
+        "response_format": str(form.get("type", "text")) != "text",
+        "logprobs": bool(options.get("logprobs")),
+    }
+    for parameter, given in wanted.items():
+        if given:
+            raise UnsupportedFeature(
+                f"{parameter} needs a language model, and none answers: set LOCAL_LLM_API_URL or "
+                "OPENAI_API_KEY.",
+                param=parameter,
+            )
+
+
+def _within_limits(text: str, options: Mapping[str, Any]) -> tuple[str, str]:
+    """The text up to a stop string or the token limit, and the finish reason."""
+    stop = options.get("stop") or ()
+    for ending in (stop,) if isinstance(stop, str) else stop:
+        text = text.partition(ending)[0]
+    limit = options.get("max_completion_tokens") or options.get("max_tokens")
+    if limit is None or estimate_tokens(text) <= limit:
+        return text, "stop"
+    kept = ""
+    for piece in re.findall(r"\S+\s*", text):
+        if estimate_tokens(kept + piece) > limit:
+            break
+        kept += piece
+    return kept.rstrip(), "length"
+
+
+def _deltas(text: str) -> Iterator[dict[str, Any]]:
+    yield {"role": "assistant", "content": ""}
+    for piece in _PIECE.findall(text):
+        yield {"content": piece}
+
+
+def _choice(delta: Mapping[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
+    return {"index": 0, "delta": delta, "finish_reason": finish_reason}
+
+
+def _usage(request: ChatRequest, text: str) -> dict[str, int]:
+    prompt = sum(estimate_tokens(str(m.get("content") or "")) for m in request.messages)
+    completion = estimate_tokens(text)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }

@@ -1,0 +1,99 @@
+"""Whether a provider can be reached, for the report at the start. Never asks for a completion."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rag_backend.errors import UpstreamError
+from rag_backend.llm.openai_compatible import OpenAICompatible
+from rag_backend.llm.rows import ProviderRow
+
+LIMIT = 3.0
+"""Seconds a host has to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reachability:
+    """What a probe found: one line each for a person; `remedy` is "" where nothing is wrong."""
+
+    reached: bool
+    detail: str
+    remedy: str = ""
+
+
+async def probe(row: ProviderRow) -> Reachability:
+    """Ask each host for its models, with a limit of 3 s. Reached: all hosts answer."""
+    if row.kind == "extractive":
+        return Reachability(True, "needs no server")
+    found = await asyncio.gather(*(_probe_host(row, url) for url in row.base_urls))
+    return Reachability(
+        all(one.reached for one in found),
+        "; ".join(one.detail for one in found),
+        " ".join(dict.fromkeys(one.remedy for one in found if one.remedy)),
+    )
+
+
+async def _probe_host(row: ProviderRow, url: str) -> Reachability:
+    host = OpenAICompatible(row, url, connect_timeout=LIMIT)
+    try:
+        status, body = await host.get("models", LIMIT)
+        if status == 503 and not row.cloud:
+            return await _loading(host, row)
+    except UpstreamError as error:
+        # "Provider 'local' at http://…/v1 cannot be reached: check that …"
+        what, _, remedy = str(error).partition(": ")
+        return Reachability(False, what, remedy)
+    finally:
+        await host.aclose()
+    return _judged(row, host.url, status, body)
+
+
+def _judged(row: ProviderRow, url: str, status: int, body: Any) -> Reachability:
+    if status in (401, 403):
+        return Reachability(False, f"{url} refused the API key", f"check {row.key_setting}.")
+    if status == 404:
+        # A few servers complete chats and list no models.
+        return Reachability(True, f"{url} answers, but lists no models")
+    if status != 200:
+        return Reachability(False, f"{url} answered {status}", "look at its log.")
+    models = _ids(body)
+    if models is None:
+        remedy = f"check {row.url_setting}: it should be the base of an OpenAI-style API."
+        return Reachability(False, f"{url} is not an OpenAI-style API", remedy)
+    if row.model and models and row.model not in models and not row.cloud:
+        return Reachability(
+            True,
+            f"{url} answers, but does not list the model {row.model!r}",
+            f"it lists: {', '.join(models[:5])}.",
+        )
+    return Reachability(True, f"{url} answers" + (f" with {models[0]}" if models else ""))
+
+
+async def _loading(host: OpenAICompatible, row: ProviderRow) -> Reachability:
+    """A model server that is up, and still reading its model."""
+    status, body = await host.get("/health", LIMIT)
+    stage = _progress(body) if isinstance(body, Mapping) else ""
+    if status == 503 and "loading" in str(body).lower():
+        return Reachability(
+            False, f"{host.url} is loading its model{stage}", "it answers when that is done."
+        )
+    return Reachability(False, f"{host.url} answered 503", "look at its log.")
+
+
+def _progress(body: Mapping[str, Any]) -> str:
+    """`: reading weights (40 %)`, as far as the server says."""
+    told = body.get("progress", body)
+    if not isinstance(told, Mapping):
+        return f" ({told})"
+    stage, percent = told.get("stage"), told.get("percent")
+    return (f": {stage}" if stage else "") + (f" ({percent:.0f} %)" if percent is not None else "")
+
+
+def _ids(body: Any) -> list[str] | None:
+    rows = body.get("data") if isinstance(body, Mapping) else None
+    if not isinstance(rows, list):
+        return None
+    return [str(row["id"]) for row in rows if isinstance(row, Mapping) and "id" in row]

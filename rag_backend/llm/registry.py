@@ -1,0 +1,186 @@
+"""Which providers there are, which one answers, and who owns their connections."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rag_backend.errors import Conflict, NotFound, StartError
+from rag_backend.llm.assemble import chain, hosts_of, stack
+from rag_backend.llm.extractive import Extractive
+from rag_backend.llm.openai_compatible import OpenAICompatible
+from rag_backend.llm.provider import LLMProvider
+from rag_backend.llm.rows import EXTRACTIVE, ProviderRow, rows_from, shown_url
+from rag_backend.settings import Settings
+
+_SWITCHES = {"openai": "OPENAI_API_KEY", "local": "LOCAL_LLM_API_URL"}
+"""The variable that configures a provider which the house knows by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    row: ProviderRow
+    provider: LLMProvider
+    hosts: tuple[OpenAICompatible, ...]
+
+
+class Registry:
+    """The providers by name. Owns their connections: close it with `aclose`."""
+
+    def __init__(self, settings: Settings, chosen: str, fallback: Sequence[str]) -> None:
+        """`chosen` answers unless a request says otherwise; `fallback` when it fails, in order."""
+        self._settings = settings
+        self._chosen = chosen
+        self._fallback = tuple(fallback)
+        self._entries: dict[str, _Entry] = {}
+
+    @property
+    def chosen(self) -> str:
+        """Name of the provider that answers unless a request names another."""
+        return self._chosen
+
+    def create(self, row: ProviderRow) -> LLMProvider:
+        """Register a row; no connection is made yet.
+
+        Raises:
+            Conflict: the name is taken.
+        """
+        if self.has(row.name):
+            raise Conflict(f"LLM {row.name!r} exists already: remove it first, or take a new name.")
+        if row.kind == "extractive":
+            provider: LLMProvider = Extractive(row.name, stands_in=self._chosen != row.name)
+            self._entries[row.name] = _Entry(row, provider, ())
+            return provider
+        hosts = hosts_of(row, self._settings)
+        provider = stack(hosts, self._settings)
+        self._entries[row.name] = _Entry(row, provider, tuple(hosts))
+        return provider
+
+    def get(self, name: str) -> LLMProvider | None:
+        """The provider of this name, its policies around it; None where there is none."""
+        entry = self._entries.get(name)
+        return entry.provider if entry else None
+
+    def get_required(self, name: str) -> LLMProvider:
+        """The same; raises NotFound, naming those that are available."""
+        return self._entry(name).provider
+
+    def row(self, name: str) -> ProviderRow:
+        """A provider's row; raises NotFound."""
+        return self._entry(name).row
+
+    def has(self, name: str) -> bool:
+        """Whether there is a provider of this name."""
+        return name in self._entries
+
+    def names(self) -> list[str]:
+        """All names, in order of registration."""
+        return list(self._entries)
+
+    async def remove(self, name: str) -> None:
+        """Take a provider away and close its connections; raises NotFound."""
+        entry = self._entry(name)
+        del self._entries[name]
+        await _close(entry.hosts)
+
+    def resolve(self, model: str | None) -> tuple[LLMProvider, str | None]:
+        """Who answers a request for `model`, with its fallbacks, and what to ask it for upstream.
+
+        A registered name picks that provider. Any other goes to the chosen one, which is asked for
+        its own model (None), because clients send "gpt-4o" whatever runs behind.
+
+        Raises:
+            NotFound: the name is unknown and UNKNOWN_MODEL=refuse.
+        """
+        name = model if model is not None and self.has(model) else self._chosen
+        known = model in (None, name, self.row(self._chosen).model)
+        if not known and self._settings.unknown_model == "refuse":
+            raise NotFound(
+                f"The model {model!r} does not exist. Available: {', '.join(self.names())}",
+                param="model",
+                code="model_not_found",
+            )
+        return self._with_fallback(name), None
+
+    def info(self) -> list[dict[str, Any]]:
+        """A row each, for people: no keys, no passwords in URLs."""
+        return [
+            {
+                "name": row.name,
+                "kind": row.kind,
+                "base_urls": [shown_url(url) for url in row.base_urls],
+                "model": row.model,
+                "cloud": row.cloud,
+                "context_tokens": row.context_tokens,
+                "chosen": row.name == self._chosen,
+                "fallback": row.name in self._fallback,
+            }
+            for row in (entry.row for entry in self._entries.values())
+        ]
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await _close([host for entry in self._entries.values() for host in entry.hosts])
+
+    def _entry(self, name: str) -> _Entry:
+        entry = self._entries.get(name)
+        if entry is None:
+            raise NotFound(f"LLM {name!r} not found. Available: {', '.join(self.names())}")
+        return entry
+
+    def _with_fallback(self, name: str) -> LLMProvider:
+        # One that was removed at run time is left out.
+        others = [other for other in self._fallback if other != name and self.has(other)]
+        if name == EXTRACTIVE:
+            others = []  # it needs nothing that could fail, and who asks for it wants no model
+        return chain([self.get_required(n) for n in (name, *others)])
+
+
+def build_registry(settings: Settings) -> Registry:
+    """All providers that the settings configure.
+
+    Raises:
+        StartError: LLM_PROVIDER, LLM_FALLBACK or LLM_PROVIDERS cannot be honoured; one line.
+    """
+    rows = {row.name: row for row in rows_from(settings)}
+    chosen = _chosen(settings, rows)
+    registry = Registry(settings, chosen, _fallback(settings, rows, chosen))
+    for row in rows.values():
+        registry.create(row)
+    return registry
+
+
+def build_provider(settings: Settings, registry: Registry) -> LLMProvider:
+    """The provider that answers when a request names none, with its fallbacks."""
+    return registry.resolve(None)[0]
+
+
+def _chosen(settings: Settings, rows: dict[str, ProviderRow]) -> str:
+    if settings.llm_provider == "auto":
+        return next(name for name in ("openai", "local", EXTRACTIVE) if name in rows)
+    return _configured("LLM_PROVIDER", settings.llm_provider, rows)
+
+
+def _fallback(settings: Settings, rows: dict[str, ProviderRow], chosen: str) -> list[str]:
+    """Nothing here leaves the LAN unless it was listed."""
+    if settings.llm_fallback is None:
+        return [name for name in ("local", EXTRACTIVE) if name in rows and name != chosen]
+    listed = [name for name in settings.llm_fallback if name != "none"]
+    return [_configured("LLM_FALLBACK", name, rows) for name in listed]
+
+
+def _configured(variable: str, name: str, rows: dict[str, ProviderRow]) -> str:
+    if name in rows:
+        return name
+    if name in _SWITCHES:
+        raise StartError(f"{variable}={name} needs {_SWITCHES[name]}, which is not set")
+    raise StartError(
+        f"{variable}={name} is not allowed: it should be one of {', '.join(('auto', *rows))}, or a "
+        "name from the LLM_PROVIDERS file"
+    )
+
+
+async def _close(hosts: Sequence[OpenAICompatible]) -> None:
+    await asyncio.gather(*(host.aclose() for host in hosts))
