@@ -33,6 +33,7 @@ async def complete(provider: LLMProvider, request: ChatRequest) -> dict[str, Any
         raise UpstreamBroken(f"Provider {provider.name!r} ended its answer in the middle.")
     if calls:
         message["tool_calls"] = [calls[index] for index in sorted(calls)]
+        message["content"] = message["content"] or None
     elif message["content"] is None:
         message["content"] = ""
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}

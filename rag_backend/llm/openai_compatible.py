@@ -22,9 +22,10 @@ from openai import (
     AsyncOpenAI,
     AsyncStream,
     DefaultAioHttpClient,
+    Omit,
+    RequestOptions,
     Timeout,
 )
-from openai._types import Omit  # `openai.omit` is this class's instance, not typed for headers
 
 from rag_backend.errors import (
     UpstreamBroken,
@@ -67,17 +68,18 @@ class OpenAICompatible:
         self._found_model: str | None = None
         self._lookup = asyncio.Lock()
         self._connect_timeout = connect_timeout
+        self._options: RequestOptions = {"headers": _omitted(row)}
         self._client = AsyncOpenAI(
-            # Never None, nor left to the SDK: it would take OpenAI's key, organisation and project
-            # from the environment and send them to any host.
+            # Never left to the SDK: it would take OpenAI's key, organisation and project from the
+            # environment and send them to any host.
             api_key=row.secret,
+            admin_api_key="",
             organization="",
             project="",
             base_url=base_url,
             max_retries=0,
             # The other limits are wrappers' work: only they know what counts as a token.
             timeout=Timeout(None, connect=connect_timeout, pool=connect_timeout),
-            default_headers=_omitted(row),
             http_client=DefaultAioHttpClient(),
         )
 
@@ -115,7 +117,7 @@ class OpenAICompatible:
             # The SDK's text may quote a key, so it is left out of what a log could print.
             raise self._failure(error, begun=begun) from None
         if not finished:
-            raise self._broken("ended its answer in the middle, without a finish_reason")
+            raise self._cut("ended its answer in the middle, without a finish_reason")
         if usage is not None:
             yield usage
 
@@ -128,7 +130,7 @@ class OpenAICompatible:
         url = str(self._client.base_url.join(path))
         try:
             async with asyncio.timeout(timeout):
-                answer = await self._client.get(url, cast_to=object)
+                answer = await self._client.get(url, cast_to=object, options=self._options)
         except APIStatusError as error:
             return Answer(error.status_code, error.body)
         except TimeoutError:
@@ -156,6 +158,7 @@ class OpenAICompatible:
             "/chat/completions",
             cast_to=object,
             body=body,
+            options=self._options,
             stream=True,
             stream_cls=AsyncStream[object],
         )
@@ -173,18 +176,18 @@ class OpenAICompatible:
     def _check_form(self, answer: AsyncStream[object]) -> None:
         form = answer.response.headers.get("content-type", "")
         if "html" in form:
-            raise self._broken("sent a web page instead of a completion")
+            raise self._not_openai("sent a web page instead of a completion")
         if "json" in form:
-            raise self._broken("sent one JSON object instead of a stream")
+            raise self._not_openai("sent one JSON object instead of a stream")
 
     def _checked(self, data: object) -> Chunk:
         if not isinstance(data, dict):
-            raise self._broken("sent something that is not a completion")
+            raise self._not_openai("sent something that is not a completion")
         if data.get("error"):
             raise self._event_failure(data["error"])
         choices = data.get("choices")
         if not isinstance(choices, list) or not all(isinstance(c, dict) for c in choices):
-            raise self._broken("sent something that is not a completion")
+            raise self._not_openai("sent something that is not a completion")
         data["provider"] = self.name
         return data
 
@@ -197,7 +200,7 @@ class OpenAICompatible:
             return self._connection_failure(error, begun=begun)
         if isinstance(error, APIError):
             return self._event_failure(error.body)
-        return self._broken("sent something that is not JSON")
+        return self._not_openai("sent something that is not JSON")
 
     def _status_failure(self, error: APIStatusError) -> UpstreamError:
         status, detail = error.status_code, self._detail(error.body)
@@ -233,7 +236,7 @@ class OpenAICompatible:
     def _connection_failure(self, error: Exception, *, begun: bool) -> UpstreamError:
         causes = list(_causes(error))
         if begun:
-            return self._broken("broke the connection in the middle of its answer")
+            return self._cut("broke the connection in the middle of its answer")
         if any(isinstance(cause, TimeoutError) for cause in causes):
             return UpstreamTimeout(
                 f"{self._who} accepted no connection within {self._connect_timeout:g} s "
@@ -242,7 +245,7 @@ class OpenAICompatible:
         if any(isinstance(cause, aiohttp.ClientConnectorError) for cause in causes):
             return UpstreamUnavailable(f"{self._who} cannot be reached: {self._check_server}")
         if any(isinstance(cause, aiohttp.ClientResponseError) for cause in causes):
-            return self._broken("does not speak HTTP")
+            return self._not_openai("does not speak HTTP")
         return UpstreamUnavailable(
             f"{self._who} closed the connection without an answer: {self._check_server}"
         )
@@ -260,8 +263,12 @@ class OpenAICompatible:
             )
         return UpstreamBroken(f"{self._who} reported an error in the middle of its answer{detail}")
 
-    def _broken(self, what: str) -> UpstreamBroken:
-        return UpstreamBroken(f"{self._who} {what}: {self._check_server}")
+    def _cut(self, what: str) -> UpstreamBroken:
+        return UpstreamBroken(f"{self._who} {what}: the server's log says why; ask again.")
+
+    def _not_openai(self, what: str) -> UpstreamBroken:
+        remedy = f"check that {self._row.url_setting} is the base of an OpenAI-style API."
+        return UpstreamBroken(f"{self._who} {what}: {remedy}")
 
     @property
     def _who(self) -> str:
@@ -278,7 +285,7 @@ class OpenAICompatible:
         if not isinstance(said, str) or not said.strip() or said.lstrip().startswith("<"):
             return "."
         words = " ".join(said.split())[:_LONGEST_EXCERPT]
-        return f': "{mask(words, self._row.secret)}".'
+        return f': "{mask(words, self._row.secret).rstrip(".")}".'
 
 
 def mask(text: str, key: str) -> str:
@@ -298,10 +305,10 @@ def _masked(word: str, ends: tuple[str, str]) -> str:
     return "****" if any(end in word for end in ends) else word
 
 
-def _omitted(row: ProviderRow) -> dict[str, Any]:
-    """Headers not to send: empty ones, where the row has no key or is not OpenAI's."""
+def _omitted(row: ProviderRow) -> dict[str, str | Omit]:
+    """Headers that the SDK would send empty, and that some servers then refuse."""
     names = ["OpenAI-Organization", "OpenAI-Project"]
-    return {name: Omit() for name in (names if row.secret else [*names, "Authorization"])}
+    return dict.fromkeys(names if row.secret else [*names, "Authorization"], Omit())
 
 
 def _is_finish(chunk: Chunk) -> bool:

@@ -40,15 +40,14 @@ async def _probe_host(row: ProviderRow, url: str) -> Reachability:
     host = OpenAICompatible(row, url, connect_timeout=LIMIT)
     try:
         status, body = await host.get("models", LIMIT)
-        if status == 503 and not row.cloud:
-            return await _loading(host, row)
+        loading = None if row.cloud else await _loading(host)
     except UpstreamError as error:
         # "Provider 'local' at http://…/v1 cannot be reached: check that …"
         what, _, remedy = str(error).partition(": ")
         return Reachability(False, what, remedy)
     finally:
         await host.aclose()
-    return _judged(row, host.url, status, body)
+    return loading or _judged(row, host.url, status, body)
 
 
 def _judged(row: ProviderRow, url: str, status: int, body: Any) -> Reachability:
@@ -72,15 +71,13 @@ def _judged(row: ProviderRow, url: str, status: int, body: Any) -> Reachability:
     return Reachability(True, f"{url} answers" + (f" with {models[0]}" if models else ""))
 
 
-async def _loading(host: OpenAICompatible, row: ProviderRow) -> Reachability:
-    """A model server that is up, and still reading its model."""
+async def _loading(host: OpenAICompatible) -> Reachability | None:
+    """A model server that is up and still reading its model; None where that is not so."""
     status, body = await host.get("/health", LIMIT)
-    stage = _progress(body) if isinstance(body, Mapping) else ""
-    if status == 503 and "loading" in str(body).lower():
-        return Reachability(
-            False, f"{host.url} is loading its model{stage}", "it answers when that is done."
-        )
-    return Reachability(False, f"{host.url} answered 503", "look at its log.")
+    if status != 503 or not isinstance(body, Mapping) or "loading" not in str(body).lower():
+        return None
+    detail = f"{host.url} is loading its model{_progress(body)}"
+    return Reachability(False, detail, "it answers when that is done.")
 
 
 def _progress(body: Mapping[str, Any]) -> str:
