@@ -23,11 +23,13 @@ _SAMPLE = 64 * 1024
 _MOST_CONTROLS = 0.02
 _MOST_BROKEN = 0.01
 _CONTROLS = re.compile("[\x01-\x08\x0e-\x1a\x1c-\x1f\x7f]")
-_LETTERS = frozenset(
+_VOWELS = "".join(
     unicodedata.normalize("NFC", base + tone)
-    for base in "aăâeêioôơuưyđ"
+    for base in "aăâeêioôơuưy"
     for tone in ("", "\u0300", "\u0301", "\u0303", "\u0309", "\u0323")
-    if base != "đ" or not tone
+)
+_SYLLABLE = re.compile(
+    f"(?:ngh|[cgknpt]h|ng|gi|qu|tr|[bcdđghklmnpqrstvx])?[{_VOWELS}]{{1,3}}(?:ch|ng|nh|[cmnpt])?"
 )
 _WORD = re.compile(r"[^\W\d_]+")
 # TCVN 5712:1993 (TCVN3, "ABC" fonts, .VnTime): bytes 0xA1 and up. Capitals with a tone mark are
@@ -129,15 +131,14 @@ def _from_tcvn3(data: bytes) -> str:
 
 
 def _is_vietnamese(text: str) -> bool:
-    """Whether every accented letter is Vietnamese, and as many words have one as they would."""
+    """Whether as many words carry marks as they would, and nearly all of those are syllables."""
     words = _WORD.findall(text.casefold())
     accented = [word for word in words if not word.isascii()]
     if not accented or len(accented) < 0.3 * len(words):
         return False
-    letters = [c for word in accented for c in word if c > "\x7f"]
+    syllables = sum(1 for word in accented if _SYLLABLE.fullmatch(word))
     stray = sum(1 for c in text if unicodedata.combining(c) or c == "\ufffd")
-    foreign = sum(1 for c in letters if c not in _LETTERS)
-    return foreign + stray <= 0.01 * len(letters)
+    return syllables >= 0.9 * len(accented) and stray <= 0.02 * len(accented)
 
 
 def _is_noise(text: str) -> bool:

@@ -55,7 +55,7 @@ def read(path: Path, name: str) -> Document:
     """
     with closing(_open(path, name)) as pdf:
         if len(pdf) == 0:
-            raise UnreadableFile(f"{name} is a PDF without pages; get a whole copy.")
+            raise UnreadableFile(f"{name} has no pages; get a whole copy.")
         pages = [_rows(pdf, number) for number in range(1, len(pdf) + 1)]
         title = pdf.get_metadata_value("Title")
     if not any(pages):
@@ -75,7 +75,7 @@ def _open(path: Path, name: str) -> pdfium.PdfDocument:
             raise UnreadableFile(
                 f"{name} is protected by a password; save a copy without the password."
             ) from exc
-        raise UnreadableFile(f"{name} is a damaged PDF, or none at all; get a whole copy.") from exc
+        raise UnreadableFile(f"{name} is a damaged PDF, or has no pages; get a whole copy.") from exc
 
 
 def _rows(pdf: pdfium.PdfDocument, number: int) -> list[_Row]:

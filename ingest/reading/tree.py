@@ -25,8 +25,10 @@ def _names(text: str) -> frozenset[str]:
 
 
 _HEADINGS = {f"h{n}": n for n in range(1, 7)}
-_NO_TEXT = _names("""script style head noscript template iframe object svg math canvas audio video button select
-    input textarea option datalist map""")
+_NO_TEXT = _names(
+    "script style head noscript template iframe object svg math canvas audio video button select "
+    "input textarea option datalist map"
+)
 _NAVIGATION = frozenset(("nav", "footer", "aside", "menu", "dialog"))
 _ROLES = frozenset(
     ("navigation", "banner", "contentinfo", "complementary", "search", "menu", "menubar", "alert")
@@ -37,8 +39,10 @@ _NOISE = re.compile(
     r"(?:$|[\s_-])",
     re.IGNORECASE,
 )
-_INLINE = _names("""a abbr acronym b bdi bdo big br cite code data del dfn em font i img ins kbd label mark
-    q rp rt ruby s samp small span strike strong sub sup time tt u var wbr output""")
+_INLINE = _names(
+    "a abbr acronym b bdi bdo big br cite code data del dfn em font i img ins kbd label mark "
+    "q rp rt ruby s samp small span strike strong sub sup time tt u var wbr output"
+)
 _MOST_LINKED = 0.8
 DEEPEST = 200
 """Levels of nesting; a page nested deeper is read as one run of text below that."""
