@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
-from rag_backend.llm.probing import Reachability
-from rag_backend.parts import Parts
+from rag_backend.api.parts import Parts
+from rag_backend.errors import RAGError, StartError
+from rag_backend.llm.probing import Reachability, probe
+from rag_backend.llm.rows import ProviderRow
 from rag_backend.settings import Settings, describe, unknown_names
 
 Say = Callable[[str], None]
@@ -24,26 +26,42 @@ def announce_settings(settings: Settings, say: Say) -> None:
 
 
 async def announce_dependencies(parts: Parts, say: Say) -> None:
-    """Print for each dependency whether it was reached, and the remedy where it was not."""
-    rows = [_chroma(parts), *(_provider(parts, name) for name in _model_servers(parts))]
-    say("Dependencies:")
-    for row in asyncio.as_completed([*rows, _encoder(parts)]):
-        name, found = await row
-        mark, remedy = ("ok", "") if found.reached else ("--", f" {found.remedy}")
-        say(f"  [{mark}] {name}: {found.detail}{remedy}")
+    """Print for each dependency, as it becomes known, whether it was reached, and the remedy.
+
+    The encoder may take seconds to load; its failure is reported here and raised elsewhere.
+    """
+    rows = [parts.registry.row(name) for name in parts.registry.names()]
+    checks = [_chroma(parts), _encoder(parts), *(_provider(row) for row in rows)]
+    if not parts.registry.has("openai"):
+        say("  [off] OpenAI: OPENAI_API_KEY is not set; nothing leaves this network.")
+    if not parts.registry.has("local"):
+        say("  [off] Local model: LOCAL_LLM_API_URL is not set.")
+    for check in asyncio.as_completed(checks):
+        name, found = await check
+        remedy = f" {found.remedy}" if found.remedy else ""
+        say(f"  [{'ok' if found.reached else '!!'}] {name}: {found.detail}.{remedy}")
+    say(f"Answers come from '{parts.registry.chosen}'.")
 
 
-def _model_servers(parts: Parts) -> Iterable[str]:
-    return (name for name in ("local", "openai", *parts.registry.names()) if name)
-
-
-async def _provider(parts: Parts, name: str) -> tuple[str, Reachability]:
-    raise NotImplementedError
+async def _provider(row: ProviderRow) -> tuple[str, Reachability]:
+    return f"Provider '{row.name}'", await probe(row)
 
 
 async def _chroma(parts: Parts) -> tuple[str, Reachability]:
-    raise NotImplementedError
+    where = parts.settings.chroma_url or f"embedded in {parts.settings.data_dir}"
+    try:
+        await asyncio.to_thread(parts.library.check_vectors)
+    except RAGError as error:
+        return "Chroma", Reachability(False, where, str(error))
+    return "Chroma", Reachability(True, where)
 
 
 async def _encoder(parts: Parts) -> tuple[str, Reachability]:
-    raise NotImplementedError
+    name = parts.settings.embedding_model
+    try:
+        encoder = await parts.encoder.wait()
+    except StartError as error:
+        return "Encoder", Reachability(False, f"'{name}' was not loaded", str(error))
+    size = len(encoder.probe) // 4
+    limit = encoder.embedding.max_tokens
+    return "Encoder", Reachability(True, f"'{name}', {size} dimensions, reads {limit} tokens")

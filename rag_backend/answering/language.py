@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from rag_backend.knowledge.text import fold, has_vietnamese_letters, is_unaccented_vietnamese, words
+from rag_backend.knowledge.text import fold, is_vietnamese, words
 from rag_backend.llm.provider import Message
 
 _GREETING = re.compile(
@@ -24,7 +24,7 @@ _CLIENT_TASKS = (
 
 def detect_language(text: str) -> str:
     """ "vi" or "en"; anything that is not Vietnamese counts as English."""
-    return "vi" if has_vietnamese_letters(text) or is_unaccented_vietnamese(text) else "en"
+    return "vi" if is_vietnamese(text) else "en"
 
 
 def is_small_talk(text: str) -> bool:

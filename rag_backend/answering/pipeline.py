@@ -130,7 +130,9 @@ class Pipeline:
         return Plan(stream, condensed.sources, grounding="passages", prompt=messages)
 
     def _plain(self, asked: Question, grounding: Literal["plain", "nothing"] = "plain") -> Plan:
-        request = ChatRequest(asked.messages, asked.options, asked.model)
+        last = str(asked.messages[-1]["content"])
+        unfounded = Grounding(question=last, language=detect_language(last))
+        request = ChatRequest(asked.messages, asked.options, asked.model, unfounded)
         stream = asked.provider.stream(request)
         return Plan(stream, grounding=grounding, prompt=asked.messages)
 

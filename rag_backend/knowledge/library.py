@@ -38,6 +38,10 @@ class Library:
             await asyncio.to_thread(self.catalog.create_store, DEFAULT_STORE, {})
         await self.indexer.start()
 
+    def check_vectors(self) -> None:
+        """Raise StorageBroken when Chroma does not answer. Synchronous."""
+        self.retriever.check_vectors()
+
     async def stop(self) -> None:
         """Stop the indexer and close the catalog."""
         await self.indexer.stop()

@@ -14,11 +14,7 @@ from rag_backend.knowledge.encoder import Encoder, EncoderLoader
 from rag_backend.knowledge.fusion import fuse
 from rag_backend.knowledge.lexical import LexicalIndex
 from rag_backend.knowledge.models import Store, StoredChunk
-from rag_backend.knowledge.text import (
-    has_vietnamese_letters,
-    is_unaccented_vietnamese,
-    present_terms,
-)
+from rag_backend.knowledge.text import is_vietnamese, present_terms
 from rag_backend.knowledge.vectors import VectorIndex
 
 CANDIDATES = 100
@@ -66,6 +62,10 @@ class Retriever:
         self._vectors = vectors
         self._lexical = lexical
         self._encoder = encoder
+
+    def check_vectors(self) -> None:
+        """Raise StorageBroken when Chroma does not answer. Synchronous."""
+        self._vectors.heartbeat()
 
     async def search(
         self, store: Store, query: str, k: int, filters: Mapping[str, Any] | None = None
@@ -119,8 +119,7 @@ def _trusted_cosines(
 ) -> dict[str, float]:
     """Cosines that say something about relevance: the embedded encoder reads English only, and
     finds any two Vietnamese texts alike."""
-    vietnamese = has_vietnamese_letters(query) or is_unaccented_vietnamese(query)
-    if vietnamese and encoder.embedding.model_id == EMBEDDED:
+    if is_vietnamese(query) and encoder.embedding.model_id == EMBEDDED:
         return {}
     return dict(dense)
 

@@ -32,6 +32,11 @@ _VIETNAMESE_STOP_WORDS = (
 STOP_WORDS = frozenset(f"{_ENGLISH_STOP_WORDS} {_VIETNAMESE_STOP_WORDS}".split())
 """Question words and function words: they say nothing about what a passage is about."""
 
+# Vietnamese words all of whose accents other languages have too.
+_SHARED_LETTERS = frozenset(
+    "là và có gì nào chào xin cám này kìa lúc khi thì mà bà ông cô chú".split()
+)
+
 # Frequent Vietnamese syllables as they look without diacritics, none of them an English word.
 _UNACCENTED = frozenset(
     (
@@ -85,6 +90,15 @@ def bigrams(tokens: Iterable[str]) -> list[str]:
     """Neighbouring pairs, joined by "_": Vietnamese words are mostly two syllables long."""
     listed = list(tokens)
     return [f"{a}_{b}" for a, b in itertools.pairwise(listed)]
+
+
+def is_vietnamese(text: str) -> bool:
+    """Whether a text is Vietnamese: by its letters, by its words, or typed without diacritics."""
+    if has_vietnamese_letters(text):
+        return True
+    listed = words(text)
+    known = sum(word in _SHARED_LETTERS for word in listed)
+    return known * 2 > len(listed) or is_unaccented_vietnamese(text)
 
 
 def is_unaccented_vietnamese(text: str) -> bool:

@@ -1,0 +1,126 @@
+"""`python -m rag_backend.main`: settings, port, data directory, then the server."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from rag_backend.errors import RAGError, StartError
+from rag_backend.settings import Settings, load_settings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the backend until it is told to stop; the exit status."""
+    try:
+        settings = load_settings(**_flags(arguments))
+        _set_up_logging(settings)
+        return _run(settings)
+    except RAGError as error:
+        print(f"rag_backend: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _flags(arguments: Sequence[str] | None) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(
+        prog="python -m rag_backend.main",
+        description="The RAG backend. Everything is set by environment variables or .env; "
+        "see .env.example.",
+    )
+    parser.add_argument("--host", help="address to listen on (HOST)")
+    parser.add_argument("--port", help="port to listen on (PORT)")
+    given = vars(parser.parse_args(arguments))
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _set_up_logging(settings: Settings) -> None:
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # One line a request is ours; the libraries speak up from warnings on.
+    for name in ("httpx", "httpx2", "httpcore", "chromadb", "openai", "sentence_transformers"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.simplefilter("ignore", FutureWarning)
+    # Nothing of ours draws progress bars into a server's log.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+
+
+def _run(settings: Settings) -> int:
+    # Imported here: `--help` and a bad setting need none of it.
+    from rag_backend.listening import bind
+    from rag_backend.ownership import owned
+    from rag_backend.startup import announce_settings
+
+    announce_settings(settings, _say)
+    listener = bind(settings.host, settings.port)
+    try:
+        with owned(settings.data_dir, settings.port):
+            return asyncio.run(_serve(settings, listener))
+    finally:
+        listener.close()
+
+
+async def _serve(settings: Settings, listener: socket.socket) -> int:
+    import uvicorn
+
+    from rag_backend.api.parts import Parts
+    from rag_backend.app import create_app
+    from rag_backend.startup import announce_dependencies
+
+    failures: list[StartError] = []
+    reports: set[asyncio.Task[None]] = set()
+
+    async def report(parts: Parts) -> None:
+        try:
+            await announce_dependencies(parts, _say)
+            await parts.encoder.wait()
+            _say(f"Ready: {_url(settings)} (page), {_url(settings)}/docs (API)")
+        except StartError as error:
+            failures.append(error)
+            server.should_exit = True
+
+    def started(parts: Parts) -> None:
+        reports.add(asyncio.create_task(report(parts)))
+
+    config = uvicorn.Config(
+        create_app(settings, started),
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=5,
+        server_header=False,
+    )
+    server = uvicorn.Server(config)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # uvicorn shuts down on these, then raises them again for whoever handled them before: by
+        # then everything is closed, and the exit should be an ordinary one.
+        signal.signal(number, lambda *_: None)
+    await server.serve(sockets=[listener])
+    for task in reports:
+        task.cancel()
+    await asyncio.gather(*reports, return_exceptions=True)
+    if failures:
+        raise failures[0]
+    return 0
+
+
+def _url(settings: Settings) -> str:
+    host = "localhost" if settings.host in ("0.0.0.0", "::", "127.0.0.1") else settings.host  # noqa: S104
+    return f"http://{host}:{settings.port}"
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

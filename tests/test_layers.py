@@ -1,0 +1,106 @@
+"""Imports point down the house, in every module, inside functions too."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# The higher the number, the higher the floor. A module may import from its own floor's package
+# or from lower floors; the longest matching prefix decides.
+FLOORS = {
+    "rag_backend.main": 80,
+    "rag_backend.startup": 70,
+    "rag_backend.app": 60,
+    "rag_backend.api": 50,
+    "rag_backend.answering": 40,
+    "rag_backend.web": 30,
+    "rag_backend.knowledge": 30,
+    "rag_backend.llm": 30,
+    "rag_backend.metrics": 20,
+    "rag_backend.ownership": 20,
+    "rag_backend.listening": 20,
+    "ingest.reading": 20,
+    "ingest.chunking": 20,
+    "rag_backend.settings": 10,
+    "rag_backend.errors": 5,
+    "ingest.document": 5,
+    "ingest.errors": 5,
+}
+# Side by side: neither may know the other.
+STRANGERS = [("rag_backend.knowledge", "rag_backend.llm")]
+# Heavy libraries, and the only modules that may import them.
+HEAVY = {
+    "torch": {"rag_backend.knowledge.embedding", "llm_offline.loading", "llm_offline.engine"},
+    "chromadb": {"rag_backend.knowledge.vectors"},
+    "tantivy": {"rag_backend.knowledge.lexical"},
+    "sqlalchemy": {"rag_backend.knowledge.catalog", "rag_backend.knowledge.tables"},
+    "uvicorn": {"rag_backend.main", "llm_offline.main"},
+}
+
+
+def modules() -> list[tuple[str, Path]]:
+    found = []
+    for package in ("rag_backend", "ingest", "llm_offline"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found.append((".".join(p for p in parts if p != "__init__"), path))
+    return found
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: imports are absolute here"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room(module: str) -> str | None:
+    matching = [name for name in FLOORS if module == name or module.startswith(name + ".")]
+    return max(matching, key=len) if matching else None
+
+
+@pytest.mark.parametrize(("module", "path"), modules(), ids=lambda value: str(value))
+def test_imports_point_down(module: str, path: Path) -> None:
+    ours = room(module)
+    for imported in imports(path):
+        theirs = room(imported)
+        if ours and theirs and ours != theirs:
+            assert FLOORS[theirs] < FLOORS[ours], f"{module} imports {imported}"
+            assert (ours, theirs) not in STRANGERS
+            assert (theirs, ours) not in STRANGERS
+
+
+@pytest.mark.parametrize(("module", "path"), modules(), ids=lambda value: str(value))
+def test_packages_keep_apart(module: str, path: Path) -> None:
+    """The model server knows nobody; the command line knows no backend."""
+    allowed = {
+        "llm_offline": {"llm_offline"},
+        "ingest": {"ingest"},
+        "rag_backend": {"rag_backend", "ingest"},
+    }[module.split(".")[0]]
+    for imported in imports(path):
+        top = imported.split(".")[0]
+        if top in ("rag_backend", "ingest", "llm_offline"):
+            assert top in allowed, f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize(("module", "path"), modules(), ids=lambda value: str(value))
+def test_heavy_libraries_have_one_door(module: str, path: Path) -> None:
+    for imported in imports(path):
+        doors = HEAVY.get(imported.split(".")[0])
+        assert doors is None or module in doors, f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize(("module", "path"), modules(), ids=lambda value: str(value))
+def test_the_environment_is_read_in_settings_only(module: str, path: Path) -> None:
+    source = path.read_text("utf-8")
+    reads = "os.environ" in source.replace("os.environ.setdefault", "") or "getenv" in source
+    assert not reads or module.endswith(".settings"), f"{module} reads the environment"
