@@ -15,7 +15,7 @@ from rag_backend.llm.provider import Grounding, Message
 def _templates() -> Environment:
     # Prompts are plain text: escaping as for HTML would garble them.
     return Environment(
-        loader=PackageLoader("rag_backend.answering"),
+        loader=PackageLoader("rag_backend.answering", "prompts"),
         autoescape=False,  # noqa: S701
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -42,7 +42,8 @@ _UNACCENTED = frozenset(
     (
         "cua va cho cac nhung mot duoc khong khi thi voi nay kia tai bao nhieu gi nao nhu tu trong "
         "ngoai tren duoi phai toi chung anh chi xin ve nguoi ngay thang gio phut quy dinh luat "
-        "giao thong muc phat tien xe vien cong ty nghi phep luong lam viec chao hom"
+        "giao thong muc phat tien xe vien cong ty nghi phep luong lam viec chao hom la nuoc thu tuc "
+        "dang ky hiem xa hoi hop dong thue nha dat dau ngan hang dien thoai gia biet giup phi lai"
     ).split()
 )
 
