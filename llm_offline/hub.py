@@ -15,7 +15,6 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     DryRunError,
     GatedRepoError,
-    HfHubHTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
@@ -73,26 +72,32 @@ def _download(name: str, progress: Progress, flag: str) -> Path:
             "downloading", total=sum(file.file_size or 0 for file in files if file.will_download)
         )
         return Path(_snapshot(name, tqdm_class=_reporting_to(progress)))
-    except GatedRepoError as error:
-        raise StartError(
+    except (LocalEntryNotFoundError, DryRunError, HTTPError, OSError) as error:
+        raise _told(name, flag, error) from error
+
+
+def _told(name: str, flag: str, error: Exception) -> StartError:
+    """What went wrong between us and the hub, and the way out."""
+    # The list of files is a "dry run", whose errors wrap the one that says what happened.
+    cause = error.__cause__ if isinstance(error, DryRunError) and error.__cause__ else error
+    if isinstance(cause, GatedRepoError):
+        return StartError(
             f"{flag} {name}: its authors ask for an agreement and a token: accept it on "
             f"https://huggingface.co/{name}, then set HF_TOKEN or run `hf auth login`"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise StartError(
+        )
+    # The hub says 401, not 404, to those it does not know.
+    if isinstance(cause, RepositoryNotFoundError):
+        return StartError(
             f"{flag} {name}: there is no such folder here and no such public model on the hub: "
-            "check the spelling; for a private model set HF_TOKEN"
-        ) from error
-    except (LocalEntryNotFoundError, DryRunError, HfHubHTTPError, HTTPError) as error:
-        raise StartError(
-            f"{flag} {name}: not in the download cache, and the hub cannot be reached "
-            f"({_reason(error)}); on a machine with internet run "
-            f"`hf download {name} --local-dir FOLDER`, copy the folder here, and pass it to {flag}"
-        ) from error
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise StartError(f"{flag} {name}: the disk is full; the download needs more") from error
-        raise StartError(f"{flag} {name}: the download failed: {error}") from error
+            "check the spelling; for a private model set HF_TOKEN or run `hf auth login`"
+        )
+    if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+        return StartError(f"{flag} {name}: the disk is full; the download needs more room")
+    return StartError(
+        f"{flag} {name}: not in the download cache, and it cannot be downloaded "
+        f"({_reason(cause)}); on a machine with internet run "
+        f"`hf download {name} --local-dir FOLDER`, copy the folder here, and pass it to {flag}"
+    )
 
 
 def _snapshot(name: str, **options: Any) -> Any:

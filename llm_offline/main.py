@@ -71,6 +71,8 @@ def _set_up_logging() -> None:
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
     log.setLevel(logging.INFO)
+    # It has a handler of its own: its warnings would be shown twice.
+    logging.getLogger("huggingface_hub").propagate = False
 
 
 def _serve(settings: Settings, listener: socket.socket) -> int:

@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
+NARRATION = 5.0
+"""Seconds between two lines about the loading."""
+
 Load = Callable[[Settings, Progress], LoadedModel]
 """Finds and reads a model, telling its progress; raises `StartError`."""
 
@@ -50,6 +53,7 @@ class Serving:
         self._ready: Ready | None = None
         self._stopped = False
         self._thread: threading.Thread | None = None
+        self._narrator: asyncio.Task[None] | None = None
 
     @property
     def model_name(self) -> str:
@@ -65,6 +69,17 @@ class Serving:
             target=self._load_in_thread, args=(loop,), name="loading", daemon=True
         )
         self._thread.start()
+        self._narrator = loop.create_task(self._narrate())
+
+    async def _narrate(self) -> None:
+        """Tell the log how far the loading is: a silent minute looks like a dead server."""
+        told = ""
+        while self._ready is None and self.failure is None and not self._stopped:
+            stage = str(self.progress.stage)
+            if stage != told:
+                log.info("loading %s: %s", self.model_name, stage)
+                told = stage
+            await asyncio.sleep(NARRATION)
 
     def ready(self) -> Ready:
         """The model and its engine.
@@ -87,6 +102,8 @@ class Serving:
     def stop(self) -> None:
         """Refuse new requests, end the others with an error."""
         self._stopped = True
+        if self._narrator is not None:
+            self._narrator.cancel()
         if self._ready is not None:
             self._ready.engine.stop()
 

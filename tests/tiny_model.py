@@ -56,6 +56,7 @@ def build_tiny_llama(
     seed: int = 0,
     context: int = 512,
     chat_template: str | None = CHAT_TEMPLATE,
+    endless: bool = False,
 ) -> Path:
     """Write a tiny Llama to `folder` (made if needed) and return it.
 
@@ -68,6 +69,8 @@ def build_tiny_llama(
         seed: Of the random weights; the same seed gives the same model.
         context: `max_position_embeddings`, in tokens.
         chat_template: Jinja source; None leaves the model without one.
+        endless: Greedy decoding never ends the text, so that it is still running when a test
+            interrupts it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer(vocab_size, context, chat_template)
@@ -91,6 +94,10 @@ def build_tiny_llama(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
+    if endless:
+        # Logits of exactly 0, which some of the hundreds of others always exceed.
+        with torch.no_grad():
+            model.lm_head.weight[stops] = 0
     model.generation_config.eos_token_id = stops
     model.save_pretrained(folder)
     return folder

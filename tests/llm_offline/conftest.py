@@ -15,8 +15,9 @@ from tests.tiny_model import build_tiny_llama
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Llama on the disk; its context is long enough for a text of some seconds."""
-    return build_tiny_llama(tmp_path_factory.mktemp("models") / "tiny-llama", context=4096)
+    """A tiny Llama on the disk that can go on for some seconds."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
+    return build_tiny_llama(folder, context=4096, endless=True)
 
 
 @pytest.fixture(scope="session")
