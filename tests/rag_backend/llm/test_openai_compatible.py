@@ -1,0 +1,339 @@
+"""The adapter: what it sends, and what each failure of an upstream becomes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import traceback
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import pytest
+from pydantic import SecretStr
+
+from rag_backend.errors import (
+    UpstreamBroken,
+    UpstreamError,
+    UpstreamLimited,
+    UpstreamRefused,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
+from rag_backend.llm.openai_compatible import LOADING, OpenAICompatible, mask
+from rag_backend.llm.provider import ChatRequest
+from rag_backend.llm.rows import ProviderRow, with_version
+from tests.openai_server import OpenAIServer, Reply
+from tests.rag_backend.llm.support import ASK, collect, delta, finish, text_before_error, text_of
+
+KEY = "sk-proj-AbCdEfGhIjKlMnOp-9876"
+
+
+def _row(url: str, key: str = KEY, model: str | None = "m") -> ProviderRow:
+    return ProviderRow(
+        "local",
+        base_urls=(with_version(url),),
+        api_key=SecretStr(key) if key else None,
+        model=model,
+        url_setting="LOCAL_LLM_API_URL",
+        key_setting="LOCAL_LLM_API_KEY",
+    )
+
+
+def _adapter(row: ProviderRow) -> OpenAICompatible:
+    return OpenAICompatible(row, row.base_urls[0], connect_timeout=2)
+
+
+@pytest.fixture
+async def adapter(server: OpenAIServer) -> AsyncIterator[OpenAICompatible]:
+    provider = _adapter(_row(server.url))
+    yield provider
+    await provider.aclose()
+
+
+async def test_sends_the_request_as_it_is(adapter: OpenAICompatible, server: OpenAIServer) -> None:
+    options = {"temperature": 0, "stop": ["\n"], "seed": 7, "unheard_of": {"a": 1}}
+    chunks = await collect(adapter, ChatRequest(ASK.messages, options))
+
+    assert text_of(chunks) == Reply().text
+    (sent,) = server.chats
+    assert sent.path == "/v1/chat/completions"
+    assert sent.headers["authorization"] == f"Bearer {KEY}"
+    assert sent.body == {
+        **options,
+        "model": "m",
+        "messages": list(ASK.messages),
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+async def test_the_requests_own_model_is_sent(
+    adapter: OpenAICompatible, server: OpenAIServer
+) -> None:
+    await collect(adapter, ChatRequest(ASK.messages, model="bigger"))
+    assert server.chats[0].body["model"] == "bigger"
+
+
+async def test_without_a_key_nothing_of_the_environment_is_sent(
+    server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, "sk-of-another-house")
+    provider = _adapter(_row(server.url, key=""))
+    await collect(provider)
+    await provider.aclose()
+
+    assert "authorization" not in server.chats[0].headers
+    assert "sk-of-another-house" not in str(server.chats[0].headers)
+
+
+async def test_unknown_fields_and_comments_survive(
+    adapter: OpenAICompatible, server: OpenAIServer
+) -> None:
+    server.script(Reply("one two", logprobs={"content": [{"token": "a"}]}, comments=3))
+    chunks = await collect(adapter)
+    assert chunks[1]["choices"][0]["logprobs"] == {"content": [{"token": "a"}]}
+    assert text_of(chunks) == "one two"
+
+
+async def test_the_servers_first_model_is_looked_up_once(server: OpenAIServer) -> None:
+    server.models = ["served", "other"]
+    provider = _adapter(_row(server.url, model=None))
+    await asyncio.gather(collect(provider), collect(provider))
+    await provider.aclose()
+
+    assert [r.body["model"] for r in server.chats] == ["served", "served"]
+    assert [r.path for r in server.requests].count("/v1/models") == 1
+
+
+async def test_a_server_that_lists_no_models_is_asked_for_the_default(server: OpenAIServer) -> None:
+    server.models = []
+    provider = _adapter(_row(server.url, model=None))
+    await collect(provider)
+    await provider.aclose()
+    assert server.chats[0].body["model"] == "default"
+
+
+REFUSALS = [
+    (Reply.error(400, "too long", code="context_length_exceeded", param="messages"), 400),
+    (Reply.error(401, f"Incorrect API key provided: {KEY[:10]}****{KEY[-4:]}."), 401),
+    (Reply.error(403, "not allowed"), 403),
+    (Reply.error(404, "no such model", code="model_not_found", param="model"), 404),
+    (Reply.error(413, "too large"), 413),
+    (Reply.error(422, "no such field"), 422),
+    (Reply.html(404), 404),
+]
+
+
+@pytest.mark.parametrize(("reply", "status"), REFUSALS, ids=lambda v: str(v)[:40])
+async def test_refusals_keep_status_code_and_param(
+    adapter: OpenAICompatible, server: OpenAIServer, reply: Reply, status: int
+) -> None:
+    server.script(reply)
+    _, error = await text_before_error(adapter, UpstreamRefused)
+    assert isinstance(error, UpstreamRefused)
+    assert error.status == status
+    wanted = reply.failure or {}
+    assert error.code == (wanted.get("code") or "upstream_refused")
+    assert error.param == wanted.get("param")
+
+
+FAILURES = [
+    (Reply.error(500, "boom"), UpstreamError, "failed (500)"),
+    (Reply.html(502), UpstreamError, "failed (502)"),
+    (Reply.error(408, "slow"), UpstreamError, "failed (408)"),
+    (Reply.error(409, "busy"), UpstreamError, "failed (409)"),
+    (Reply.error(503, "overloaded"), UpstreamUnavailable, "not ready (503)"),
+    (Reply(cut="headers"), UpstreamUnavailable, "closed the connection"),
+    (Reply.html(), UpstreamBroken, "web page"),
+    (Reply(raw='{"object": "chat.completion"}'), UpstreamBroken, "instead of a stream"),
+    (Reply(raw="data: nonsense\n\n", content_type="text/event-stream"), UpstreamBroken, "JSON"),
+    (Reply(raw="data: [1]\n\n", content_type="text/event-stream"), UpstreamBroken, "completion"),
+    (Reply(raw="data: {}\n\n", content_type="text/event-stream"), UpstreamBroken, "completion"),
+    (Reply(raw="", content_type="text/event-stream"), UpstreamBroken, "finish_reason"),
+]
+
+
+@pytest.mark.parametrize(("reply", "kind", "words"), FAILURES, ids=lambda v: str(v)[:40])
+async def test_failures_before_any_text(
+    adapter: OpenAICompatible,
+    server: OpenAIServer,
+    reply: Reply,
+    kind: type[UpstreamError],
+    words: str,
+) -> None:
+    server.script(reply)
+    text, error = await text_before_error(adapter, UpstreamError)
+    assert (text, type(error)) == ("", kind)
+    assert words in str(error)
+    assert str(error).startswith(f"Provider 'local' at {server.url}/v1 ")
+
+
+MIDDLE = [
+    (Reply(cut="middle"), "broke the connection"),
+    (Reply(cut="end"), "broke the connection"),
+    (Reply(finish_reason=None), "without a finish_reason"),
+    (Reply(finish_reason=None, done=False), "without a finish_reason"),
+    (Reply(garbage=True), "not JSON"),
+    (Reply(failure={"message": f"boom {KEY}"}), "reported an error"),
+]
+
+
+@pytest.mark.parametrize(("reply", "words"), MIDDLE, ids=lambda v: str(v)[-60:])
+async def test_failures_after_some_text(
+    adapter: OpenAICompatible, server: OpenAIServer, reply: Reply, words: str
+) -> None:
+    server.script(reply)
+    text, error = await text_before_error(adapter, UpstreamError)
+    assert text.startswith("Employees ")
+    assert type(error) is UpstreamBroken
+    assert words in str(error)
+
+
+async def test_an_error_event_that_blames_the_request_is_a_refusal(
+    adapter: OpenAICompatible, server: OpenAIServer
+) -> None:
+    failure = {"message": "no", "type": "invalid_request_error", "code": "x", "param": "messages"}
+    server.script(Reply(failure=failure, fail_at="first_token"))
+    _, error = await text_before_error(adapter, UpstreamRefused)
+    assert isinstance(error, UpstreamRefused)
+    assert (error.status, error.code, error.param) == (400, "x", "messages")
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after-ms": "250"}, 0.25),
+        ({"retry-after": "Mon, 01 Jan 2001 00:00:00 GMT"}, 0.0),
+        ({"retry-after": "soon"}, None),
+        ({}, None),
+    ],
+)
+async def test_a_limit_carries_the_wait(
+    adapter: OpenAICompatible,
+    server: OpenAIServer,
+    headers: dict[str, str],
+    seconds: float | None,
+) -> None:
+    server.script(Reply.error(429, "slow down", headers=headers))
+    _, error = await text_before_error(adapter, UpstreamLimited)
+    assert isinstance(error, UpstreamLimited)
+    assert error.retry_after == seconds
+
+
+async def test_a_loading_model_is_told_apart(
+    adapter: OpenAICompatible, server: OpenAIServer
+) -> None:
+    server.script(Reply.error(503, "the model is loading", code="loading"))
+    _, error = await text_before_error(adapter, UpstreamUnavailable)
+    assert isinstance(error, UpstreamUnavailable)
+    assert error.code == LOADING
+
+
+async def test_nobody_listens() -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))  # bound and not listening: refused
+        provider = _adapter(_row(f"http://127.0.0.1:{reserved.getsockname()[1]}"))
+        _, error = await text_before_error(provider, UpstreamUnavailable)
+        await provider.aclose()
+    assert "cannot be reached" in str(error)
+    assert "LOCAL_LLM_API_URL" in str(error)
+
+
+async def test_a_name_that_does_not_exist() -> None:
+    provider = _adapter(_row("http://no-such-host.invalid:8001"))
+    _, error = await text_before_error(provider, UpstreamError)
+    await provider.aclose()
+    assert isinstance(error, UpstreamUnavailable | UpstreamTimeout)
+
+
+async def test_no_connection_within_the_limit() -> None:
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        address = full.getsockname()
+        # Fill the backlog, so that a further SYN is dropped as by a silent firewall.
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(address)
+        row = _row(f"http://127.0.0.1:{address[1]}")
+        provider = OpenAICompatible(row, row.base_urls[0], connect_timeout=0.2)
+        _, error = await text_before_error(provider, UpstreamTimeout)
+        await provider.aclose()
+        for filler in fillers:
+            filler.close()
+    assert "0.2 s (LLM_CONNECT_TIMEOUT)" in str(error)
+
+
+async def test_a_port_that_does_not_speak_http() -> None:
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-OpenSSH_9.6\r\n")
+        await writer.drain()
+        await reader.read(1)
+        writer.close()
+
+    ssh = await asyncio.start_server(greet, "127.0.0.1", 0)
+    provider = _adapter(_row(f"http://127.0.0.1:{ssh.sockets[0].getsockname()[1]}"))
+    _, error = await text_before_error(provider, UpstreamError)
+    await provider.aclose()
+    ssh.close()
+    await ssh.wait_closed()
+    assert "does not speak HTTP" in str(error)
+
+
+async def test_the_key_appears_nowhere(
+    adapter: OpenAICompatible, server: OpenAIServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    said = f"Your key {KEY} (ends in {KEY[-4:]}, begins {KEY[:9]}***) is wrong; Bearer {KEY}"
+    for reply in (
+        *(Reply.error(status, said) for status in (400, 401, 403, 404, 422, 429, 500, 503)),
+        Reply(failure={"message": said}),
+        Reply(failure={"message": said}, fail_at="first_token"),
+    ):
+        server.script(reply)
+        _, error = await text_before_error(adapter, UpstreamError)
+        shown = "".join(traceback.format_exception(error)) + repr(error)
+        for part in (KEY, KEY[:9], KEY[-4:]):
+            assert part not in shown
+    assert KEY not in caplog.text
+    assert KEY not in repr(adapter)
+
+
+def test_masking() -> None:
+    assert mask("key sk-abc123 is wrong", "") == "key **** is wrong"
+    assert mask("key secret-token-12 is wrong", "secret-token-12") == "key **** is wrong"
+    assert mask("key secret**-12 given", "secret-token-12x") == "key **** given"
+    assert mask("a plain sentence", "secret-token-12") == "a plain sentence"
+    assert mask("abc is the key", "abc") == "**** is the key"
+
+
+async def test_closing_frees_the_upstream(adapter: OpenAICompatible, server: OpenAIServer) -> None:
+    server.script(Reply(stall="middle"))
+    async with aclosing(adapter.stream(ASK)) as chunks:
+        async for chunk in chunks:
+            if text_of([chunk]):
+                break
+    assert await asyncio.to_thread(server.chats[0].disconnected.wait, 5)
+    assert text_of(await collect(adapter)) == Reply().text  # and the client goes on working
+
+
+async def test_usage_sent_with_the_finish_becomes_a_chunk_of_its_own(
+    adapter: OpenAICompatible, server: OpenAIServer
+) -> None:
+    usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+    events: list[object] = [
+        {"choices": [], "prompt_filter_results": []},
+        delta(content="Hi"),
+        {**finish(), "usage": usage},
+    ]
+    body = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+    server.script(Reply(raw=body, content_type="text/event-stream"))
+    chunks = await collect(adapter)
+
+    assert [bool(chunk["choices"]) for chunk in chunks] == [True, True, False]
+    assert ["usage" in chunk for chunk in chunks] == [False, False, True]
