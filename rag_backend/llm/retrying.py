@@ -25,8 +25,6 @@ log = logging.getLogger(__name__)
 
 _HOPELESS = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 """Codes of a 429 that waiting does not cure."""
-_LOADING_WAIT = 1.0
-"""Seconds between two looks at a model that is still being loaded."""
 
 
 class Retrying:
@@ -35,7 +33,7 @@ class Retrying:
     Attempts are capped in number and by a deadline; between them it waits a random time up to an
     exponentially growing limit, or as long as `Retry-After` says. A wait that would pass the
     deadline is not begun: the error goes out at once. A model that reports that it is loading is
-    asked again once a second for `loading` seconds, whatever the number of attempts.
+    asked again every `loading_wait` for the time `loading`, whatever the number of attempts.
     """
 
     def __init__(
@@ -48,12 +46,18 @@ class Retrying:
         hosts: int = 1,
         first_wait: float = 0.5,
         longest_wait: float = 8.0,
+        loading_wait: float = 1.0,
     ) -> None:
-        """`hosts` that share the work below: the first failures move to the next one at once."""
+        """All times in seconds.
+
+        `hosts` is how many share the work below: the first failures go to the next one at once,
+        and each is asked, even where that takes more than `attempts`.
+        """
         self._provider = provider
         self._attempts = max(attempts, hosts)
         self._deadline = stop_before_delay(total)
         self._loading = loading
+        self._loading_wait = loading_wait
         self._hosts = hosts
         self._backoff = wait_random_exponential(multiplier=first_wait, max=longest_wait)
 
@@ -84,7 +88,7 @@ class Retrying:
         if state.attempt_number < self._hosts:
             return 0.0
         if error.code == LOADING:
-            return _LOADING_WAIT
+            return self._loading_wait
         backoff = self._backoff(state)
         if isinstance(error, UpstreamLimited) and error.retry_after is not None:
             # Not earlier than asked, and not all clients at the same moment.
@@ -95,7 +99,7 @@ class Retrying:
         if self._deadline(state):
             return True
         if _error(state).code == LOADING:
-            return (state.seconds_since_start or 0.0) + _LOADING_WAIT > self._loading
+            return (state.seconds_since_start or 0.0) + self._loading_wait > self._loading
         return state.attempt_number >= self._attempts
 
     def _note(self, state: RetryCallState) -> None:

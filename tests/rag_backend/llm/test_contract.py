@@ -17,8 +17,8 @@ from rag_backend.llm.provider import ChatRequest, Evidence, Grounding, LLMProvid
 from rag_backend.llm.registry import Registry, build_registry
 from rag_backend.llm.retrying import Retrying
 from rag_backend.llm.timeouts import TokenTimeouts, TotalTimeout
-from rag_backend.settings import Settings
-from tests.openai_server import OpenAIServer, Reply
+from rag_backend.settings import load_settings
+from tests.openai_server import OpenAIServer, Place, Reply
 
 ANSWER = "Employees have twelve days of annual leave. [1]"
 REQUEST = ChatRequest(
@@ -45,11 +45,13 @@ WRAPPERS: dict[str, Callable[[LLMProvider], LLMProvider]] = {
 async def registry(server: OpenAIServer, tmp_path: Path) -> AsyncIterator[Registry]:
     """One provider of every kind, all of them answered by the scripted server."""
     server.default = Reply(ANSWER)
-    table = {"from-file": {"base_url": server.url, "model": "m"}}
-    table["several-hosts"] = {"base_url": [server.url, f"{server.url}/v1"]}  # type: ignore[dict-item]
+    table = {
+        "from-file": {"base_url": server.url, "model": "m"},
+        "several-hosts": {"base_url": [server.url, f"{server.url}/v1"]},
+    }
     rows = tmp_path / "providers.json"
     rows.write_text(json.dumps({"providers": table}))
-    settings = Settings(
+    settings = load_settings(
         openai_api_key="sk-test-0123456789",
         openai_base_url=server.url,
         local_llm_api_url=(server.url,),
@@ -121,9 +123,9 @@ async def test_a_name_of_its_own(registry: Registry, which: str) -> None:
 @pytest.mark.parametrize("which", [name for name in [*ROWS, *WRAPPERS] if name != "extractive"])
 @pytest.mark.parametrize("place", ["headers", "first_token", "middle"])
 async def test_leaving_frees_the_upstream(
-    registry: Registry, server: OpenAIServer, which: str, place: str
+    registry: Registry, server: OpenAIServer, which: str, place: Place
 ) -> None:
-    server.default = Reply(ANSWER, stall=place)  # type: ignore[arg-type]
+    server.default = Reply(ANSWER, stall=place)
 
     async def read() -> None:
         async with aclosing(_provider(registry, which).stream(REQUEST)) as stream:

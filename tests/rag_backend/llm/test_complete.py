@@ -1,0 +1,74 @@
+"""Folding a stream."""
+
+from __future__ import annotations
+
+import pytest
+
+from rag_backend.errors import UpstreamBroken
+from rag_backend.llm.complete import complete
+from tests.rag_backend.llm.support import ASK, ROLE, Scripted, delta, finish
+
+HEAD = {"id": "chatcmpl-1", "created": 7, "model": "m", "provider": "p"}
+USAGE = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+
+
+async def test_text() -> None:
+    annotation = {"type": "url_citation", "url_citation": {"title": "a"}}
+    script = Scripted(
+        [
+            {**HEAD, **ROLE},
+            {**HEAD, **delta(content="Twelve ")},
+            {**HEAD, **delta(content="days.", annotations=[annotation])},
+            {**HEAD, **finish("length")},
+            {**HEAD, "choices": [], "usage": USAGE},
+        ]
+    )
+    assert await complete(script, ASK) == {
+        **HEAD,
+        "object": "chat.completion",
+        "choices": [
+            {
+                "index": 0,
+                "message": {
+                    "role": "assistant",
+                    "content": "Twelve days.",
+                    "refusal": None,
+                    "annotations": [annotation],
+                },
+                "logprobs": None,
+                "finish_reason": "length",
+            }
+        ],
+        "usage": USAGE,
+    }
+
+
+async def test_tool_calls() -> None:
+    parts = [
+        {"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": ""}},
+        {"index": 0, "function": {"arguments": '{"x":'}},
+        {"index": 1, "id": "b", "type": "function", "function": {"name": "g", "arguments": "{}"}},
+        {"index": 0, "function": {"arguments": " 1}"}},
+    ]
+    script = Scripted([ROLE, *(delta(tool_calls=[part]) for part in parts), finish("tool_calls")])
+    (choice,) = (await complete(script, ASK))["choices"]
+    assert choice["message"] == {
+        "role": "assistant",
+        "content": None,
+        "refusal": None,
+        "tool_calls": [
+            {"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}},
+            {"id": "b", "type": "function", "function": {"name": "g", "arguments": "{}"}},
+        ],
+    }
+
+
+async def test_an_empty_answer_is_an_answer() -> None:
+    completion = await complete(Scripted([finish()]), ASK)
+    assert completion["choices"][0]["message"]["content"] == ""
+    assert completion["usage"] is None
+
+
+async def test_an_unfinished_answer_is_an_error() -> None:
+    with pytest.raises(UpstreamBroken):
+        await complete(Scripted([ROLE, delta(content="Twel")]), ASK)
