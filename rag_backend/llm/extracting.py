@@ -24,12 +24,12 @@ _FROM_HEADING = 0.5
 _NUMBER_WANTED = 0.1
 _LEAST_PASSAGE = 0.7
 """Weight of the last passage's score against the first's 1.0."""
-_WORTH_ADDING = 0.62
+_WORTH_ADDING = 0.66
 """A further sentence needs this share of the best one's score."""
 _TOO_ALIKE = 0.6
 """Share of a sentence's terms that, if shown already, makes it a repetition."""
 
-_BULLET = re.compile(r"^(?:[-*•–—▪◦]|\d{1,2}[.)])\s+")
+_BULLET = re.compile(r"^\s*(?:[-*+•–—▪◦]|\d{1,2}[.)]|[a-zđ]\))\s+")
 _HEADING_MARK = re.compile(r"^#{1,6}\s+")
 _NUMBER = re.compile(r"\d")
 _ASKS_NUMBER = re.compile(
@@ -101,9 +101,9 @@ def _candidates(passages: Sequence[Evidence]) -> Iterator[_Candidate]:
 
 
 def _statements(text: str) -> Iterator[str]:
-    """The sentences, list items and table rows of a passage."""
+    """The sentences, lists with the line that announces them, and table rows of a passage."""
     header: list[str] = []
-    for line in text.splitlines():
+    for line in _with_lists(text.splitlines()):
         cells = _cells(line)
         if len(cells) < 2:
             header = []
@@ -113,6 +113,23 @@ def _statements(text: str) -> Iterator[str]:
             header = cells
         elif cells != header and not set("".join(cells)) <= set("-: "):
             yield _row(header, cells)
+
+
+def _with_lists(lines: Sequence[str]) -> Iterator[str]:
+    """Lines, a short list on one line with its announcement: "Bring: a passport; two photos"."""
+    at = 0
+    while at < len(lines):
+        end = at + 1
+        while lines[at].rstrip().endswith(":") and end < len(lines) and _BULLET.match(lines[end]):
+            end += 1
+        items = [_BULLET.sub("", line).strip().rstrip(".;,") for line in lines[at + 1 : end]]
+        joined = f"{lines[at].rstrip()} {'; '.join(items)}"
+        if items and len(joined) <= MOST_CHARACTERS:
+            yield joined
+            at = end
+        else:
+            yield lines[at]
+            at += 1
 
 
 def _cells(line: str) -> list[str]:
