@@ -1,0 +1,88 @@
+"""A library over a directory, wired as `rag_backend.app` does it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from rag_backend.knowledge.blobs import Blobs
+from rag_backend.knowledge.catalog import Catalog
+from rag_backend.knowledge.embedding import EmbeddingProvider
+from rag_backend.knowledge.encoder import EncoderLoader
+from rag_backend.knowledge.indexer import Indexer
+from rag_backend.knowledge.lexical import LexicalIndex
+from rag_backend.knowledge.library import Library
+from rag_backend.knowledge.models import FileStatus, Store, StoreFile
+from rag_backend.knowledge.reading import ReadingPool
+from rag_backend.knowledge.retriever import Retriever
+from rag_backend.knowledge.tables import open_sqlite
+from rag_backend.knowledge.vectors import open_embedded
+
+
+class KeptReading(ReadingPool):
+    """A pool whose workers outlive one library: to start a process costs half a second."""
+
+    def close(self) -> None:
+        """Keep the workers."""
+
+    def really_close(self) -> None:
+        """Stop the workers."""
+        super().close()
+
+
+@asynccontextmanager
+async def opened_library(
+    directory: Path, embedding: EmbeddingProvider, reading: ReadingPool
+) -> AsyncIterator[Library]:
+    """A started library; stopped, and its files released, at the end."""
+    encoder = EncoderLoader(lambda: embedding)
+    library = build_library(directory, encoder, reading)
+    encoder.start()
+    await library.start()
+    try:
+        yield library
+    finally:
+        await encoder.stop()
+        await library.stop()
+
+
+def build_library(directory: Path, encoder: EncoderLoader, reading: ReadingPool) -> Library:
+    """The parts, not started."""
+    directory.mkdir(parents=True, exist_ok=True)
+    catalog = Catalog(open_sqlite(directory / "catalog.sqlite"))
+    blobs = Blobs(directory / "files", 2**20)
+    vectors = open_embedded(directory / "chroma")
+    lexical = LexicalIndex(directory / "lexical")
+    indexer = Indexer(catalog, blobs, vectors, lexical, encoder, reading, readers=1)
+    return Library(catalog, blobs, indexer, Retriever(catalog, vectors, lexical, encoder))
+
+
+async def put(
+    library: Library, store: Store, name: str, data: bytes, path: str | None = None
+) -> StoreFile:
+    """Upload bytes and attach them to a store."""
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield data
+
+    file = await library.upload(name, "user_data", parts())
+    return await library.attach(store, file.id, {"path": path} if path else {})
+
+
+async def settled(library: Library, store: Store, most_seconds: float = 60) -> None:
+    """Wait until no file of the store is in progress and no garbage is left."""
+    async with asyncio.timeout(most_seconds):
+        while (
+            library.catalog.list_store_files(store.id, "in_progress")
+            or library.catalog.list_garbage()
+            or library.indexer.pending
+        ):
+            await asyncio.sleep(0.01)
+
+
+def statuses(library: Library, store: Store) -> dict[str, FileStatus]:
+    """{file name: status} of a store's files."""
+    listed = library.catalog.list_store_files(store.id)
+    return {library.catalog.file(file.file_id).filename: file.status for file in listed}
