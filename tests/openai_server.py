@@ -118,6 +118,8 @@ class OpenAIServer:
     def __init__(self, port: int = 0, *, dimensions: int = 8) -> None:
         self.default = Reply()
         self.models: list[str] = [MODEL]
+        self.models_raw: tuple[int, str] | None = None
+        """Status and body of `/v1/models` in place of the list."""
         self.health: tuple[int, Mapping[str, Any]] = (200, {"status": "ok"})
         self.dimensions = dimensions
         self.requests: list[Received] = []
@@ -234,6 +236,9 @@ class OpenAIServer:
         if received.path.endswith("/chat/completions"):
             reply = self._script.popleft() if self._script else self.default
             await self._chat(reply, received, writer)
+        elif self.models_raw is not None and received.path.endswith("/models"):
+            status, text = self.models_raw
+            await _send(writer, status, {}, text)
         else:
             status, body = self._simple(received)
             await _send(writer, status, {}, json.dumps(body))

@@ -1,0 +1,198 @@
+"""Who answers, and who steps in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rag_backend.errors import Conflict, NotFound, StartError, UpstreamUnavailable
+from rag_backend.llm.complete import complete
+from rag_backend.llm.registry import Registry, build_provider, build_registry
+from rag_backend.llm.rows import ProviderRow
+from rag_backend.settings import load_settings
+from tests.openai_server import OpenAIServer, Reply
+from tests.rag_backend.llm.support import ASK, collect, text_before_error, text_of
+
+KEY = "sk-very-secret-key"
+LOCAL = "http://192.0.2.1:8001"
+
+
+@pytest.fixture
+def providers_file(tmp_path: Path) -> Path:
+    file = tmp_path / "providers.toml"
+    file.write_text(
+        '[providers.ollama]\nbase_url = "http://me:pw@192.0.2.2:11434"\nmodel = "qwen3:8b"\n'
+        f'[providers.groq]\nbase_url = "https://192.0.2.3/v1"\napi_key = "{KEY}"\ncloud = true\n'
+    )
+    return file
+
+
+def _chosen_and_fallback(registry: Registry) -> tuple[str, list[str]]:
+    return registry.chosen, [row["name"] for row in registry.info() if row["fallback"]]
+
+
+CHOICES: list[tuple[dict[str, Any], str, list[str]]] = [
+    ({}, "extractive", []),
+    ({"local_llm_api_url": LOCAL}, "local", ["extractive"]),
+    ({"openai_api_key": KEY}, "openai", ["extractive"]),
+    ({"openai_api_key": KEY, "local_llm_api_url": LOCAL}, "openai", ["local", "extractive"]),
+    (
+        {"openai_api_key": KEY, "local_llm_api_url": LOCAL, "llm_provider": "local"},
+        "local",
+        ["extractive"],  # not openai: nothing leaves the LAN unasked
+    ),
+    (
+        {
+            "openai_api_key": KEY,
+            "local_llm_api_url": LOCAL,
+            "llm_provider": "local",
+            "llm_fallback": "openai",
+        },
+        "local",
+        ["openai"],
+    ),
+    ({"local_llm_api_url": LOCAL, "llm_fallback": "none"}, "local", []),
+    ({"local_llm_api_url": LOCAL, "llm_provider": "extractive"}, "extractive", ["local"]),
+]
+
+
+@pytest.mark.parametrize(("values", "chosen", "fallback"), CHOICES)
+async def test_choice_and_fallback(
+    values: dict[str, Any], chosen: str, fallback: list[str]
+) -> None:
+    registry = build_registry(load_settings(**values))
+    assert _chosen_and_fallback(registry) == (chosen, fallback)
+    assert build_provider(load_settings(**values), registry).name == chosen
+    await registry.aclose()
+
+
+async def test_a_row_of_the_file_can_be_chosen(providers_file: Path) -> None:
+    settings = load_settings(
+        llm_providers=providers_file, llm_provider="ollama", llm_fallback="groq,extractive"
+    )
+    registry = build_registry(settings)
+    assert _chosen_and_fallback(registry) == ("ollama", ["groq", "extractive"])
+    await registry.aclose()
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"llm_provider": "openai"}, "LLM_PROVIDER=openai needs OPENAI_API_KEY"),
+    ({"llm_provider": "local"}, "LLM_PROVIDER=local needs LOCAL_LLM_API_URL"),
+    ({"llm_provider": "olama"}, "LLM_PROVIDER=olama is not allowed: it should be one of auto, "),
+    ({"llm_fallback": "local"}, "LLM_FALLBACK=local needs LOCAL_LLM_API_URL"),
+    ({"llm_fallback": "nobody"}, "LLM_FALLBACK=nobody is not allowed"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), BAD)
+def test_a_choice_that_cannot_be_honoured_stops_the_start(
+    values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(StartError) as raised:
+        build_registry(load_settings(**values))
+    assert str(raised.value).startswith(message)
+    assert "\n" not in str(raised.value)
+
+
+async def test_resolve(providers_file: Path) -> None:
+    settings = load_settings(local_llm_api_url=LOCAL, llm_providers=providers_file)
+    registry = build_registry(settings)
+    for model, name in {
+        None: "local",
+        "local": "local",
+        "ollama": "ollama",
+        "extractive": "extractive",
+        "gpt-4o": "local",
+        "": "local",
+        "qwen3:8b": "local",  # another row's model is not that row's name
+    }.items():
+        provider, upstream = registry.resolve(model)
+        assert (provider.name, upstream) == (name, None)
+    await registry.aclose()
+
+
+async def test_unknown_models_can_be_refused() -> None:
+    settings = load_settings(
+        local_llm_api_url=LOCAL, local_llm_model="frog-3b", unknown_model="refuse"
+    )
+    registry = build_registry(settings)
+    for known in (None, "local", "extractive", "frog-3b"):
+        registry.resolve(known)
+    with pytest.raises(NotFound) as raised:
+        registry.resolve("gpt-4o")
+    assert (raised.value.code, raised.value.param) == ("model_not_found", "model")
+    assert "Available: local, extractive" in str(raised.value)
+    await registry.aclose()
+
+
+async def test_create_get_has_remove() -> None:
+    registry = build_registry(load_settings())
+    row = ProviderRow("vllm", base_urls=(f"{LOCAL}/v1",), model="m")
+    created = registry.create(row)
+    assert registry.get("vllm") is registry.get_required("vllm") is created
+    assert registry.row("vllm") is row
+    assert registry.names() == ["extractive", "vllm"]
+    with pytest.raises(Conflict, match="'vllm' exists already"):
+        registry.create(row)
+
+    await registry.remove("vllm")
+    assert not registry.has("vllm")
+    assert registry.get("vllm") is None
+    for missing in (registry.get_required, registry.row):
+        with pytest.raises(NotFound, match=r"LLM 'vllm' not found\. Available: extractive"):
+            missing("vllm")
+    with pytest.raises(NotFound):
+        await registry.remove("vllm")
+    await registry.aclose()
+
+
+async def test_info_shows_no_secret(providers_file: Path) -> None:
+    settings = load_settings(openai_api_key=KEY, llm_providers=providers_file)
+    registry = build_registry(settings)
+    shown = str(registry.info())
+    assert KEY not in shown
+    assert "pw" not in shown
+    assert "http://192.0.2.2:11434/v1" in shown
+    await registry.aclose()
+
+
+async def test_the_whole_stack_falls_back(server: OpenAIServer) -> None:
+    settings = load_settings(local_llm_api_url=server.url, llm_max_attempts=2)
+    registry = build_registry(settings)
+    provider, _ = registry.resolve("gpt-4o")
+    assert (await complete(provider, ASK))["provider"] == "local"
+
+    server.default = Reply(cut="headers")
+    completion = await complete(provider, ASK)
+    assert completion["provider"] == "extractive"
+    assert "cannot be reached" in completion["choices"][0]["message"]["content"]
+    assert len([r for r in server.chats if r.body["messages"] == list(ASK.messages)]) == 3
+    await registry.aclose()
+
+
+async def test_the_whole_stack_without_fallback_says_what_is_wrong(server: OpenAIServer) -> None:
+    settings = load_settings(local_llm_api_url=server.url, llm_max_attempts=2, llm_fallback="none")
+    registry = build_registry(settings)
+    server.default = Reply(cut="headers")
+    _, error = await text_before_error(build_provider(settings, registry), UpstreamUnavailable)
+    assert "LOCAL_LLM_API_URL" in str(error)
+    assert len(server.chats) == 2
+    await registry.aclose()
+
+
+async def test_one_of_two_hosts_is_down(server: OpenAIServer) -> None:
+    with OpenAIServer() as other:
+        server.default = Reply(cut="headers")
+        settings = load_settings(
+            local_llm_api_url=f"{server.url},{other.url}",
+            local_llm_model="m",
+            llm_max_attempts=1,
+            llm_fallback="none",
+        )
+        registry = build_registry(settings)
+        for _ in range(3):
+            assert text_of(await collect(registry.resolve(None)[0])) == Reply().text
+        assert (len(server.chats), len(other.chats)) == (1, 3)
+        await registry.aclose()

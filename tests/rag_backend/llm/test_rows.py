@@ -1,0 +1,118 @@
+"""Rows from settings and files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rag_backend.errors import StartError
+from rag_backend.llm.rows import read_rows, rows_from, shown_url, with_version
+from rag_backend.settings import load_settings
+
+KEY = "sk-very-secret-key"
+
+
+@pytest.mark.parametrize(
+    ("url", "base"),
+    [
+        ("http://a:8001", "http://a:8001/v1"),
+        ("http://a:8001/", "http://a:8001/v1"),
+        ("https://a/openai/v1", "https://a/openai/v1"),
+        ("http://a/api/", "http://a/api"),
+    ],
+)
+def test_a_url_without_a_path_gets_a_version(url: str, base: str) -> None:
+    assert with_version(url) == base
+
+
+def test_a_url_is_shown_without_a_password() -> None:
+    assert shown_url("http://me:pw@a:1/v1?key=x") == "http://a:1/v1"
+
+
+def test_only_what_is_configured_has_a_row() -> None:
+    assert [row.name for row in rows_from(load_settings())] == ["extractive"]
+    settings = load_settings(
+        openai_api_key=KEY, local_llm_api_url="http://a:8001, http://b:8001/v1"
+    )
+    rows = {row.name: row for row in rows_from(settings)}
+    assert list(rows) == ["openai", "local", "extractive"]
+    assert rows["openai"].base_urls == ("https://api.openai.com/v1",)
+    assert rows["openai"].cloud
+    assert rows["local"].base_urls == ("http://a:8001/v1", "http://b:8001/v1")
+    assert not rows["local"].cloud
+    assert KEY not in repr(rows)
+
+
+TOML = """
+[providers.ollama]
+base_url = "http://gpu:11434"
+model = "qwen3:8b"
+context_tokens = 8192
+
+[providers.azure]
+base_url = ["https://x.example/openai/v1"]
+api_key_env = "AZURE_KEY"
+cloud = true
+"""
+
+
+def test_a_toml_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZURE_KEY", KEY)
+    file = tmp_path / "providers.toml"
+    file.write_text(TOML)
+    ollama, azure = read_rows(file)
+    assert ollama.base_urls == ("http://gpu:11434/v1",)
+    assert (ollama.model, ollama.context_tokens, ollama.secret) == ("qwen3:8b", 8192, "")
+    assert (azure.secret, azure.cloud, azure.key_setting) == (KEY, True, "AZURE_KEY")
+
+
+def test_a_key_may_stand_in_the_env_file(tmp_path: Path) -> None:
+    Path(".env").write_text(f"AZURE_KEY={KEY}\n")  # the tests' working directory is tmp_path
+    file = tmp_path / "providers.toml"
+    file.write_text(TOML)
+    assert read_rows(file)[1].secret == KEY
+
+
+BAD = [
+    ("a.toml", "providers = [", "is not valid TOML"),
+    ("a.json", "{", "is not valid JSON"),
+    ("a.json", "[]", "has no providers"),
+    ("a.toml", "[other]\nx = 1", "has no providers"),
+    ("a.toml", "[providers]\nx = 1", "provider 'x': the table should be"),
+    ("a.toml", "[providers.x]\nmodel = 'm'", "provider 'x': base_url should be"),
+    ("a.toml", "[providers.x]\nbase_url = 'ftp://a'", "base_url should be a URL such as"),
+    ("a.toml", "[providers.x]\nbase_url = 'http://a'\nmodle = 'm'", "modle should be"),
+    ("a.toml", "[providers.x]\nbase_url = 'http://a'\ncontext_tokens = 1", "context_tokens"),
+    ("a.toml", "[providers.openai]\nbase_url = 'http://a'", "the name 'openai' cannot be used"),
+    ("a.toml", "[providers.'a@b']\nbase_url = 'http://a'", "the name 'a@b' cannot be used"),
+    (
+        "a.toml",
+        "[providers.x]\nbase_url = 'http://a'\napi_key_env = 'NO_SUCH'",
+        "NO_SUCH is not set",
+    ),
+    ("a.toml", f"[providers.x]\nbase_url = 'http://a'\napi_key = ['{KEY}']", "api_key should be"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), BAD)
+def test_a_bad_file_stops_the_start_with_one_line(
+    tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    file = tmp_path / name
+    file.write_text(content)
+    with pytest.raises(StartError) as raised:
+        read_rows(file)
+    text = str(raised.value)
+    assert text.startswith(f"LLM_PROVIDERS={file}")
+    assert message in text
+    assert "\n" not in text
+    assert KEY not in text
+
+
+def test_a_missing_file_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="cannot be read: No such file"):
+        read_rows(tmp_path / "none.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(StartError, match="is not valid TOML"):
+        read_rows(tmp_path / "binary.toml")
