@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+ENOUGH = 0.6
+"""Share of the room from which a group is full enough to end at a paragraph."""
+_SPARE = 0.1
+"""Weight of the room left empty above that: of two ways alike, the fuller and more even one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Unit:
@@ -39,10 +44,11 @@ def coalesced(units: Iterable[Unit], least: int) -> list[Unit]:
 def packed(units: Sequence[Unit], room: int) -> Iterator[Sequence[Unit]]:
     """Consecutive groups of at most `room` tokens with the least total cost.
 
-    As TeX breaks a paragraph into lines: a group costs the square of the share it leaves empty,
-    plus its last unit's penalty. Squares make neighbours even; emptiness makes them few. A unit
+    As TeX breaks a paragraph into lines: a group costs the squares of what it lacks to `ENOUGH` and
+    (weighing little) to `room`, plus its last unit's penalty. Squares make neighbours even. A unit
     above `room` is a group of its own.
     """
+    enough = ENOUGH * room
     best = [0.0]
     cut = [0]
     for end in range(1, len(units) + 1):
@@ -52,8 +58,9 @@ def packed(units: Sequence[Unit], room: int) -> Iterator[Sequence[Unit]]:
             total += units[start].cost
             if total > room and start < end - 1:
                 break
-            empty = max(0.0, 1 - total / room)
-            cost = best[start] + empty * empty
+            lacking = max(0.0, 1 - total / enough)
+            spare = max(0.0, 1 - total / room)
+            cost = best[start] + lacking * lacking + _SPARE * spare * spare
             if cost < lowest:
                 lowest, at = cost, start
         best.append(lowest + units[end - 1].penalty)

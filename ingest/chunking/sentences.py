@@ -13,15 +13,21 @@ No language needs more than 5 or 6 letters a token, so 10 keeps such strings apa
 
 _END = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s)|[。！？]+[”’」』）]*|\n")
 _WORD_BEFORE = re.compile(r"([^\s(\[\"“'‘«]+)$")
-_OPENS_SENTENCE = re.compile(r"\s*[\"'“‘«(\[]*(?:[^\W_a-z]|[-–—•])")
+_FIRST = re.compile(r"\s*[\"'“‘«(\[]*(\S?)")
 # Words whose full stop does not end a sentence, in lower case without it.
 _ABBREVIATIONS = frozenset(
     (
-        "tp", "q", "p", "tx", "tt", "h", "x", "ths", "ts", "pgs", "gs", "bs", "ks", "ls", "cn",
-        "ncs", "đ/c", "đc", "nxb", "tr", "vd", "v.d", "sđt", "đt", "stt", "kg", "mr", "mrs", "ms",
-        "dr", "prof", "st", "sr", "jr", "vs", "e.g", "i.e", "cf", "no", "nos", "art", "arts",
-        "sec", "fig", "figs", "eq", "pp", "vol", "ed", "eds", "inc", "ltd", "co", "corp", "approx",
-        "dept", "gen", "col", "lt", "sgt", "rev", "hon", "u.s", "u.k", "a.m", "p.m",
+        "tp", "tx", "tt", "ths", "ts", "pgs", "gs", "bs", "ks", "ls", "cn", "ncs", "đ/c", "đc",
+        "nxb", "vd", "v.d", "sđt", "đt", "stt", "mr", "mrs", "ms", "dr", "prof", "st", "sr", "jr",
+        "vs", "e.g", "i.e", "cf", "inc", "ltd", "co", "corp", "approx", "dept", "gen", "col", "lt",
+        "sgt", "rev", "hon", "u.s", "u.k",
+    )
+)  # fmt: skip
+# These only before a number: "No. 5", but "she said no."
+_BEFORE_NUMBER = frozenset(
+    (
+        "no", "nos", "art", "arts", "sec", "fig", "figs", "eq", "p", "pp", "vol", "ed", "tr", "q",
+        "số",
     )
 )  # fmt: skip
 _NUMBERED = re.compile(
@@ -46,7 +52,8 @@ def sentences(text: str) -> Iterator[Span]:
 
 
 def _ends_sentence(text: str, start: int, end: re.Match[str]) -> bool:
-    if not _OPENS_SENTENCE.match(text, end.end()):
+    first = _FIRST.match(text, end.end())
+    if first and first.group(1).islower():
         return False
     if end.group()[0] != ".":
         return True
@@ -57,7 +64,12 @@ def _ends_sentence(text: str, start: int, end: re.Match[str]) -> bool:
         return True
     bare = word.group(1)
     initial = len(bare) == 1 and bare.isalpha() and bare.isupper()
-    return not (initial or bare.lower() in _ABBREVIATIONS or _NUMBERED.search(before.lstrip()))
+    short = bare.lower()
+    if initial or short in _ABBREVIATIONS:
+        return False
+    if short in _BEFORE_NUMBER and text[end.end() : end.end() + 2].strip()[:1].isdigit():
+        return False
+    return not _NUMBERED.search(before.lstrip())
 
 
 def _trimmed(text: str, start: int, end: int) -> Iterator[Span]:

@@ -23,10 +23,10 @@ PATH_SHARE = 3
 
 # What it costs to end a chunk there, against one squared share of the chunk left empty.
 _AFTER_ITEM = 0.05
-_AFTER_SENTENCE = 0.25
-_AFTER_CODE_LINE = 0.3
+_AFTER_SENTENCE = 0.6
+_AFTER_CODE_LINE = 0.6
 _BEFORE_ITS_LIST = 0.4
-_INSIDE_SENTENCE = 0.5
+_INSIDE_SENTENCE = 1.2
 
 
 def split(document: Document, count_tokens: CountTokens, max_tokens: int) -> list[Chunk]:

@@ -75,7 +75,9 @@ def _open(path: Path, name: str) -> pdfium.PdfDocument:
             raise UnreadableFile(
                 f"{name} is protected by a password; save a copy without the password."
             ) from exc
-        raise UnreadableFile(f"{name} is a damaged PDF, or has no pages; get a whole copy.") from exc
+        raise UnreadableFile(
+            f"{name} is a damaged PDF, or has no pages; get a whole copy."
+        ) from exc
 
 
 def _rows(pdf: pdfium.PdfDocument, number: int) -> list[_Row]:

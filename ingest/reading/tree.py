@@ -33,10 +33,11 @@ _NAVIGATION = frozenset(("nav", "footer", "aside", "menu", "dialog"))
 _ROLES = frozenset(
     ("navigation", "banner", "contentinfo", "complementary", "search", "menu", "menubar", "alert")
 )
+# A whole class or id, for the id of a section is a slug of its heading: "editing-and-navigation".
 _NOISE = re.compile(
-    r"(?:^|[\s_-])(?:breadcrumbs?|cookies?|comments?|share|sharing|social|related|sidebar|"
-    r"navbar|navigation|pagination|advert\w*|banner|popup|modal|newsletter|skip-link|sr-only)"
-    r"(?:$|[\s_-])",
+    r"(?:site-|page-|post-)?(?:breadcrumbs?|cookies?|comments?|share|sharing|social|related|"
+    r"sidebar|navbar|navigation|pagination|adverts?|banner|popup|modal|newsletter|skip-link|"
+    r"sr-only)(?:-(?:list|section|box|bar|links?|container|wrapper|content|posts|banner|notice))?",
     re.IGNORECASE,
 )
 _INLINE = _names(
@@ -140,10 +141,12 @@ class _Walk:
             return True
         if element.tag == "header" and element.getparent().tag == "body":
             return not element.xpath(".//h1")
-        named = f"{element.get('class', '')} {element.get('id', '')}"
-        if _NOISE.search(named) and element.tag not in ("body", "main", "article"):
-            return not element.xpath(".//h1|.//main|.//article")
-        return element.tag in ("ul", "ol", "div", "p") and _is_menu(element)
+        if element.tag not in ("ul", "ol", "div", "p"):
+            return False
+        names = f"{element.get('class', '')} {element.get('id', '')}".split()
+        if any(_NOISE.fullmatch(name) for name in names):
+            return not element.xpath(".//h1|.//h2|.//main|.//article")
+        return _is_menu(element)
 
 
 def _is_inline(element: HtmlElement) -> bool:

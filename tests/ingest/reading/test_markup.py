@@ -98,6 +98,12 @@ def test_html_without_main_or_article_drops_menus_and_keeps_the_rest(read_bytes:
     ]
 
 
+def test_a_section_named_like_a_side_bar_is_kept(read_bytes: ReadBytes) -> None:
+    page = """<html><body><section id="editing-and-navigation"><h2>Editing</h2><p>Press F5.</p>
+    </section><div id="related-work"><p>Others did it.</p></div></body></html>"""
+    assert len(read_bytes(page.encode(), "a.html").blocks) == 3
+
+
 def test_a_page_of_links_only_is_kept(read_bytes: ReadBytes) -> None:
     links = "".join(f'<li><a href="/{i}">Tài liệu số {i}</a></li>' for i in range(5))
     blocks = read_bytes(f"<html><body><ul>{links}</ul></body></html>".encode(), "a.html").blocks
