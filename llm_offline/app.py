@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import Depends, FastAPI
 from starlette.exceptions import HTTPException
@@ -27,7 +29,9 @@ def create_app(settings: Settings, load: Load | None = None) -> tuple[ASGIApp, S
         settings: Everything that can be chosen.
         load: How a model is loaded; None is transformers' way.
     """
-    serving = Serving(settings, load or _load_with_transformers)
+    # Two threads that import the same large packages at once may see them half made.
+    importing = threading.Lock()
+    serving = Serving(settings, load or partial(_load_with_transformers, importing))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -44,7 +48,7 @@ def create_app(settings: Settings, load: Load | None = None) -> tuple[ASGIApp, S
         lifespan=lifespan,
     )
     app.state.serving = serving
-    app.state.encoder = Lazy(lambda: _load_encoder(settings))
+    app.state.encoder = Lazy(lambda: _load_encoder(importing, settings))
     app.include_router(operations.open_router)
     for part in (texts, embeddings, operations):
         app.include_router(part.router, dependencies=[Depends(require_key)])
@@ -53,16 +57,20 @@ def create_app(settings: Settings, load: Load | None = None) -> tuple[ASGIApp, S
     return Boundary(app), serving
 
 
-def _load_with_transformers(settings: Settings, progress: Progress) -> LoadedModel:
+def _load_with_transformers(
+    importing: threading.Lock, settings: Settings, progress: Progress
+) -> LoadedModel:
     # Here, in the loading thread: importing torch and transformers takes seconds, and the server
     # listens meanwhile.
     progress.enter("importing PyTorch and transformers")
-    from llm_offline.loading import load_model
+    with importing:
+        from llm_offline.loading import load_model
 
     return load_model(settings, progress)
 
 
-def _load_encoder(settings: Settings) -> Encoder:
-    from llm_offline.embedding import SentenceEncoder
+def _load_encoder(importing: threading.Lock, settings: Settings) -> Encoder:
+    with importing:
+        from llm_offline.embedding import SentenceEncoder
 
     return SentenceEncoder(settings)

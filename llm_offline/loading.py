@@ -43,6 +43,7 @@ def load_model(settings: Settings, progress: Progress) -> LoadedModel:
     progress.enter("checking the files")
     _check_files(folder)
     config = _config(folder)
+    progress.enter("reading the tokenizer")
     tokenizer = _tokenizer(folder)
     template, origin = choose_template(tokenizer, settings.chat_template)
     weights = _weights(folder, dtype, progress)
@@ -154,6 +155,8 @@ def _weights(folder: Path, dtype: str, progress: Progress) -> Any:
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
+            # Not to be ignored but reported, below: else the error says nothing of which.
+            ignore_mismatched_sizes=True,
         )
     except (ValueError, OSError, RuntimeError, KeyError, SafetensorError) as error:
         raise StartError(
@@ -162,11 +165,13 @@ def _weights(folder: Path, dtype: str, progress: Progress) -> Any:
     finally:
         _hf_logging.set_tqdm_hook(previous)
     model, report = loaded
-    lacking = sorted(report["missing_keys"]) + sorted(str(k) for k in report["mismatched_keys"])
+    misfits = [name for name, *_ in report["mismatched_keys"]]
+    lacking = sorted([*report["missing_keys"], *misfits])
     if lacking:
         raise StartError(
-            f"{folder} lacks {len(lacking)} of the model's weights ({lacking[0]}, ...): it is not "
-            "a whole causal language model; copy or download it again"
+            f"{folder} lacks {len(lacking)} of the model's weights, or has them in another shape "
+            f"({lacking[0]}, ...): it is not a whole causal language model; copy or download it "
+            "again"
         )
     return model
 

@@ -44,9 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in unknown_names():
             log.warning(".env: %s is not a setting of this program: a typing error?", name)
         listener = listen(settings.host, settings.port)
+        return _serve(settings, listener)
     except StartError as error:
         return _fail(error)
-    return _serve(settings, listener)
+    except KeyboardInterrupt:  # before the server took the signal over
+        return 130
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

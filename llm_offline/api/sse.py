@@ -51,6 +51,7 @@ async def with_keep_alive(
             following = asyncio.ensure_future(_next(events))
     finally:
         following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
 
 
 async def _next(events: AsyncIterator[bytes]) -> bytes | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,8 @@ class ModelText:
         """`chat_template`: Jinja source; None is the tokenizer's own, "" is none at all."""
         self._tokenizer = tokenizer
         self._template = chat_template
+        special = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
+        self._special = re.compile("|".join(map(re.escape, special)) or r"(?!)")
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation, up to where the answer begins.
@@ -73,7 +76,7 @@ class ModelText:
                 "chatml or a Jinja file, or use /v1/completions",
                 param="messages",
             )
-        text = self._render([dict(message) for message in messages])
+        text = self._render([self._defused(message) for message in messages])
         # The template has written the BOS already; encoding must not add another.
         return self._encode(text, add_special_tokens=False)
 
@@ -88,6 +91,14 @@ class ModelText:
                 list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
         )
+
+    def _defused(self, message: Message) -> dict[str, str]:
+        """The message, with special tokens in its text made ordinary text by a space.
+
+        Else a document that spells `<|eot_id|>` could end its message and begin another one.
+        """
+        content = self._special.sub(lambda at: f"{at[0][0]} {at[0][1:]}", message["content"])
+        return {**message, "content": content}
 
     def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         # verbose=False: a prompt that is too long is answered with 400, not with a warning.

@@ -5,12 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from llm_offline.loaded import LoadedModel
 from llm_offline.loading import load_model
 from llm_offline.progress import Progress
 from llm_offline.settings import Settings
 from tests.tiny_model import build_tiny_llama
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Matrices this small are slower with several threads, and other tests may run beside us."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -86,6 +86,8 @@ def server(
         "PYTHONUTF8": "1",
         "HF_HOME": str(folder / "hf"),
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        # The models are tiny: more threads only wait for each other.
+        "OMP_NUM_THREADS": "1",
     }
     with log.open("wb") as out:
         process = subprocess.Popen(

@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GenerationConfig,
+    LlamaConfig,
+    Qwen3Config,
+)
 
 from llm_offline.engine import causal_lm
 from llm_offline.engine.causal_lm import CausalLM, choose_device, choose_dtype, draw
@@ -17,7 +23,7 @@ from llm_offline.errors import GenerationFailed, OutOfMemory, StartError
 PROMPTS = (
     [5, 300, 301],
     list(range(100, 190)),
-    [400 + number * 7 % 150 for number in range(300)],
+    [400 + number * 7 % 150 for number in range(130)],
 )
 
 
@@ -39,7 +45,7 @@ def _greedy(model: CausalLM, prompt: list[int], count: int) -> list[int]:
 
 
 @pytest.mark.parametrize("prompt", PROMPTS, ids=len)
-@pytest.mark.parametrize("piece", [7, 256])
+@pytest.mark.parametrize("piece", [32, 256])
 def test_greedy_is_token_for_token_what_generate_gives(
     reference: Any, prompt: list[int], piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,3 +146,35 @@ def test_dtype_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_dtype("auto", "cpu") == "fp32"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     assert choose_dtype("auto", "cuda") == "fp16"
+
+
+@pytest.mark.parametrize("kind", ["llama with tied weights", "qwen3", "gemma3 with a window"])
+def test_greedy_on_other_architectures(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape: dict[str, Any] = {
+        "vocab_size": 300,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "initializer_range": 0.2,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    config = {
+        "llama with tied weights": lambda: LlamaConfig(**shape, tie_word_embeddings=True),
+        "qwen3": lambda: Qwen3Config(**shape),
+        "gemma3 with a window": lambda: Gemma3TextConfig(**shape, sliding_window=32),
+    }[kind]()
+    monkeypatch.setattr(causal_lm, "_PREFILL_CPU", 16)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = AutoModelForCausalLM.from_config(config).eval()
+        prompt = torch.randint(3, 300, (1, 100))
+    expected = network.generate(
+        prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=32, do_sample=False
+    )[0, 100:].tolist()
+    model = CausalLM(network, device="cpu", stop_ids=frozenset({2}))
+    assert _greedy(model, prompt[0].tolist(), 32) == expected

@@ -1,0 +1,70 @@
+"""Models that cannot be downloaded; the download itself is in `test_start`."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+import pytest
+
+from llm_offline import hub
+from llm_offline.errors import StartError
+from llm_offline.progress import Progress
+from tests.llm_offline.fake_hub import FakeHub, fake_hub
+
+
+@pytest.fixture
+def remote(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Any:
+    with fake_hub() as server:
+        server.release.set()
+        original = hub.snapshot_download
+
+        def at_the_fake(name: str, **options: Any) -> Any:
+            return original(name, endpoint=server.url, cache_dir=tmp_path / "cache", **options)
+
+        monkeypatch.setattr(hub, "snapshot_download", at_the_fake)
+        yield server
+
+
+def test_a_model_that_wants_an_agreement(remote: FakeHub) -> None:
+    remote.gated.add("acme/gated")
+    with pytest.raises(StartError, match=r"https://huggingface.co/acme/gated, then set HF_TOKEN"):
+        hub.model_folder("acme/gated", Progress())
+
+
+def test_a_model_that_does_not_exist(remote: FakeHub) -> None:
+    with pytest.raises(StartError, match="no such public model on the hub: check the spelling"):
+        hub.model_folder("acme/typo", Progress())
+
+
+def test_a_model_with_pickled_weights_only(remote: FakeHub, tmp_path: Any) -> None:
+    (tmp_path / "repository").mkdir()
+    (tmp_path / "repository" / "config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "repository" / "pytorch_model.bin").write_bytes(b"\x80")
+    remote.repositories["acme/pickled"] = tmp_path / "repository"
+    with pytest.raises(StartError, match="no safetensors weights, and pickled ones are refused"):
+        hub.model_folder("acme/pickled", Progress())
+    assert not any(path.endswith(".bin") for path in remote.requests)
+
+
+def test_no_connection(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    original = hub.snapshot_download
+
+    def at_nobody(name: str, **options: Any) -> Any:
+        url = "http://127.0.0.1:9"  # discard: nothing listens there
+        return original(name, endpoint=url, cache_dir=tmp_path, **options)
+
+    monkeypatch.setattr(hub, "snapshot_download", at_nobody)
+    with pytest.raises(StartError) as refused:
+        hub.model_folder("acme/far", Progress())
+    assert "`hf download acme/far --local-dir FOLDER`" in str(refused.value)
+    assert "pass it to --model" in str(refused.value)
+
+
+def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(name: str, **options: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(hub, "_snapshot", full)
+    with pytest.raises(StartError, match="the disk is full"):
+        hub._download("acme/large", Progress(), "--model")

@@ -1,0 +1,154 @@
+"""Checkpoints that are not what they should be: one sentence each."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from llm_offline.errors import StartError
+from llm_offline.loaded import LoadedModel
+from llm_offline.loading import load_model
+from llm_offline.progress import Progress
+from llm_offline.settings import Settings
+
+
+def _load(folder: Path, **more: object) -> LoadedModel:
+    given = {"model": str(folder), "device": "cpu", "dtype": "fp32", **more}
+    return load_model(Settings(_env_file=None, **given), Progress())  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def copied(tiny_folder: Path, tmp_path: Path) -> Path:
+    """A copy that a test may break."""
+    return Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
+
+
+def _change(file: Path, **changes: object) -> None:
+    content = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(content | changes), encoding="utf-8")
+
+
+def _pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def _adapter(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "adapter_config.json").write_text("{}", encoding="utf-8")
+
+
+def _truncated(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+
+
+def _garbage(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"\xff" * 5000)
+
+
+def _lacking(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _wrong_shape(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] = torch.zeros(7)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _missing_shard(folder: Path) -> None:
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "it has no config.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), "cannot be read as JSON"),
+        (lambda folder: _change(folder / "config.json", model_type="hal9000"), "type 'hal9000'"),
+        (
+            lambda folder: _change(folder / "config.json", model_type="bert"),
+            "causal language model",
+        ),
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "the tokenizer in"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "the tokenizer in"),
+        (_pickled, "only pickled weights, which are refused"),
+        (_adapter, "an adapter"),
+        (_truncated, "damaged or was not copied whole"),
+        (_garbage, "damaged or was not copied whole"),
+        (_lacking, "(model.layers.1.mlp.up_proj.weight"),
+        (_wrong_shape, "model.norm.weight"),
+        (_missing_shard, "lacks model-00001-of-00002.safetensors"),
+    ],
+)
+def test_a_checkpoint_that_is_broken(
+    copied: Path, spoil: Callable[[Path], object], sentence: str
+) -> None:
+    spoil(copied)
+    with pytest.raises(StartError) as refused:
+        _load(copied)
+    assert sentence in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_stop_ids_are_the_union_of_what_the_files_say(copied: Path) -> None:
+    _change(copied / "generation_config.json", eos_token_id=2)
+    _change(copied / "config.json", eos_token_id=[1])
+    assert _load(copied).network.stop_ids == frozenset({1, 2, 4})
+
+
+def test_the_authors_sampling_is_the_default(copied: Path) -> None:
+    assert _load(copied).defaults.temperature == 1.0
+    _change(copied / "generation_config.json", do_sample=True, temperature=0.6, top_p=0.9)
+    defaults = _load(copied).defaults
+    assert (defaults.temperature, defaults.top_p) == (0.6, 0.9)
+
+
+def test_max_context(tiny_folder: Path) -> None:
+    assert _load(tiny_folder).context == 4096
+    assert _load(tiny_folder, max_context=100).context == 100
+    with pytest.raises(StartError, match="more than the 4096 tokens"):
+        _load(tiny_folder, max_context=5000)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("./no/such/folder", "there is no such folder, and it is not a Hugging Face id"),
+        ("/no/such", "there is no such folder"),
+        ("C:\\models\\x", "there is no such folder"),
+    ],
+)
+def test_a_path_that_does_not_exist(name: str, sentence: str) -> None:
+    with pytest.raises(StartError, match=sentence):
+        load_model(Settings(_env_file=None, model=name, device="cpu"), Progress())
+
+
+def test_a_gguf_file(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF")
+    with pytest.raises(StartError, match=r"a GGUF file is for llama\.cpp or Ollama"):
+        _load(file)
+
+
+def test_progress_counts_the_tensors(tiny_folder: Path) -> None:
+    seen: list[str] = []
+
+    class Watched(Progress):
+        def advance(self, by: int, *, total: int | None = None) -> None:
+            super().advance(by, total=total)
+            seen.append(str(self.stage))
+
+    load_model(Settings(_env_file=None, model=str(tiny_folder), device="cpu"), Watched())
+    assert seen[-1] == "reading the weights (100 %)"
+    assert len(seen) > 10
