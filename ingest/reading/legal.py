@@ -114,4 +114,4 @@ def _is_capitals(text: str) -> bool:
 
 def is_title_in_capitals(line: str) -> bool:
     """Whether a line standing alone is a heading because it is written in capitals."""
-    return _is_capitals(line) and len(line) <= 100 and line[-1] not in ".,;"
+    return _is_capitals(line) and len(line) <= 100 and (line[-1].isalnum() or line[-1] in ")?!”")

@@ -11,7 +11,10 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import inf
 from pathlib import Path
+from statistics import median
 
 import pypdfium2 as pdfium
 import pypdfium2.raw as pdfium_c
@@ -28,6 +31,8 @@ _HYPHENS = re.compile("[\x02\ufffe]")  # pdfium's marks for a word broken at the
 _HEADING_RATIO = 1.12
 _LONGEST_HEADING = 150
 _EDGE_LINES = 2
+_FEWEST_REPEATS = 3
+_NEIGHBOURS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +40,13 @@ class _Row:
     """A line on a page.
 
     Attributes:
-        right, top, bottom: In points from the page's left and lower edge; 0 where unknown.
+        left, right, top, bottom: In points from the page's left and lower edge; 0 where unknown.
         size: Font size in points; 0 where unknown.
     """
 
     text: str
     page: int
+    left: float = 0.0
     right: float = 0.0
     top: float = 0.0
     bottom: float = 0.0
@@ -108,7 +114,9 @@ def _located(row: _Row, text_page: pdfium.PdfTextPage, raw: str, offset: int) ->
     size = float(pdfium_c.FPDFText_GetFontSize(text_page, first))
     height = box[3] - box[1]
     # A font size of 1 scaled by the text matrix is common: the box tells the real size.
-    return replace(row, right=right, top=box[3], bottom=box[1], size=size if size > 4 else height)
+    return replace(
+        row, left=box[0], right=right, top=box[3], bottom=box[1], size=size if size > 4 else height
+    )
 
 
 def _without_edges(pages: list[list[_Row]]) -> Iterator[list[_Row]]:
@@ -116,7 +124,7 @@ def _without_edges(pages: list[list[_Row]]) -> Iterator[list[_Row]]:
     counts: Counter[str] = Counter()
     for page in pages:
         counts.update({_edge_key(row.text) for row in (*page[:_EDGE_LINES], *page[-_EDGE_LINES:])})
-    often = max(3, 0.5 * len(pages))
+    often = max(_FEWEST_REPEATS, 0.5 * len(pages))
     for page in pages:
         last = len(page) - _EDGE_LINES
         yield [
@@ -124,10 +132,15 @@ def _without_edges(pages: list[list[_Row]]) -> Iterator[list[_Row]]:
             for i, row in enumerate(page)
             if (_EDGE_LINES <= i < last)
             or not (
-                counts[_edge_key(row.text)] >= often
+                counts[_edge_key(row.text)] >= (_FEWEST_REPEATS if _numbered(row) else often)
                 or (i in (0, len(page) - 1) and len(page) > 1 and _PAGE_NUMBER.fullmatch(row.text))
             )
         ]
+
+
+def _numbered(row: _Row) -> bool:
+    """Whether it begins or ends with a number, as a chapter's running head does."""
+    return row.text[0].isdigit() or row.text[-1].isdigit()
 
 
 def _edge_key(text: str) -> str:
@@ -138,17 +151,37 @@ def _lines(rows: list[_Row]) -> Iterator[Line]:
     """Rows with what their place says: full width, gap above, heading size."""
     body = _body_size(rows)
     levels = _heading_levels(rows, body)
-    margins = _right_margins(rows)
+    leading = _leading(rows)
     longest = max((len(row.text) for row in rows), default=0)
-    previous: _Row | None = None
-    for row in rows:
+    for i, row in enumerate(rows):
+        following = rows[i + 1] if i + 1 < len(rows) else None
         if row.right:
-            full = row.right >= margins[row.page] - 4 * row.size
+            full = _is_full(row, following, _margin(rows, i))
         else:
             full = len(row.text) >= 0.75 * longest
         level = levels.get(round(row.size), 0) if len(row.text) <= _LONGEST_HEADING else 0
-        yield Line(row.text, full=full, gap=_gap(previous, row), page=row.page, level=level)
-        previous = row
+        gap = i == 0 or _space(rows[i - 1], row) > leading + 0.35 * (row.top - row.bottom)
+        yield Line(row.text, full=full, gap=gap, page=row.page, level=level)
+
+
+def _is_full(row: _Row, following: _Row | None, margin: float) -> bool:
+    """Whether the next line's first word would not have fitted: then the break was forced."""
+    word = following.text.split(" ", 1)[0] if following else ""
+    return row.right + (0.5 * len(word) + 0.5) * row.size >= margin - 0.5 * row.size
+
+
+def _margin(rows: list[_Row], index: int) -> float:
+    """Right edge of the column that the row stands in, by its neighbours in reading order."""
+    row = rows[index]
+    near = rows[max(0, index - _NEIGHBOURS) : index + _NEIGHBOURS + 1]
+    return max(
+        other.right
+        for other in near
+        if other.page == row.page
+        and other.left < row.right
+        and other.right > row.left
+        and round(other.size) == round(row.size)
+    )
 
 
 def _body_size(rows: list[_Row]) -> int:
@@ -166,18 +199,20 @@ def _heading_levels(rows: list[_Row], body: int) -> dict[int, int]:
     return {size: min(i, 3) for i, size in enumerate(sorted(larger, reverse=True), 1)}
 
 
-def _right_margins(rows: list[_Row]) -> dict[int, float]:
-    margins: dict[int, float] = {}
-    for row in rows:
-        margins[row.page] = max(margins.get(row.page, 0.0), row.right)
-    return margins
+def _leading(rows: list[_Row]) -> float:
+    """The usual space between lines, in points."""
+    # More than a line's height is a gap even where all lines are so far apart.
+    usual = [
+        space
+        for above, row in pairwise(rows)
+        if -inf < (space := _space(above, row)) < 1.2 * (row.top - row.bottom)
+    ]
+    return median(usual) if usual else 0.0
 
 
-def _gap(previous: _Row | None, row: _Row) -> bool:
-    """Whether more than a line's own leading lies above `row`."""
-    if previous is None:
-        return True
-    if previous.page != row.page or not row.top:
-        return False
+def _space(above: _Row, row: _Row) -> float:
+    """Points between two lines; minus infinity where they are not below each other."""
     height = row.top - row.bottom
-    return not -height < previous.bottom - row.top < 0.6 * height
+    space = above.bottom - row.top
+    beside = above.page != row.page or not height or space < -height
+    return -inf if beside else space

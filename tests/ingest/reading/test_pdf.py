@@ -44,6 +44,15 @@ def test_paragraphs_and_page_numbers(read_bytes: ReadBytes) -> None:
     ]
 
 
+def test_two_columns_and_wide_spacing(read_bytes: ReadBytes) -> None:
+    left = ["The left column has lines that", "never reach the right edge of", "the page itself."]
+    right = ["The right column is read after", "it, as it was written, and has", "its own margin."]
+    page = [(72.0, 72.0 + 26 * i, text) for i, text in enumerate(left)]
+    page += [(320.0, 72.0 + 26 * i, text) for i, text in enumerate(right)]
+    blocks = read_bytes(pdf_bytes([page]), "a.pdf").blocks
+    assert [b.text for b in blocks] == [" ".join(left), " ".join(right)]
+
+
 def test_larger_lines_are_headings(read_bytes: ReadBytes) -> None:
     lines = column(
         60, "Handbook", "", "Leave", "", "Fourteen days a year, and one more after three."
