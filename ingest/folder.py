@@ -196,9 +196,17 @@ def _is_gone(path: str) -> bool:
 
 
 def shown(identity: str) -> str:
-    """A path as a person wants to read it: relative where it lies under the working directory."""
+    """A path as a person wants to read it: relative where it lies under the working directory.
+
+    Nothing in it can move a terminal's cursor or end the line.
+    """
     here = identity_of(Path.cwd()).rstrip("/") + "/"
-    return identity.removeprefix(here)
+    return printable(identity.removeprefix(here))
+
+
+def printable(text: str) -> str:
+    """Text with every control character replaced."""
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -1,0 +1,163 @@
+"""The four commands, each against a connected backend."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+
+from ingest.client import Client, ConnectionLost, NotThere, Refused, Store, StoredFile
+from ingest.display import Report, name_of, show_files
+from ingest.errors import CommandError
+from ingest.folder import Digests, Found, Problem, identity_of, is_under, walk
+from ingest.plan import Plan, make_plan
+from ingest.reading.formats import SUFFIXES
+from ingest.sending import SENDERS, Sender
+
+_PAUSE = 0.5  # seconds between two looks at a store being rebuilt
+
+
+def add(
+    client: Client,
+    store_name: str,
+    roots: Sequence[Path],
+    report: Report,
+    *,
+    delete_missing: bool = False,
+    digests: Digests | None = None,
+) -> int:
+    """Make the store hold the files under the roots as they are on disk.
+
+    Returns:
+        The exit status: 1 when a file failed.
+
+    Raises:
+        ConnectionLost, Refused: The run cannot go on; what was stored until then is stored.
+    """
+    with report.busy("Comparing files with the store …"):
+        store = open_or_create(client, store_name)
+        stored = client.stored_files(store)
+        found = walk(roots)
+        files = _read(found.files, digests or Digests(), report)
+    for problem in found.problems:
+        report.failed(problem)
+    plan = make_plan(files, found.files, stored, roots, delete_missing=delete_missing)
+    report.counts["unchanged"] = plan.unchanged
+    _carry_out(plan, client, store, report)
+    if not found.files and not found.problems:
+        report.say(f"No file of a known format was found: {' '.join(sorted(SUFFIXES))}")
+    report.summary(f"Store {store.name} at {client.url}")
+    return 1 if report.failures else 0
+
+
+def list_files(client: Client, store_name: str, report: Report) -> int:
+    """Show what the store holds."""
+    store = client.store(store_name)
+    files = client.stored_files(store)
+    show_files(report.console, store, files, _names(client, files))
+    return 0
+
+
+def remove(client: Client, store_name: str, targets: Sequence[str], report: Report) -> int:
+    """Delete files by id, path, folder or name; all targets are resolved before any is deleted."""
+    store = client.store(store_name)
+    files = client.stored_files(store)
+    names = _names(client, files)
+    chosen: dict[str, StoredFile] = {}
+    for target in targets:
+        chosen.update((file.id, file) for file in _matching(target, files, names, store))
+    for file in chosen.values():
+        client.delete(file.id)
+        report.say(f"removed   {name_of(file, names)}")
+    return 0
+
+
+def rebuild(client: Client, store_name: str, report: Report) -> int:
+    """Have the backend make the store's indexes anew, and wait for it."""
+    store = client.store(store_name)
+    client.rebuild(store)
+    waiting = threading.Event()
+    with report.busy(f"Rebuilding the store {store.name} …"):
+        while client.store(store.id).busy:
+            waiting.wait(_PAUSE)
+    report.say(f"The store {store.name} is rebuilt.")
+    return 0
+
+
+def open_or_create(client: Client, name: str) -> Store:
+    """The store of this name, made now if there is none."""
+    try:
+        return client.store(name)
+    except NotThere:
+        pass
+    try:
+        return client.create_store(name)
+    except Refused:
+        return client.store(name)  # another client was faster; if not, this says what is wrong
+
+
+def _read(files: dict[str, Path], digests: Digests, report: Report) -> list[Found]:
+    """Files with their digests; those that cannot be read are reported."""
+    readable: list[Found] = []
+    with ThreadPoolExecutor(SENDERS) as pool:
+        for result in pool.map(digests.read, files.values(), files.keys()):
+            if isinstance(result, Problem):
+                report.failed(result)
+            else:
+                readable.append(result)
+    return readable
+
+
+def _carry_out(plan: Plan, client: Client, store: Store, report: Report) -> None:
+    for item in plan.superseded:
+        client.delete(item.id)
+    try:
+        with report.sending(len(plan.jobs)):
+            Sender(client, store, report).run(plan.jobs)
+    except ConnectionLost as error:
+        ended = f"{sum(report.counts[o] for o in ('added', 'replaced', 'moved'))}"
+        raise ConnectionLost(
+            f"{error}: {ended} of {len(plan.jobs)} files were stored before; start the backend "
+            "and run the same command again, which continues"
+        ) from error
+    for item in plan.removals:
+        client.delete(item.id)
+        report.count("removed", name_of(item, {}))
+
+
+def _names(client: Client, files: Sequence[StoredFile]) -> dict[str, str]:
+    """Names of the files that another client put into the store, without a path."""
+    return client.filenames() if any(file.path is None for file in files) else {}
+
+
+def _matching(
+    target: str, files: Sequence[StoredFile], names: dict[str, str], store: Store
+) -> list[StoredFile]:
+    """What one argument of `remove` means; raises CommandError for nothing, or for a doubt."""
+    if by_id := [file for file in files if file.id == target]:
+        return by_id
+    path = Path(os.path.abspath(Path(target).expanduser()))
+    if under := [file for file in files if file.path and is_under(file.path, [path])]:
+        return under
+    by_name = [
+        file
+        for file in files
+        if (PurePosixPath(file.path).name if file.path else names.get(file.id)) == _normal(target)
+    ]
+    places = sorted({name_of(file, names) if file.path else file.id for file in by_name})
+    if len(places) > 1:
+        raise CommandError(
+            f"{len(places)} files are called {target}: give one of {', '.join(places)}"
+        )
+    if not by_name:
+        raise CommandError(
+            f"The store {store.name} holds no file {target}: nothing was removed "
+            "(see python -m ingest list)"
+        )
+    return by_name
+
+
+def _normal(name: str) -> str:
+    return identity_of(Path("/") / name).removeprefix("/")

@@ -1,0 +1,190 @@
+"""What the command line shows: a bar on a terminal, plain lines elsewhere, a summary on both."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import get_args
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from ingest.client import Store, StoredFile
+from ingest.folder import Problem, printable, shown
+from ingest.plan import Outcome
+from ingest.sending import Result
+
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+
+
+class Report:
+    """Collects what happens in a run, and shows it as it does."""
+
+    def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
+        """`quiet`: a run that changes nothing shows nothing."""
+        self._quiet = quiet
+        self.console = console or Console(highlight=False)
+        self.counts: Counter[Outcome] = Counter()
+        self.failures: list[Problem] = []
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+
+    def say(self, text: str, style: str = "") -> None:
+        """One line; never broken where it is read by a program."""
+        self.console.print(Text(printable(text), style), soft_wrap=not self.console.is_terminal)
+
+    @contextmanager
+    def busy(self, text: str) -> Iterator[None]:
+        """Something that takes a while and whose length is unknown."""
+        if self.console.is_terminal:
+            with self.console.status(Text(text)):
+                yield
+        else:
+            if not self._quiet:
+                self.say(text)
+            yield
+
+    @contextmanager
+    def sending(self, total: int) -> Iterator[None]:
+        """The bar, while `done` is called `total` times."""
+        if not self.console.is_terminal:
+            yield
+            return
+        self._progress = Progress(
+            TextColumn("Ingesting"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            _RateColumn(),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+            expand=True,
+        )
+        try:
+            with self._progress:
+                self._task = self._progress.add_task("", total=total)
+                yield
+        finally:
+            self._progress = None
+
+    def done(self, result: Result) -> None:
+        """A job has ended."""
+        name = shown(result.job.file.identity)
+        if result.error is not None:
+            self.failed(Problem(name, result.error))
+        else:
+            self.count(result.job.outcome, name)
+        if self._progress is not None:
+            self._progress.advance(self._task)
+
+    def count(self, outcome: Outcome, name: str) -> None:
+        """A file has come to its end; a line where there is no bar."""
+        self.counts[outcome] += 1
+        if not self.console.is_terminal:
+            self.say(f"{outcome:<9} {name}")
+
+    def failed(self, problem: Problem) -> None:
+        """A file failed: said at once, and again at the end."""
+        self.counts["failed"] += 1
+        self.failures.append(problem)
+        self.say(f"failed    {problem.name}", "red")
+
+    def stopping(self) -> None:
+        """The user has interrupted."""
+        self.say("Stopping: files on their way are still sent. Ctrl-C again stops at once.")
+
+    def summary(self, place: str) -> None:
+        """How the run ended, with every file that failed and why."""
+        if self._quiet and self.counts.total() == self.counts["unchanged"]:
+            return
+        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column()
+        table.add_column(justify="right")
+        for outcome in OUTCOMES:
+            number = self.counts[outcome]
+            style = "dim" if not number else "bold red" if outcome == "failed" else "bold"
+            table.add_row(outcome, str(number), style=style)
+        self.say(place)
+        self.console.print(Padding(table, (0, 0, 0, 2)))
+        if self.failures:
+            files = "1 file" if len(self.failures) == 1 else f"{len(self.failures)} files"
+            self.say(f"{files} failed; all others are stored:", "bold red")
+        for problem in self.failures:
+            self._show(problem)
+
+    def _show(self, problem: Problem) -> None:
+        if self.console.is_terminal:
+            self.console.print(Padding(Text(printable(problem.name)), (0, 0, 0, 2)))
+            self.console.print(Padding(Text(printable(problem.reason), "red"), (0, 0, 0, 4)))
+        else:
+            self.say(f"  {problem.name}: {problem.reason}")
+
+
+class _RateColumn(ProgressColumn):
+    """Files a second."""
+
+    def render(self, task: Task) -> Text:
+        """As many digits as say something."""
+        speed = task.finished_speed or task.speed
+        if not speed:
+            return Text("– files/s", "dim")
+        return Text(f"{speed:.0f} files/s" if speed >= 10 else f"{speed:.1f} files/s", "dim")
+
+
+def show_files(
+    console: Console, store: Store, files: Sequence[StoredFile], names: dict[str, str]
+) -> None:
+    """A store's files: a table on a terminal, elsewhere `status, id, name` between tabs.
+
+    Args:
+        names: What files without a path are called, by id.
+    """
+    listed = sorted(((name_of(file, names), file) for file in files), key=lambda pair: pair[0])
+    if not console.is_terminal:
+        for name, file in listed:
+            line = f"{file.status}\t{file.id}\t{printable(name)}"
+            console.print(Text(line), soft_wrap=True)
+        return
+    if not listed:
+        console.print(Text(f"The store {store.name} is empty."))
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("Status", no_wrap=True)
+    table.add_column("File", overflow="fold", ratio=1)
+    table.add_column("Text", justify="right", no_wrap=True)
+    for name, file in listed:
+        cell = Text(printable(name))
+        if file.error:
+            cell.append(f"\n{printable(file.error)}", "red")
+        style = {"completed": "green", "failed": "red"}.get(file.status, "yellow")
+        table.add_row(Text(_STATUS.get(file.status, file.status), style), cell, _size(file))
+    console.print(table)
+    files_in = "1 file" if len(listed) == 1 else f"{len(listed)} files"
+    console.print(Text(f"{files_in} in the store {store.name}", "dim"))
+
+
+_STATUS = {"completed": "stored", "in_progress": "waiting"}
+
+
+def name_of(file: StoredFile, names: dict[str, str]) -> str:
+    """A stored file's path as a person wants to read it, else its name, else its id."""
+    return shown(file.path) if file.path else names.get(file.id, file.id)
+
+
+def _size(file: StoredFile) -> str:
+    if file.status != "completed":
+        return ""
+    kib = file.usage_bytes / 1024
+    return f"{kib:.0f} kB" if kib < 1000 else f"{kib / 1024:.1f} MB"
