@@ -41,8 +41,9 @@ def blocks(lines: Sequence[Line]) -> Iterator[Block]:
         while end < len(lines) and _goes_on(first, lines[end - 1], lines[end]):
             end += 1
         text = _joined([line.text for line in lines[index:end]])
-        alone = first.gap and (end == len(lines) or lines[end].gap)
-        yield _block(first, text, alone=alone)
+        # In a text file a heading may stand right above its text; a page has sizes to tell it.
+        alone = first.gap and (end == len(lines) or lines[end].gap or first.page is None)
+        yield _block(first, text, alone=alone, opens=index == 0)
         index = end
 
 
@@ -54,10 +55,11 @@ def _goes_on(first: Line, last: Line, line: Line) -> bool:
         return False
     if last.page != line.page:
         return last.full and not _SENTENCE_END.search(last.text) and line.text[:1].islower()
-    if line.gap or not last.full:
+    capitals = legal.is_title_in_capitals(line.text)
+    # A title in capitals goes on in capitals, and does not go on in the text below it.
+    if line.gap or capitals != legal.is_title_in_capitals(last.text):
         return False
-    # "Chương II" and its name in capitals; a title in capitals and the text below it.
-    return legal.is_title_in_capitals(last.text) == legal.is_title_in_capitals(line.text)
+    return capitals or last.full
 
 
 def _starts_lower_or_full(last: Line, line: Line) -> bool:
@@ -75,14 +77,14 @@ def _joined(parts: list[str]) -> str:
     return text
 
 
-def _block(first: Line, text: str, *, alone: bool) -> Block:
+def _block(first: Line, text: str, *, alone: bool, opens: bool) -> Block:
     found = legal.parse(text)
     if found is None and first.level:
         return Block("heading", text, level=first.level, page=first.page)
     if found is None and alone:
         level = _heading_level(text)
         if level:
-            return Block("heading", text, level=level, page=first.page)
+            return Block("heading", text, level=1 if opens else level, page=first.page)
     kind = legal.is_item(text)
     return Block("list_item" if kind else "paragraph", text, page=first.page)
 
