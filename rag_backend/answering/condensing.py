@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ingest.chunking.sentences import sentences
 from rag_backend.answering.citing import Source
 from rag_backend.answering.prompting import render
+from rag_backend.answering.statements import Statement, statements
 from rag_backend.errors import RAGError
 from rag_backend.knowledge.retriever import coverage
+from rag_backend.llm.complete import complete
 from rag_backend.llm.provider import ChatRequest, LLMProvider
 from rag_backend.llm.streams import estimate_tokens
 
-_TIME_LIMIT = 20.0
-"""Seconds for the local model to condense everything; past it, sentences are picked."""
 _CONCURRENT = 4
 
 log = logging.getLogger(__name__)
@@ -38,11 +36,17 @@ class Condenser:
     """Shortens sources to a token budget; numbers stay as they are."""
 
     def __init__(
-        self, policy: Literal["auto", "always", "never"], budget: int, local: LLMProvider | None
+        self,
+        policy: Literal["auto", "always", "never"],
+        budget: int,
+        local: LLMProvider | None,
+        patience: float = 20.0,
     ) -> None:
+        """`patience`: seconds for the local model to condense everything."""
         self._policy = policy
         self._budget = budget
         self._local = local
+        self._patience = patience
 
     async def condense(
         self, sources: Sequence[Source], question: str, weights: Mapping[str, float]
@@ -67,7 +71,7 @@ class Condenser:
             return ()
         slots = asyncio.Semaphore(_CONCURRENT)
         try:
-            async with asyncio.timeout(_TIME_LIMIT), asyncio.TaskGroup() as group:
+            async with asyncio.timeout(self._patience), asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(_shorten(self._local, source, question, slots))
                     for source in sources
@@ -97,35 +101,35 @@ async def _shorten(
 
 async def read_text(provider: LLMProvider, request: ChatRequest) -> str:
     """The whole text that a provider answers; raises what its `stream` raises."""
-    parts: list[str] = []
-    async with aclosing(provider.stream(request)) as chunks:
-        async for chunk in chunks:
-            for choice in chunk.get("choices", ()):
-                parts.append((choice.get("delta") or {}).get("content") or "")
-    return "".join(parts).strip()
+    message = (await complete(provider, request))["choices"][0]["message"]
+    return (message["content"] or "").strip()
 
 
 def pick_sentences(
     sources: Sequence[Source], weights: Mapping[str, float], budget: int
 ) -> tuple[Source, ...]:
-    """The sentences that cover most of the question, in their order, until the budget is full.
+    """The statements that cover most of the question, in their order, until the budget is full.
 
-    A sentence counts by the idf of the question's words in it, and by its passage's score.
+    A statement counts by the idf of the question's words in it, and by its passage's score.
     """
     ranked = sorted(
         (
-            (-coverage(weights, text) - 0.2 * source.passage.score, which, at, text)
+            (-coverage(weights, said.text) - 0.2 * source.passage.score, which, said.start, said)
             for which, source in enumerate(sources)
-            for at, text in _numbered_sentences(source.passage.text)
+            for said in statements(source.passage.text)
         ),
+        key=lambda one: one[:3],
     )
-    kept: dict[int, list[tuple[int, str]]] = {}
+    kept: dict[int, list[Statement]] = {}
     left = budget
-    for _, which, at, text in ranked:
-        cost = estimate_tokens(text) + 1
+    for _, which, _, said in ranked:
+        cost = estimate_tokens(_with_header(said, kept.get(which, ()))) + 1
         if cost <= left:
             left -= cost
-            kept.setdefault(which, []).append((at, text))
+            kept.setdefault(which, []).append(said)
+    if ranked and not kept:  # not even one fits
+        _, which, _, said = ranked[0]
+        kept[which] = [replace(said, text=_cut(said.text, budget), header=None)]
     return tuple(
         replace(source, passage=replace(source.passage, text=_joined(kept[which])))
         for which, source in enumerate(sources)
@@ -133,12 +137,26 @@ def pick_sentences(
     )
 
 
-def _numbered_sentences(text: str) -> Iterator[tuple[int, str]]:
-    return ((start, text[start:end]) for start, end in sentences(text))
+def _with_header(said: Statement, others: Sequence[Statement]) -> str:
+    """A row under the names of its columns, unless they are there already."""
+    if said.header is None or any(other.header == said.header for other in others):
+        return said.text
+    return f"{said.header}\n{said.text}"
 
 
-def _joined(numbered: Sequence[tuple[int, str]]) -> str:
-    return "\n".join(text for _, text in sorted(numbered))
+def _joined(kept: Sequence[Statement]) -> str:
+    ordered = sorted(kept, key=lambda said: said.start)
+    return "\n".join(_with_header(said, ordered[:at]) for at, said in enumerate(ordered))
+
+
+def _cut(text: str, tokens: int) -> str:
+    """As many whole words as there may be tokens, one at least."""
+    kept, *words = text.split(" ")
+    for word in words:
+        if estimate_tokens(f"{kept} {word}") > tokens:
+            break
+        kept = f"{kept} {word}"
+    return kept
 
 
 def _tokens(sources: Sequence[Source]) -> int:
@@ -148,4 +166,4 @@ def _tokens(sources: Sequence[Source]) -> int:
 def _why(error: BaseException) -> str:
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
-    return str(error) or f"no answer within {_TIME_LIMIT:g} seconds"
+    return str(error) or "it took too long"

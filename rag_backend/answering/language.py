@@ -1,24 +1,46 @@
-"""Which language a question is in, and what kind of utterance it is."""
+"""Which language a text is in, and what kind of utterance it is."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-from rag_backend.knowledge.text import fold, is_vietnamese, words
+from rag_backend.knowledge.text import fold, is_vietnamese, nfc, words
 from rag_backend.llm.provider import Message
 
 _GREETING = re.compile(
     r"(xin )?(chao|hello|hi|hey|good (morning|afternoon|evening)|thanks?( you)?|thank you|cam on)"
-    r"( (ban|anh|chi|em|ca nha|moi nguoi|there|all|everyone|very much|so much|nhieu))*"
+    r"( (ban|anh|chi|em|ca nha|moi nguoi|there|all|everyone|a lot|very much|so much|nhieu))*"
 )
 
 # Requests that chat clients make on their own: titles, tags, follow-ups, autocompletion.
-_CLIENT_TASKS = (
-    re.compile(r"^\s*#{1,3} ?task:", re.IGNORECASE),
-    re.compile(r"\b(generate|provide|create|write|suggest)\b.{0,60}\btitle\b", re.I | re.S),
-    re.compile(r"\bgenerate\b.{0,60}\b(tags|follow[- ]?ups?|search queries)\b", re.I | re.S),
-    re.compile(r"^\s*summari[sz]e (the|this) (chat|conversation)", re.IGNORECASE),
+_CLIENT_TASK = re.compile(r"^\s*#{1,3} ?task:", re.IGNORECASE)
+_ABOUT_THE_CHAT = re.compile(
+    r"\b(generate|provide|create|write|suggest|give|summari[sz]e)\b.{0,120}"
+    r"\b(this|the|our|following|above) (\w+ )?(chat|conversation|dialogue|discussion)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+
+_UNKNOWN = (
+    re.compile(
+        r"(?:(?:i'm |i am )?(?:sorry|unfortunately|however)[,.]? +(?:but +)?)*"
+        r"(?:i (?:do not|don't|cannot|can't|could not|couldn't) (?:know|find|answer|say|determine)"
+        r"|(?:the |these |your )?(?:numbered |provided |given |available )*"
+        r"(?:sources?|documents?|passages?|context)(?: provided| given| above)? "
+        r"(?:do(?:es)?|did)(?: not|n't) "
+        r"(?:contain|mention|say|state|specify|include|provide|cover|answer|give)"
+        r"|(?:there is )?no (?:\w+ )?information\b)"
+    ),
+    re.compile(
+        r"(?:(?:rất )?(?:xin lỗi|tiếc|tuy nhiên)[,.]? +)*"
+        r"(?:tôi (?:không|chưa) "
+        r"(?:biết|rõ|tìm thấy|thể (?:trả lời|tìm thấy|xác định)|có (?:đủ )?thông tin)"
+        r"|(?:hiện |trong |theo )?(?:các |những )?(?:tài liệu|nguồn|đoạn trích|ngữ cảnh)"
+        r"(?: tài liệu)?(?: được cung cấp| đã cho| trên| này| hiện có)?,? (?:không|chưa) "
+        r"(?:có (?:đủ )?(?:thông tin|nội dung|câu trả lời|dữ liệu|đề cập)|chứa thông tin|đề cập|nêu"
+        r"|nói|cung cấp|nhắc)"
+        r"|không (?:có|tìm thấy) (?:đủ )?(?:thông tin|câu trả lời))"
+    ),
 )
 
 
@@ -34,9 +56,15 @@ def is_small_talk(text: str) -> bool:
 
 def is_client_task(messages: Sequence[Message]) -> bool:
     """Whether a chat client asks for a title or tags, rather than its user a question."""
-    last = str(messages[-1]["content"] or "")
     if messages[-1]["role"] != "user":
         return False
-    return _CLIENT_TASKS[0].search(last) is not None or (
-        len(messages) > 1 and any(task.search(last[:400]) for task in _CLIENT_TASKS)
-    )
+    last = str(messages[-1]["content"] or "")[:400]
+    if _CLIENT_TASK.search(last):
+        return True
+    return len(messages) > 1 and _ABOUT_THE_CHAT.search(last) is not None
+
+
+def says_unknown(text: str) -> bool:
+    """Whether an answer, or a sentence of it, begins by saying that the sources do not say."""
+    plain = nfc(text[:200]).casefold().replace("’", "'").lstrip()
+    return any(pattern.match(plain) for pattern in _UNKNOWN)

@@ -8,9 +8,10 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rag_backend.answering.citing import MarkerFilter, Source, cite, cite_whole
+from rag_backend.answering.citing import Source, cite, cite_whole
 from rag_backend.answering.condensing import Condenser
 from rag_backend.answering.language import detect_language, is_client_task, is_small_talk
+from rag_backend.answering.markers import MarkerFilter
 from rag_backend.answering.prompting import grounded_messages
 from rag_backend.answering.replies import NOTHING_FOUND, fixed_reply
 from rag_backend.answering.rewriting import rewrite
@@ -52,11 +53,19 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A decided answer: the stream that will give it and the sources that it may cite."""
+    """A decided answer: the stream that will give it and the sources that it may cite.
+
+    Attributes:
+        provider: Who was asked first; signs what no chunk signs.
+        whole: The answer is its one source's own text.
+        marked: Brackets in the answer are markers. In JSON they are lists.
+    """
 
     stream: AsyncGenerator[Chunk, None]
+    provider: str
     sources: tuple[Source, ...] = ()
     whole: bool = False
+    marked: bool = True
     grounding: Literal["plain", "curated", "nothing", "passages"] = "plain"
     prompt: tuple[Message, ...] = ()
 
@@ -93,7 +102,7 @@ class Pipeline:
             return self._plain(asked)
         question = await rewrite(asked.messages, self._local)
         curated = await self._library.curated(asked.store, question)
-        if curated is not None:
+        if curated is not None and not _needs_model(asked.options):
             return _from_curated(curated)
         passages = await self._retrieve(asked.store, question)
         if not passages:
@@ -124,53 +133,63 @@ class Pipeline:
             passages=tuple(_evidence(source) for source in condensed.sources),
             terms=weights,
         )
-        messages = grounded_messages(asked.messages, grounding)
+        marked = not _wants_json(asked.options)
+        messages = grounded_messages(asked.messages, grounding, markers=marked)
         request = ChatRequest(messages, asked.options, asked.model, grounding)
-        stream = asked.provider.stream(request)
-        return Plan(stream, condensed.sources, grounding="passages", prompt=messages)
+        kept = {source.number for source in condensed.sources}
+        return Plan(
+            asked.provider.stream(request),
+            asked.provider.name,
+            # As they stand in the documents, not as condensed: that is what gets quoted.
+            tuple(source for source in numbered if source.number in kept),
+            marked=marked,
+            grounding="passages",
+            prompt=messages,
+        )
 
     def _plain(self, asked: Question, grounding: Literal["plain", "nothing"] = "plain") -> Plan:
-        last = str(asked.messages[-1]["content"])
+        last = str(asked.messages[-1]["content"] or "")
         unfounded = Grounding(question=last, language=detect_language(last))
         request = ChatRequest(asked.messages, asked.options, asked.model, unfounded)
         stream = asked.provider.stream(request)
-        return Plan(stream, grounding=grounding, prompt=asked.messages)
+        return Plan(stream, asked.provider.name, grounding=grounding, prompt=asked.messages)
 
     def _nothing_found(self, asked: Question, question: str) -> Plan:
-        if self._no_answer == "model":
+        if self._no_answer == "model" or _needs_model(asked.options):
             return self._plain(asked, "nothing")
         reply = NOTHING_FOUND[detect_language(question)]
-        return Plan(fixed_reply(reply, HOUSE), grounding="nothing")
+        return Plan(fixed_reply(reply, HOUSE), HOUSE, grounding="nothing")
 
     async def _write(self, plan: Plan, base_url: str) -> AsyncGenerator[Chunk, None]:
         """The provider's chunks in our one shape, markers checked, citations before the finish."""
-        writer = ChunkWriter()
-        markers = MarkerFilter(source.number for source in plan.sources)
+        writer = ChunkWriter(plan.provider)
+        markers = _marker_filter(plan)
         text, finish, usage, begun = "", None, None, time.monotonic()
         async with aclosing(plan.stream) as chunks:
             async for chunk in chunks:
                 writer.model = chunk.get("model") or writer.model
                 writer.provider = chunk.get("provider") or writer.provider
                 usage = chunk.get("usage") or usage
-                for choice in chunk.get("choices", ())[:1]:
+                for choice in (chunk.get("choices") or ())[:1]:
                     finish = choice.get("finish_reason") or finish
                     delta = without_empty(choice.get("delta") or {})
-                    if plan.sources and "content" in delta:
+                    if markers and "content" in delta:
                         delta["content"] = markers.feed(delta["content"])
                         delta = without_empty(delta)
-                    if not delta:
+                    logprobs = choice.get("logprobs")
+                    if not delta and not logprobs:
                         continue
                     if begun:
                         self._saw_first_token(writer.provider, begun)
                         begun = 0.0
                         yield writer.delta({"role": "assistant", "content": ""})
                     text += delta.get("content", "")
-                    yield writer.delta(delta)
+                    yield writer.delta(delta, logprobs=logprobs)
         if finish is None:
             raise UpstreamBroken("The model server ended its answer without saying why.")
         if begun:
             yield writer.delta({"role": "assistant", "content": ""})
-        rest = markers.close() if plan.sources else ""
+        rest = markers.close() if markers else ""
         yield writer.citations(rest, _citations(plan, text + rest, base_url))
         yield writer.delta({}, finish)
         counted = _usage(usage, plan.prompt, text + rest)
@@ -197,7 +216,24 @@ def _from_curated(row: StoredChunk) -> Plan:
         relevance=1.0,
     )
     stream = fixed_reply(row.answer or "", HOUSE)
-    return Plan(stream, (Source(1, passage),), whole=True, grounding="curated")
+    return Plan(stream, HOUSE, (Source(1, passage),), whole=True, grounding="curated")
+
+
+def _wants_json(options: Mapping[str, Any]) -> bool:
+    form = options.get("response_format")
+    return isinstance(form, Mapping) and form.get("type", "text") != "text"
+
+
+def _needs_model(options: Mapping[str, Any]) -> bool:
+    """Whether a fixed text would ignore what was asked for: JSON, tools, logprobs."""
+    return _wants_json(options) or bool(options.get("tools") or options.get("logprobs"))
+
+
+def _marker_filter(plan: Plan) -> MarkerFilter | None:
+    """None where the answer passes untouched: without sources, verbatim, or as JSON."""
+    if not plan.sources or plan.whole or not plan.marked:
+        return None
+    return MarkerFilter(source.number for source in plan.sources)
 
 
 def _evidence(source: Source) -> Evidence:
@@ -211,7 +247,7 @@ def _evidence(source: Source) -> Evidence:
 def _citations(plan: Plan, text: str, base_url: str) -> list[dict[str, Any]]:
     if plan.whole:
         return [cite_whole(text, plan.sources[0], base_url)]
-    return cite(text, plan.sources, base_url)
+    return cite(text, plan.sources, base_url, marked=plan.marked)
 
 
 def _usage(

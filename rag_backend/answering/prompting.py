@@ -28,11 +28,16 @@ def render(template: str, **values: Any) -> str:
     return _templates().get_template(f"{template}.jinja").render(**values).strip()
 
 
-def grounded_messages(messages: Sequence[Message], grounding: Grounding) -> tuple[Message, ...]:
+def grounded_messages(
+    messages: Sequence[Message], grounding: Grounding, *, markers: bool = True
+) -> tuple[Message, ...]:
     """The conversation under one system message that holds the rules and the sources.
 
     The client's own system messages go into it too: many chat templates accept only one. Sources
     come before the conversation: a model server's prefix cache keeps them from turn to turn.
+
+    Args:
+        markers: Whether to ask for a source's number after each statement.
     """
     system = [m for m in messages if m["role"] in ("system", "developer")]
     rest = [m for m in messages if m["role"] not in ("system", "developer")]
@@ -41,5 +46,6 @@ def grounded_messages(messages: Sequence[Message], grounding: Grounding) -> tupl
         language=grounding.language,
         instructions="\n\n".join(str(m["content"]) for m in system),
         sources=grounding.passages,
+        markers=markers,
     )
     return ({"role": "system", "content": content}, *rest)

@@ -8,60 +8,96 @@ import re
 from collections.abc import Sequence
 
 from rag_backend.answering.condensing import read_text
+from rag_backend.answering.language import is_small_talk
 from rag_backend.answering.prompting import render
 from rag_backend.errors import RAGError
-from rag_backend.knowledge.text import content_terms, fold, words
+from rag_backend.knowledge.text import (
+    content_terms,
+    has_vietnamese_letters,
+    is_unaccented_vietnamese,
+    words,
+)
 from rag_backend.llm.provider import ChatRequest, LLMProvider, Message
 
-_TIME_LIMIT = 10.0  # seconds
+PATIENCE = 10.0
+"""Seconds for the local model to rewrite a question."""
 _TURNS = 6  # of the conversation shown to the model
 _LONGEST = 400  # characters of a rewritten question; more is not a question
 
-_FOLLOW_UP = re.compile(
-    r"^(and|but|so|also|then|what about|how about|con|the con|vay|vay con|the thi|neu vay|roi)\b"
-)
-_POINTING = re.compile(
-    r"\b(it|its|that|this|those|these|them|they|he|she|there|one|same|do|nay|no|vay|tren|ho|ay)\b"
-)
+# How follow-ups begin, and words that point back, in lower case. Vietnamese ones are told by their
+# diacritics ("còn" is not "con", "đó" is not "do"), except where the question has none.
+_POINTS_BACK = {
+    "en": re.compile(
+        r"^(and|but|so|also|then|or|what about|how about|why|which one)\b"
+        r"|\b(it|its|these|those|them|they|he|she|same|the (former|latter))\b"
+        r"|\b(is|was|does|do|did|about|of|for|with|after|before) (that|this)\b|\b(that|this)$"
+    ),
+    "vi": re.compile(
+        r"^(còn|thế còn|vậy|vậy còn|thế thì|nếu vậy|rồi|và|hay|tại sao|vì sao)\b"
+        r"|\b(nó|đó|ấy|này|như vậy|như thế|việc trên|điều trên|trường hợp trên)\b"
+    ),
+    "bare": re.compile(
+        r"^(con|the con|vay|vay con|the thi|neu vay|roi|va|hay|tai sao|vi sao)\b"
+        r"|\b(no|do|ay|nay|nhu vay|nhu the)\b"
+    ),
+}
+_PLACE = re.compile(r"\b(công ty|nước|cơ quan|đơn vị|nơi|cong ty|nuoc) (này|nay)\b")
+"""Points at the reader's own house, not back into the conversation."""
 
 log = logging.getLogger(__name__)
 
 
-async def rewrite(messages: Sequence[Message], local: LLMProvider | None) -> str:
+async def rewrite(
+    messages: Sequence[Message], local: LLMProvider | None, patience: float = PATIENCE
+) -> str:
     """The last user message as a question that stands alone.
 
-    Without earlier user messages it is returned as it is. Otherwise the local model rewrites it;
-    where there is none, or it fails, an elliptic question is joined to the one before it.
+    A first question, and one that needs none of the conversation, is returned as it is. Otherwise
+    the local model rewrites it; where there is none, or it fails or takes longer than `patience`
+    seconds, the question is joined to the last one before it that stood alone.
     """
-    asked = [str(m["content"]) for m in messages if m["role"] == "user"]
-    question = asked[-1] if asked else ""
-    if len(asked) < 2 or not _depends_on_history(question):
+    asked = [str(m["content"] or "") for m in messages if m["role"] == "user"]
+    *earlier, question = asked
+    earlier = [text for text in earlier if text.strip() and not is_small_talk(text)]
+    if not earlier or not depends_on_history(question):
         return question
     if local is not None:
-        rewritten = await _by_model(messages, question, local)
+        rewritten = await _by_model(messages, question, local, patience)
         if rewritten:
             return rewritten
-    return f"{asked[-2]}\n{question}"
+    whole = (text for text in reversed(earlier) if not depends_on_history(text))
+    return f"{next(whole, earlier[-1])}\n{question}"
 
 
-def _depends_on_history(question: str) -> bool:
-    """Whether a question is elliptic: it opens like a follow-up, points back, or is very short."""
-    folded = " ".join(words(fold(question)))
-    few = len(content_terms(question)) <= 3
-    return few or _FOLLOW_UP.search(folded) is not None or _POINTING.search(folded) is not None
+def depends_on_history(question: str) -> bool:
+    """Whether a question is elliptic: it opens like a follow-up, points back, or is a fragment."""
+    listed = words(question)
+    plain = _PLACE.sub(" ", " ".join(listed))
+    count = len(content_terms(question))
+    if is_unaccented_vietnamese(question):
+        return _POINTS_BACK["bare"].search(plain) is not None or len(listed) <= 4
+    if has_vietnamese_letters(question):
+        return _POINTS_BACK["vi"].search(plain) is not None or count <= 2 or len(listed) <= 4
+    # "Còn xe máy thì sao?" has no letter that only Vietnamese has.
+    points = any(_POINTS_BACK[language].search(plain) for language in ("en", "vi"))
+    return points or count <= 1 or len(listed) <= 3
 
 
-async def _by_model(messages: Sequence[Message], question: str, local: LLMProvider) -> str:
-    turns = [m for m in messages if m["role"] in ("user", "assistant")][-_TURNS - 1 : -1]
-    prompt = render("rewrite", turns=turns, question=question)
+async def _by_model(
+    messages: Sequence[Message], question: str, local: LLMProvider, patience: float
+) -> str:
+    """The model's question; "" when it fails, or says something that is no question."""
+    turns = [m for m in messages if m["role"] in ("user", "assistant") and m["content"]]
+    prompt = render("rewrite", turns=turns[-_TURNS - 1 : -1], question=question)
     request = ChatRequest(
         messages=({"role": "user", "content": prompt},),
         options={"temperature": 0, "max_tokens": 120},
     )
     try:
-        async with asyncio.timeout(_TIME_LIMIT):
+        async with asyncio.timeout(patience):
             text = await read_text(local, request)
     except (RAGError, TimeoutError) as error:
         log.warning("the local model could not rewrite the question (%s)", error or "too slow")
         return ""
-    return text if len(text) <= _LONGEST else ""
+    line = text.strip("\"'“”« »\n")
+    return line if len(line) <= _LONGEST and "\n" not in line else ""

@@ -11,12 +11,12 @@ from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from rag_backend.answering.pipeline import Question
-from rag_backend.answering.wire import fold
 from rag_backend.api.disconnect import or_disconnected
 from rag_backend.api.parts import Backend, Parts
 from rag_backend.api.schemas import ChatBody
 from rag_backend.api.sse import event_stream
 from rag_backend.knowledge.library import DEFAULT_STORE
+from rag_backend.llm.complete import fold
 from rag_backend.llm.provider import Chunk
 
 router = APIRouter()

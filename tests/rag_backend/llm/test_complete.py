@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rag_backend.errors import UpstreamBroken
-from rag_backend.llm.complete import complete
+from rag_backend.llm.complete import complete, fold
+from rag_backend.llm.provider import Chunk
 from tests.rag_backend.llm.support import ASK, ROLE, Scripted, delta, finish
 
 HEAD = {"id": "chatcmpl-1", "created": 7, "model": "m", "provider": "p"}
@@ -40,6 +41,7 @@ async def test_text() -> None:
             }
         ],
         "usage": USAGE,
+        "citations": [],
     }
 
 
@@ -56,6 +58,7 @@ async def test_tool_calls() -> None:
         "role": "assistant",
         "content": None,
         "refusal": None,
+        "annotations": [],
         "tool_calls": [
             {"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}},
             {"id": "b", "type": "function", "function": {"name": "g", "arguments": "{}"}},
@@ -72,3 +75,21 @@ async def test_an_empty_answer_is_an_answer() -> None:
 async def test_an_unfinished_answer_is_an_error() -> None:
     with pytest.raises(UpstreamBroken):
         await complete(Scripted([ROLE, delta(content="Twel")]), ASK)
+
+
+async def test_logprobs_are_joined_and_citations_taken_over() -> None:
+    def spoken(token: str) -> Chunk:
+        chunk = delta(content=token)
+        chunk["choices"][0]["logprobs"] = {"content": [{"token": token}], "refusal": None}
+        return chunk
+
+    citations = [{"index": 1, "quote": "Twelve days."}]
+    last = {**delta(content="", annotations=[]), "citations": citations}
+    completion = await fold(
+        Scripted([spoken("Twelve"), spoken(" days"), last, finish()]).stream(ASK)
+    )
+    assert completion["choices"][0]["logprobs"] == {
+        "content": [{"token": "Twelve"}, {"token": " days"}],
+        "refusal": None,
+    }
+    assert completion["citations"] == citations
