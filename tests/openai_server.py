@@ -126,7 +126,7 @@ class OpenAIServer:
         self._port = port
         self._script: deque[Reply] = deque()
         self._changed = threading.Condition()
-        self._loop = asyncio.new_event_loop()
+        self._loop: asyncio.AbstractEventLoop
         self._released = asyncio.Event()
         self._closing = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="openai-server", daemon=True)
@@ -153,8 +153,16 @@ class OpenAIServer:
         """Answer the next chat completions so, in order."""
         self._script.extend(replies)
 
+    def reset(self) -> None:
+        """Forget the script and what arrived, for a server that several tests share."""
+        self._script.clear()
+        self.requests.clear()
+        self.default, self.models, self.models_raw = Reply(), [MODEL], None
+        self.health = (200, {"status": "ok"})
+        self._loop.call_soon_threadsafe(self._released.clear)
+
     def release(self) -> None:
-        """Let stalled replies go on, now and from now on."""
+        """Let stalled replies go on, now and until `reset`."""
         self._loop.call_soon_threadsafe(self._released.set)
 
     def wait_for(self, condition: Callable[[OpenAIServer], bool], timeout: float = 10) -> None:
@@ -177,15 +185,14 @@ class OpenAIServer:
     ) -> None:
         self._loop.call_soon_threadsafe(self._closing.set)
         self._thread.join(10)
-        self._loop.close()
 
     # The server's own thread.
 
     def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._serve())
+        asyncio.run(self._serve())
 
     async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
         handlers: set[asyncio.Task[None]] = set()
 
         def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -193,39 +200,50 @@ class OpenAIServer:
             task = self._loop.create_task(self._connection(reader, writer))
             handlers.add(task)
             task.add_done_callback(handlers.discard)
+            # A task that is cancelled before its first step runs no `finally` of its own.
+            task.add_done_callback(lambda _: writer.transport.abort())
 
         server = await asyncio.start_server(handle, "127.0.0.1", self._port)
         self._port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._closing.wait()
-        server.close()
-        for task in list(handlers):
-            task.cancel()
-        await asyncio.gather(*handlers, return_exceptions=True)
+        for turn in range(8):
+            # A connection becomes a handler some turns of the loop after it was accepted.
+            if turn == 4:
+                server.close()
+            for task in list(handlers):
+                task.cancel()
+            await asyncio.gather(*handlers, return_exceptions=True)
+            await asyncio.sleep(0)
         await server.wait_closed()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, ValueError):
-            received = await _read_request(reader)
-            self._note(lambda: self.requests.append(received))
-            answer = asyncio.ensure_future(self._answer(received, writer))
-            gone = asyncio.ensure_future(reader.read(1))
-            try:
-                await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
-                if not answer.done():
-                    received.disconnected.set()
-            finally:
-                for task in (answer, gone):
-                    task.cancel()
-                outcome = await asyncio.gather(answer, gone, return_exceptions=True)
-                if isinstance(outcome[0], ConnectionError):
-                    received.disconnected.set()
-                elif isinstance(outcome[0], _Cut):
-                    writer.transport.abort()
-                self._note(received.finished.set)
+            await self._exchange(await _read_request(reader), reader, writer)
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
+
+    async def _exchange(
+        self, received: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Answer one request, unless the client goes away first."""
+        self._note(lambda: self.requests.append(received))
+        answer = asyncio.ensure_future(self._answer(received, writer))
+        gone = asyncio.ensure_future(reader.read(1))
+        try:
+            await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                received.disconnected.set()
+        finally:
+            for task in (answer, gone):
+                task.cancel()
+            outcome = await asyncio.gather(answer, gone, return_exceptions=True)
+            if isinstance(outcome[0], ConnectionError):
+                received.disconnected.set()
+            elif isinstance(outcome[0], _Cut):
+                writer.transport.abort()
+            self._note(received.finished.set)
 
     def _note(self, change: Callable[[], object]) -> None:
         with self._changed:

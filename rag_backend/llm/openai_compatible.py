@@ -80,7 +80,12 @@ class OpenAICompatible:
             max_retries=0,
             # The other limits are wrappers' work: only they know what counts as a token.
             timeout=Timeout(None, connect=connect_timeout, pool=connect_timeout),
-            http_client=DefaultAioHttpClient(),
+            http_client=DefaultAioHttpClient(
+                # A prompt goes where the setting says and nowhere else: no redirect is followed,
+                # and no proxy of the environment sees what is meant for the LAN.
+                follow_redirects=False,
+                mounts={} if row.cloud else {"http://": None, "https://": None},
+            ),
         )
 
     @property
@@ -92,6 +97,11 @@ class OpenAICompatible:
     def url(self) -> str:
         """The host's base URL, fit for a log."""
         return self._url
+
+    @property
+    def model(self) -> str | None:
+        """The model it asks for; None while that has to be looked up."""
+        return self._row.model or self._found_model
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
         """See LLMProvider. Always streamed, so that a client that leaves frees the upstream.
@@ -165,13 +175,12 @@ class OpenAICompatible:
 
     async def _model(self) -> str:
         """The row's model, or the first that the server lists; looked up once."""
-        if self._row.model:
-            return self._row.model
-        async with self._lookup:
-            if self._found_model is None:
-                status, body = await self.get("models", _LOOKUP_TIMEOUT)
-                self._found_model = _first_model(body) if status == 200 else None
-        return self._found_model or _UNNAMED_MODEL
+        if self.model is None:
+            async with self._lookup:
+                if self._found_model is None:
+                    status, body = await self.get("models", _LOOKUP_TIMEOUT)
+                    self._found_model = _first_model(body) if status == 200 else None
+        return self.model or _UNNAMED_MODEL
 
     def _check_form(self, answer: AsyncStream[object]) -> None:
         form = answer.response.headers.get("content-type", "")
@@ -204,6 +213,8 @@ class OpenAICompatible:
 
     def _status_failure(self, error: APIStatusError) -> UpstreamError:
         status, detail = error.status_code, self._detail(error.body)
+        if status < 400:
+            return self._not_openai(f"redirects elsewhere ({status})")
         if status in (401, 403):
             return UpstreamRefused(
                 f"{self._who} refused the API key ({status}): check {self._row.key_setting}.",

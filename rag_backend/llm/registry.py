@@ -25,6 +25,11 @@ class _Entry:
     provider: LLMProvider
     hosts: tuple[OpenAICompatible, ...]
 
+    @property
+    def model(self) -> str | None:
+        """The model's name upstream, as far as it is known yet."""
+        return self.row.model or next((host.model for host in self.hosts if host.model), None)
+
 
 class Registry:
     """The providers by name. Owns their connections: close it with `aclose`."""
@@ -95,7 +100,7 @@ class Registry:
             NotFound: the name is unknown and UNKNOWN_MODEL=refuse.
         """
         name = model if model is not None and self.has(model) else self._chosen
-        known = model in (None, name, self.row(self._chosen).model)
+        known = model in (None, name, self._entry(self._chosen).model)
         if not known and self._settings.unknown_model == "refuse":
             raise NotFound(
                 f"The model {model!r} does not exist. Available: {', '.join(self.names())}",
@@ -108,16 +113,16 @@ class Registry:
         """A row each, for people: no keys, no passwords in URLs."""
         return [
             {
-                "name": row.name,
-                "kind": row.kind,
-                "base_urls": [shown_url(url) for url in row.base_urls],
-                "model": row.model,
-                "cloud": row.cloud,
-                "context_tokens": row.context_tokens,
-                "chosen": row.name == self._chosen,
-                "fallback": row.name in self._fallback,
+                "name": entry.row.name,
+                "kind": entry.row.kind,
+                "base_urls": [shown_url(url) for url in entry.row.base_urls],
+                "model": entry.model,
+                "cloud": entry.row.cloud,
+                "context_tokens": entry.row.context_tokens,
+                "chosen": entry.row.name == self._chosen,
+                "fallback": entry.row.name in self._fallback,
             }
-            for row in (entry.row for entry in self._entries.values())
+            for entry in self._entries.values()
         ]
 
     async def aclose(self) -> None:

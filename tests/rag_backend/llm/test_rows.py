@@ -116,3 +116,19 @@ def test_a_missing_file_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(StartError, match="is not valid TOML"):
         read_rows(tmp_path / "binary.toml")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"openai_api_key": "“sk-abc”"}, "OPENAI_API_KEY is not a key"),
+        ({"openai_api_key": "sk-abc def"}, "OPENAI_API_KEY is not a key"),
+        ({"local_llm_api_url": "http://me:secret@a:8001"}, "LOCAL_LLM_API_URL contains a user"),
+    ],
+)
+def test_what_could_never_work_stops_the_start(values: dict[str, str], message: str) -> None:
+    with pytest.raises(StartError) as raised:
+        rows_from(load_settings(**values))
+    assert str(raised.value).startswith(message)
+    assert "abc" not in str(raised.value)
+    assert "secret" not in str(raised.value)
