@@ -6,6 +6,8 @@ import datetime
 from typing import Any
 
 import pytest
+from docx.oxml import parse_xml
+from docx.oxml.ns import nsdecls
 from pptx.util import Inches
 
 from ingest.reading import archive
@@ -132,3 +134,18 @@ def test_entity_bombs_are_not_opened(
 def test_office_archive_without_its_parts(refusal: Refusal) -> None:
     for member, name in (("word/document.xml", "a.docx"), ("xl/workbook.xml", "a.xlsx")):
         assert "damaged" in str(refusal(samples.zip_bytes({member: "<x/>"}), name))
+
+
+def test_word_inserted_text_and_content_controls_are_read(read_bytes: ReadBytes) -> None:
+    def build(document: Any) -> None:
+        paragraph = document.add_paragraph("Thời hạn là ")
+        for markup in (
+            '<w:ins {0} w:id="1" w:author="A"><w:r><w:t xml:space="preserve">30 ngày, </w:t></w:r>'
+            "</w:ins>",
+            "<w:sdt {0}><w:sdtContent><w:r><w:t>gia hạn được</w:t></w:r></w:sdtContent></w:sdt>",
+            '<w:del {0} w:id="2" w:author="A"><w:r><w:delText>15 ngày</w:delText></w:r></w:del>',
+        ):
+            paragraph._p.append(parse_xml(markup.format(nsdecls("w"))))
+
+    blocks = read_bytes(samples.docx_bytes(build), "a.docx").blocks
+    assert [b.text for b in blocks] == ["Thời hạn là 30 ngày, gia hạn được"]
