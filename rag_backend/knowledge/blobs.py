@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import hashlib
 import os
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from rag_backend.errors import BadRequest, StorageFull, TooLarge
 
@@ -51,10 +53,8 @@ class Blobs:
                         raise TooLarge(
                             f"The file is larger than MAX_FILE_MB={limit}.", param="file"
                         )
-                    digest.update(part)
-                    target.write(part)
-                target.flush()
-                os.fsync(target.fileno())
+                    await asyncio.to_thread(_append, target, part, digest)
+                await asyncio.to_thread(_to_disk, target)
             if size == 0:
                 raise BadRequest("The file is empty.", param="file", code="empty_file")
             temporary.replace(self.path(file_id))
@@ -76,5 +76,15 @@ class Blobs:
         """Delete what a crash left between writing bytes and recording them."""
         keep = set(known)
         for path in self._directory.iterdir():
-            if path.name not in keep:
+            if path.name not in keep and path.is_file():
                 path.unlink(missing_ok=True)
+
+
+def _append(target: IO[bytes], part: bytes, digest: hashlib._Hash) -> None:
+    digest.update(part)
+    target.write(part)
+
+
+def _to_disk(target: IO[bytes]) -> None:
+    target.flush()
+    os.fsync(target.fileno())

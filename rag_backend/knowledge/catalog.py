@@ -15,11 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, delete, func, insert, select, update
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 
 from ingest.document import Chunk
-from rag_backend.errors import Conflict, NotFound, StorageBroken, StorageFull
+from rag_backend.errors import Conflict, NotFound
 from rag_backend.knowledge.models import (
     FileRecord,
     FileStatus,
@@ -27,13 +26,37 @@ from rag_backend.knowledge.models import (
     Store,
     StoredChunk,
     StoreFile,
-    chunk_id,
 )
-from rag_backend.knowledge.tables import chunks, files, garbage, store_files, stores
-from rag_backend.knowledge.text import question_key
+from rag_backend.knowledge.rows import (
+    chunk_values,
+    of_file,
+    stored_chunk,
+    visible,
+    visible_at,
+)
+from rag_backend.knowledge.tables import (
+    chunks,
+    files,
+    garbage,
+    mapped_errors,
+    store_files,
+    stores,
+)
+from rag_backend.knowledge.text import nfc, question_key
+from rag_backend.knowledge.versions import (
+    add_garbage_collection,
+    add_garbage_postings,
+    bump,
+    discard,
+    is_outdated,
+    keep_postings,
+    next_sequence,
+    retire,
+    retire_older_versions,
+)
 
 _SQL_VARIABLES = 500
-"""Values bound in one IN (...); SQLite's own limit is 32,766."""
+"""Items in one IN (...); SQLite's own limit is 32,766 values."""
 
 
 class Catalog:
@@ -49,12 +72,12 @@ class Catalog:
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
-        with _mapped_errors(), self._engine.connect() as connection:
+        with mapped_errors(), self._engine.connect() as connection:
             yield connection
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
-        with _mapped_errors(), self._writing, self._engine.begin() as connection:
+        with mapped_errors(), self._writing, self._engine.begin() as connection:
             yield connection
 
     # Files
@@ -96,7 +119,7 @@ class Catalog:
                 select(store_files.c.store_id).where(store_files.c.file_id == file_id)
             ).all()
             for store_id in holders:
-                _retire(connection, store_id, [file_id])
+                retire(connection, store_id, [file_id])
             if not connection.execute(delete(files).where(files.c.id == file_id)).rowcount:
                 raise NotFound(f"No such file: {file_id}", param="file_id")
             connection.execute(insert(garbage).values(kind="bytes", file_id=file_id))
@@ -151,18 +174,26 @@ class Catalog:
         return self.store(store_id)
 
     def delete_store(self, store_id: str) -> None:
-        """Delete a store with everything in it, except the files themselves."""
-        store = self.store(store_id)
+        """Delete a store with everything in it, except the files themselves; raises NotFound."""
         with self._transaction() as connection:
-            connection.execute(delete(chunks).where(chunks.c.store_id == store.id))
-            connection.execute(delete(store_files).where(store_files.c.store_id == store.id))
-            connection.execute(delete(stores).where(stores.c.id == store.id))
-            _add_garbage_collection(connection, store)
+            row = connection.execute(select(stores).where(stores.c.id == store_id)).one_or_none()
+            if row is None:
+                raise NotFound(f"No such vector store: {store_id}", param="vector_store_id")
+            store = Store(**row._mapping)
+            connection.execute(delete(chunks).where(chunks.c.store_id == store_id))
+            connection.execute(delete(store_files).where(store_files.c.store_id == store_id))
+            connection.execute(delete(stores).where(stores.c.id == store_id))
+            add_garbage_collection(connection, store_id, store.collection)
+            if store.rebuilding:
+                add_garbage_collection(connection, store_id, store.next_collection)
 
     def swap_generation(self, store: Store, model: str, probe: bytes) -> None:
-        """Serve the next generation of a rebuilt store; the old one becomes garbage."""
+        """Serve the next generation of a rebuilt store; the old one becomes garbage.
+
+        A store that was deleted meanwhile leaves the next one as garbage.
+        """
         with self._transaction() as connection:
-            connection.execute(
+            swapped = connection.execute(
                 update(stores)
                 .where(stores.c.id == store.id)
                 .values(
@@ -173,7 +204,8 @@ class Catalog:
                     embedding_probe=probe,
                 )
             )
-            _add_garbage_collection(connection, store)
+            gone = store.collection if swapped.rowcount else store.next_collection
+            add_garbage_collection(connection, store.id, gone)
 
     # Files in stores
 
@@ -191,7 +223,7 @@ class Catalog:
                         store_id=store_id,
                         file_id=file_id,
                         status="in_progress",
-                        sequence=_next_sequence(connection, store_id),
+                        sequence=next_sequence(connection, store_id),
                         created_at=int(time.time()),
                         **fresh,
                     )
@@ -199,7 +231,7 @@ class Catalog:
             elif status in ("failed", "cancelled"):
                 again = {
                     "status": "in_progress",
-                    "sequence": _next_sequence(connection, store_id),
+                    "sequence": next_sequence(connection, store_id),
                     "error_code": None,
                     "error_message": None,
                 }
@@ -242,22 +274,37 @@ class Catalog:
         """Replace a store file's attributes; a new `path` becomes its identity."""
         values: dict[str, Any] = {"attributes": dict(attributes)}
         if "path" in attributes:
-            values["identity"] = str(attributes["path"])
+            values["identity"] = nfc(str(attributes["path"]))
         key = (store_files.c.store_id == store_id) & (store_files.c.file_id == file_id)
         with self._transaction() as connection:
             connection.execute(update(store_files).where(key).values(**values))
-            _bump(connection, store_id)
+            bump(connection, store_id)
 
-    def fail(self, store_id: str, file_id: str, code: str, message: str) -> None:
-        """End a job with a reason; what an earlier version of the file left visible stays so."""
+    def fail(
+        self, store_id: str, file_id: str, code: str, message: str, *, written: bool = False
+    ) -> None:
+        """End a job with a reason; what an earlier version of the file left visible stays so.
+
+        Nothing happens to a file that is not in progress any more.
+
+        Args:
+            written: Whether some of its vectors or postings may have been written.
+        """
         key = (store_files.c.store_id == store_id) & (store_files.c.file_id == file_id)
         with self._transaction() as connection:
             row = connection.execute(select(store_files).where(key)).one_or_none()
+            if row is not None and row.status != "in_progress":
+                return
+            if written:
+                add_garbage_postings(connection, store_id, file_id)
             if row is None:
+                return
+            if is_outdated(connection, StoreFile(**row._mapping)):
+                discard(connection, store_id, [file_id])
                 return
             failed = {"status": "failed", "error_code": code, "error_message": message}
             connection.execute(update(store_files).where(key).values(**failed))
-            _retire_older_versions(connection, StoreFile(**row._mapping), ("failed",))
+            retire_older_versions(connection, StoreFile(**row._mapping), ("failed",))
 
     def complete(self, store_id: str, file_id: str, prepared: Sequence[Chunk]) -> bool:
         """Make a file's chunks visible and retire the version that they replace, at once.
@@ -272,64 +319,72 @@ class Catalog:
         key = (store_files.c.store_id == store_id) & (store_files.c.file_id == file_id)
         with self._transaction() as connection:
             row = connection.execute(select(store_files).where(key)).one_or_none()
-            if row is None or _is_outdated(connection, StoreFile(**row._mapping)):
-                _discard(connection, store_id, [file_id])
+            if row is None:
+                add_garbage_postings(connection, store_id, file_id)
                 return False
-            connection.execute(delete(chunks).where(_of_file(store_id, file_id)))
+            if is_outdated(connection, StoreFile(**row._mapping)):
+                discard(connection, store_id, [file_id])
+                return False
+            keep_postings(connection, store_id, file_id)
+            connection.execute(delete(chunks).where(of_file(store_id, file_id)))
             if prepared:
                 connection.execute(
                     insert(chunks),
-                    [_chunk_values(store_id, file_id, i, c) for i, c in enumerate(prepared)],
+                    [chunk_values(store_id, file_id, i, c) for i, c in enumerate(prepared)],
                 )
             size = sum(len(chunk.text.encode()) for chunk in prepared)
             done = {"status": "completed", "usage_bytes": size}
             connection.execute(update(store_files).where(key).values(**done))
-            _retire_older_versions(connection, StoreFile(**row._mapping))
-            _bump(connection, store_id)
+            retire_older_versions(connection, StoreFile(**row._mapping))
+            bump(connection, store_id)
         return True
 
     def detach(self, store_id: str, file_id: str) -> None:
         """Take a file out of a store; its bytes stay. Raises NotFound."""
         self.store_file(store_id, file_id)
         with self._transaction() as connection:
-            _retire(connection, store_id, [file_id])
+            retire(connection, store_id, [file_id])
 
     # Chunks
 
     def visible_chunks(self, store_id: str, ids: Iterable[str]) -> dict[str, StoredChunk]:
         """Those of the chunk ids that belong to completed files, by id."""
-        wanted: dict[str, set[int]] = {}
-        for listed in ids:
-            file_id, _, ordinal = listed.rpartition(":")
-            wanted.setdefault(file_id, set()).add(int(ordinal))
+        places = [(file_id, int(n)) for file_id, _, n in (item.rpartition(":") for item in ids)]
         found: dict[str, StoredChunk] = {}
         with self._reading() as connection:
-            for file_id, ordinals in wanted.items():
-                query = _visible(store_id).where(
-                    chunks.c.file_id == file_id, chunks.c.ordinal.in_(ordinals)
-                )
+            for at in range(0, len(places), _SQL_VARIABLES):
+                query = visible_at(store_id, places[at : at + _SQL_VARIABLES])
                 for row in connection.execute(query):
-                    chunk = _stored_chunk(row)
+                    chunk = stored_chunk(row)
                     found[chunk.id] = chunk
         return found
 
+    def count_chunks(self, store_id: str) -> int:
+        """Number of visible chunks: as many as there are vectors, and postings."""
+        query = select(func.count()).where(chunks.c.store_id == store_id)
+        with self._reading() as connection:
+            return int(connection.scalar(query) or 0)
+
     def file_chunks(self, store_id: str, file_id: str) -> list[StoredChunk]:
         """All chunks of a completed file, in order."""
-        query = _visible(store_id).where(chunks.c.file_id == file_id).order_by(chunks.c.ordinal)
+        query = visible(store_id).where(chunks.c.file_id == file_id).order_by(chunks.c.ordinal)
         with self._reading() as connection:
-            return [_stored_chunk(row) for row in connection.execute(query)]
+            return [stored_chunk(row) for row in connection.execute(query)]
 
     def curated(self, store_id: str, question: str) -> StoredChunk | None:
         """The row of a question/answer sheet whose question is the same, if there is one."""
+        key = question_key(question)
+        if not key:
+            return None
         query = (
-            _visible(store_id)
-            .where(chunks.c.question_key == question_key(question))
-            .order_by(store_files.c.created_at.desc(), chunks.c.ordinal)
+            visible(store_id)
+            .where(chunks.c.question_key == key)
+            .order_by(store_files.c.sequence.desc(), chunks.c.ordinal)
             .limit(1)
         )
         with self._reading() as connection:
             row = connection.execute(query).one_or_none()
-        return None if row is None else _stored_chunk(row)
+        return None if row is None else stored_chunk(row)
 
     # Garbage
 
@@ -350,133 +405,3 @@ class Catalog:
 def new_id(prefix: str) -> str:
     """A random identifier in OpenAI's style."""
     return prefix + secrets.token_hex(12)
-
-
-@contextmanager
-def _mapped_errors() -> Iterator[None]:
-    try:
-        yield
-    except OperationalError as error:
-        reason = str(error.orig)
-        if "full" in reason or "disk I/O" in reason:
-            raise StorageFull(
-                "The disk that holds DATA_DIR is full: free some space, then try again."
-            ) from error
-        raise StorageBroken(f"The catalog in DATA_DIR cannot be used: {reason}.") from error
-
-
-def _next_sequence(connection: Connection, store_id: str) -> int:
-    newest = select(func.max(store_files.c.sequence)).where(store_files.c.store_id == store_id)
-    return int(connection.scalar(newest) or 0) + 1
-
-
-def _versions(file: StoreFile, statuses: Sequence[FileStatus]) -> Any:
-    """Query for other files of the same store and identity in one of the statuses."""
-    return select(store_files.c.file_id).where(
-        store_files.c.store_id == file.store_id,
-        store_files.c.identity == file.identity,
-        store_files.c.file_id != file.file_id,
-        store_files.c.status.in_(statuses),
-    )
-
-
-def _is_outdated(connection: Connection, file: StoreFile) -> bool:
-    later = _versions(file, ("completed",)).where(store_files.c.sequence > file.sequence)
-    return connection.execute(later).first() is not None
-
-
-def _retire_older_versions(
-    connection: Connection,
-    current: StoreFile,
-    statuses: Sequence[FileStatus] = ("completed", "failed"),
-) -> None:
-    older = _versions(current, statuses).where(store_files.c.sequence < current.sequence)
-    _discard(connection, current.store_id, connection.scalars(older).all())
-
-
-def _discard(connection: Connection, store_id: str, file_ids: Sequence[str]) -> None:
-    """Retire files from a store, and delete those that no other store holds."""
-    _retire(connection, store_id, file_ids)
-    for file_id in file_ids:
-        held = select(func.count()).where(store_files.c.file_id == file_id)
-        if not connection.scalar(held):
-            connection.execute(delete(files).where(files.c.id == file_id))
-            connection.execute(insert(garbage).values(kind="bytes", file_id=file_id))
-
-
-def _retire(connection: Connection, store_id: str, file_ids: Sequence[str]) -> None:
-    """Remove files from a store's catalog, and note that their postings must go."""
-    if not file_ids:
-        return
-    for file_id in file_ids:
-        connection.execute(delete(chunks).where(_of_file(store_id, file_id)))
-        key = (store_files.c.store_id == store_id) & (store_files.c.file_id == file_id)
-        connection.execute(delete(store_files).where(key))
-        connection.execute(
-            insert(garbage).values(kind="postings", store_id=store_id, file_id=file_id)
-        )
-    _bump(connection, store_id)
-
-
-def _bump(connection: Connection, store_id: str) -> None:
-    connection.execute(
-        update(stores)
-        .where(stores.c.id == store_id)
-        .values(revision=stores.c.revision + 1, last_active_at=int(time.time()))
-    )
-
-
-def _add_garbage_collection(connection: Connection, store: Store) -> None:
-    connection.execute(
-        insert(garbage).values(kind="collection", store_id=store.id, collection=store.collection)
-    )
-
-
-def _of_file(store_id: str, file_id: str) -> Any:
-    return (chunks.c.store_id == store_id) & (chunks.c.file_id == file_id)
-
-
-def _chunk_values(store_id: str, file_id: str, ordinal: int, chunk: Chunk) -> dict[str, Any]:
-    return {
-        "store_id": store_id,
-        "file_id": file_id,
-        "ordinal": ordinal,
-        "text": chunk.text,
-        "start": chunk.start,
-        "end": chunk.end,
-        "page": chunk.page,
-        "heading_path": list(chunk.heading_path),
-        "question": chunk.question,
-        "answer": chunk.answer,
-        "question_key": question_key(chunk.question) if chunk.question else None,
-    }
-
-
-def _visible(store_id: str) -> Any:
-    return (
-        select(chunks, files.c.filename, store_files.c.attributes)
-        .join(
-            store_files,
-            (store_files.c.store_id == chunks.c.store_id)
-            & (store_files.c.file_id == chunks.c.file_id),
-        )
-        .join(files, files.c.id == chunks.c.file_id)
-        .where(chunks.c.store_id == store_id, store_files.c.status == "completed")
-    )
-
-
-def _stored_chunk(row: Row[Any]) -> StoredChunk:
-    return StoredChunk(
-        id=chunk_id(row.file_id, row.ordinal),
-        file_id=row.file_id,
-        ordinal=row.ordinal,
-        filename=row.filename,
-        text=row.text,
-        start=row.start,
-        end=row.end,
-        page=row.page,
-        heading_path=tuple(row.heading_path),
-        question=row.question,
-        answer=row.answer,
-        attributes=row.attributes,
-    )

@@ -41,7 +41,7 @@ def check(filters: Any, depth: int = 0) -> None:
             raise BadRequest(f"A filter of type `{kind}` needs a list `filters`.", param="filters")
         for item in nested:
             check(item, depth + 1)
-    elif kind in _COMPARISONS:
+    elif isinstance(kind, str) and kind in _COMPARISONS:
         _check_comparison(kind, filters)
     else:
         allowed = ", ".join([*_COMPARISONS, "and", "or"])

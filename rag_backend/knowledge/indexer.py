@@ -11,24 +11,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Any
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from ingest.document import Chunk
 from ingest.errors import UnreadableFile
-from rag_backend.errors import NotFound, RAGError
+from rag_backend.errors import NotFound, RAGError, StartError
 from rag_backend.knowledge.blobs import Blobs
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.encoder import Encoder, EncoderLoader
 from rag_backend.knowledge.lexical import LexicalIndex
-from rag_backend.knowledge.models import Garbage, Store, StoredChunk, StoreFile, chunk_id
+from rag_backend.knowledge.models import Store, StoreFile, chunk_id
 from rag_backend.knowledge.reading import ReadingPool
+from rag_backend.knowledge.sweeping import Sweeper
 from rag_backend.knowledge.vectors import VectorIndex
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _BATCH_CHUNKS = 512
 """The writer stops collecting files once it has so many chunks: bounds memory and latency."""
+_EMBED_CHUNKS = 256
+"""Chunks embedded in one go; `stop` waits for at most so many."""
+_WAITING_FILES = 64
+"""Files that have been read and wait for the writer."""
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +62,8 @@ class Sweep:
 
 
 Work = Prepared | Rebuild | Sweep
+Entry = tuple[str, str, str]
+"""(chunk id, file id, text to embed and index)."""
 
 
 class Indexer:
@@ -74,11 +83,14 @@ class Indexer:
         self._blobs = blobs
         self._vectors = vectors
         self._lexical = lexical
+        self._sweeper = Sweeper(catalog, blobs, vectors, lexical)
         self._encoder = encoder
         self._reading = reading
         self._readers = readers
         self._jobs: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
-        self._work: asyncio.Queue[Work] = asyncio.Queue(maxsize=64)
+        self._work: asyncio.Queue[Work] = asyncio.Queue()
+        self._room = asyncio.Semaphore(_WAITING_FILES)
+        self._unfinished = 0
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -97,73 +109,116 @@ class Indexer:
     def submit(self, file: StoreFile) -> None:
         """Index a file that was just attached; returns at once."""
         if file.status == "in_progress":
+            self._unfinished += 1
             self._jobs.put_nowait((file.store_id, file.file_id))
 
-    async def sweep(self) -> None:
+    def sweep(self) -> None:
         """Remove, soon, what the catalog has retired."""
-        await self._work.put(Sweep())
+        self._work.put_nowait(Sweep())
 
     async def rebuild(self, store: Store) -> None:
         """Make a store's vectors and postings anew, soon; the old ones serve until then."""
         await asyncio.to_thread(self._catalog.update_store, store.id, rebuilding=True)
-        await self._work.put(Rebuild(store.id))
+        self._work.put_nowait(Rebuild(store.id))
 
     @property
     def pending(self) -> int:
-        """Files waiting to be read, and batches waiting to be written."""
-        return self._jobs.qsize() + self._work.qsize()
+        """Files that are not read, or read and not written."""
+        return self._unfinished
 
     async def _recover(self) -> None:
+        """Jobs back into the queue; what a crash left behind away."""
         known = await asyncio.to_thread(self._catalog.list_files)
         await asyncio.to_thread(self._blobs.delete_unknown, {file.id for file in known})
+        await _finished(self._sweeper.collect)
         unfinished = await asyncio.to_thread(self._catalog.list_store_files, None, "in_progress")
-        for store_id, group in groupby(sorted(unfinished, key=_by_store), key=_by_store):
-            store = await asyncio.to_thread(self._catalog.store, store_id)
-            file_ids = [file.file_id for file in group]
-            try:
-                await asyncio.to_thread(self._vectors.delete_files, store.collection, file_ids)
-            except RAGError as error:
-                log.error("unfinished files of '%s' could not be cleared: %s", store.name, error)
+        await asyncio.to_thread(self._clear, unfinished)
         for file in unfinished:
             self.submit(file)
         for store in await asyncio.to_thread(self._catalog.list_stores):
             if store.rebuilding:
                 self._work.put_nowait(Rebuild(store.id))
+            else:
+                await asyncio.to_thread(self._compare, store)
+
+    def _clear(self, unfinished: Sequence[StoreFile]) -> None:
+        for store_id, files in _by_store(unfinished).items():
+            store = self._catalog.store(store_id)
+            file_ids = [file.file_id for file in files]
+            try:
+                self._vectors.delete_files(store.collection, file_ids)
+                self._lexical.replace(store.collection, file_ids, [])
+            except RAGError as error:
+                log.error("unfinished files of '%s' could not be cleared: %s", store.name, error)
+
+    def _compare(self, store: Store) -> None:
+        """Say so when derived data were lost, by a failing disk or an inquisitive hand."""
+        try:
+            found = self._vectors.count(store.collection), self._lexical.count(store.collection)
+        except RAGError as error:
+            log.error("%s", error)
+            return
+        wanted = self._catalog.count_chunks(store.id)
+        if found != (wanted, wanted):
+            log.warning(
+                "vector store '%s' has %d chunks, but %d vectors and %d postings: searches miss "
+                "some of it until `python -m ingest rebuild --store %s`",
+                *(store.name, wanted, *found, store.name),
+            )
 
     # Readers
 
     async def _read_files(self) -> None:
+        try:
+            encoder = await self._encoder.wait()
+        except StartError as error:
+            # The backend stops for the same reason: the jobs wait for the next start.
+            log.error("nothing is indexed: %s", error)
+            return
         while True:
             store_id, file_id = await self._jobs.get()
             try:
-                await self._read_file(store_id, file_id)
+                prepared = await self._read_file(store_id, file_id, encoder)
             except (UnreadableFile, RAGError) as error:
                 await self._fail(store_id, file_id, error)
             except Exception:
                 log.exception("reading %s failed", file_id)
                 await self._fail(store_id, file_id, None)
+            else:
+                if prepared is not None:
+                    await self._room.acquire()
+                    self._work.put_nowait(prepared)
+                    continue
+            self._unfinished -= 1
+            self.sweep()
 
-    async def _read_file(self, store_id: str, file_id: str) -> None:
-        encoder = await self._encoder.wait()
+    async def _read_file(self, store_id: str, file_id: str, encoder: Encoder) -> Prepared | None:
         try:
+            attached = await asyncio.to_thread(self._catalog.store_file, store_id, file_id)
             file = await asyncio.to_thread(self._catalog.file, file_id)
         except NotFound:
-            return  # deleted while it waited
+            return None  # deleted while it waited
+        if attached.status != "in_progress":
+            return None  # submitted twice
         chunks = await self._reading.read(
             self._blobs.path(file_id),
             file.filename,
             encoder.embedding.tokenizer_file,
             encoder.embedding.max_tokens,
         )
-        await self._work.put(Prepared(store_id, file_id, chunks))
+        return Prepared(store_id, file_id, chunks)
 
     async def _fail(
-        self, store_id: str, file_id: str, error: UnreadableFile | RAGError | None
+        self,
+        store_id: str,
+        file_id: str,
+        error: UnreadableFile | RAGError | None,
+        written: bool = False,
     ) -> None:
         code = error.code if isinstance(error, UnreadableFile) else "server_error"
         message = str(error) if error else "Internal error: the backend's log has the details."
         try:
-            await asyncio.to_thread(self._catalog.fail, store_id, file_id, code, message)
+            await _finished(self._catalog.fail, store_id, file_id, code, message, written=written)
         except RAGError as problem:
             # The job stays in progress, and is tried again at the next start.
             log.error("the failure of %s could not be recorded: %s", file_id, problem)
@@ -174,19 +229,24 @@ class Indexer:
         while True:
             work = await self._next_work()
             try:
-                # Before anything else: a file that was removed and came back must lose its old
-                # postings before it gets its new ones.
-                await self._collect_garbage()
-                for item in work:
-                    if isinstance(item, Rebuild):
-                        await self._rebuild(item.store_id)
-                files = [item for item in work if isinstance(item, Prepared)]
-                await self._index(files)
-                await self._collect_garbage()
-            except RAGError as error:
-                log.error("%s", error)
+                await self._do(work)
             except Exception:
                 log.exception("the writer failed; it goes on")
+            for item in work:
+                if isinstance(item, Prepared):
+                    self._unfinished -= 1
+                    self._room.release()
+
+    async def _do(self, work: Sequence[Work]) -> None:
+        # First of all: a file that was removed and came back must lose its old postings before it
+        # gets its new ones.
+        await _finished(self._sweeper.collect)
+        for store_id in dict.fromkeys(w.store_id for w in work if isinstance(w, Rebuild)):
+            await self._rebuild_or_log(store_id)
+        files = [item for item in work if isinstance(item, Prepared)]
+        for store_id, batch in _by_store(files).items():
+            await self._index(store_id, batch)
+        await _finished(self._sweeper.collect)
 
     async def _next_work(self) -> list[Work]:
         """Everything that is ready, up to a batch."""
@@ -198,17 +258,21 @@ class Indexer:
             size += len(item.chunks) if isinstance(item, Prepared) else 0
         return work
 
-    async def _index(self, files: Sequence[Prepared]) -> None:
-        for store_id, group in groupby(sorted(files, key=_by_store), key=_by_store):
-            batch = list(group)
-            try:
-                await self._index_store(store_id, batch)
-            except Exception as error:
-                known = error if isinstance(error, RAGError) else None
-                if known is None:
-                    log.exception("indexing into %s failed", store_id)
-                for file in batch:
-                    await self._fail(store_id, file.file_id, known)
+    async def _index(self, store_id: str, batch: Sequence[Prepared]) -> None:
+        error: RAGError | None = None
+        try:
+            await self._index_store(store_id, batch)
+            return
+        except RAGError as known:
+            error = known
+        except Exception:
+            log.exception("indexing %s into %s failed", [f.file_id for f in batch], store_id)
+        if error is None and len(batch) > 1:
+            for file in batch:  # one by one, the others need not suffer
+                await self._index(store_id, [file])
+            return
+        for file in batch:
+            await self._fail(store_id, file.file_id, error, written=True)
 
     async def _index_store(self, store_id: str, batch: Sequence[Prepared]) -> None:
         encoder = await self._encoder.wait()
@@ -217,26 +281,43 @@ class Indexer:
         except NotFound:
             return  # the store was deleted
         encoder.check(store)
-        texts = [chunk.indexed_text for file in batch for chunk in file.chunks]
-        vectors = await asyncio.to_thread(encoder.embedding.embed, texts, "document")
-        ids = [chunk_id(file.file_id, i) for file in batch for i in range(len(file.chunks))]
-        owners = [file.file_id for file in batch for _ in file.chunks]
+        # A file that was removed and came back while it was being read is here twice.
+        files = {file.file_id: file for file in batch}
+        entries = await asyncio.to_thread(_entries, files.values())
 
-        def persist() -> None:
-            if store.embedding_probe is None:
-                self._remember_encoder(store, encoder)
-            self._vectors.add(store.collection, ids, owners, vectors)
-            gone = [file.file_id for file in batch]
-            self._lexical.replace(store.collection, gone, zip(ids, owners, texts, strict=True))
-            for file in batch:
+        def make_visible() -> None:
+            self._lexical.replace(store.collection, list(files), entries)
+            for file in files.values():
                 self._catalog.complete(store_id, file.file_id, file.chunks)
 
-        await asyncio.to_thread(persist)
+        if store.embedding_probe is None:
+            await _finished(self._remember_encoder, store, encoder)
+        await self._embed(store.collection, encoder, entries)
+        await _finished(make_visible)
 
     def _remember_encoder(self, store: Store, encoder: Encoder) -> None:
         self._catalog.update_store(
             store.id, embedding_model=encoder.embedding.model_id, embedding_probe=encoder.probe
         )
+
+    async def _embed(self, collection: str, encoder: Encoder, entries: Sequence[Entry]) -> None:
+        """Vectors of the entries, part by part, into Chroma."""
+
+        def embed(part: Sequence[Entry]) -> None:
+            ids, owners, texts = zip(*part, strict=True)
+            vectors = encoder.embedding.embed(texts, "document")
+            self._vectors.add(collection, ids, owners, vectors)
+
+        for at in range(0, len(entries), _EMBED_CHUNKS):
+            await _finished(embed, entries[at : at + _EMBED_CHUNKS])
+
+    async def _rebuild_or_log(self, store_id: str) -> None:
+        try:
+            await self._rebuild(store_id)
+        except RAGError as error:
+            log.error("rebuilding %s failed; the next start tries again: %s", store_id, error)
+        except Exception:
+            log.exception("rebuilding %s failed; the next start tries again", store_id)
 
     async def _rebuild(self, store_id: str) -> None:
         """Embed and index every completed file into the next generation, then serve that."""
@@ -245,48 +326,52 @@ class Indexer:
             store = await asyncio.to_thread(self._catalog.store, store_id)
         except NotFound:
             return
-        target = f"{store.id}-{store.generation + 1}"
-        await asyncio.to_thread(self._drop, target)  # a rebuild that did not finish
-        for file in await asyncio.to_thread(self._catalog.list_store_files, store.id, "completed"):
+        if not store.rebuilding:
+            return  # asked for twice
+        target = store.next_collection
+        await _finished(self._sweeper.drop, target)  # a rebuild that did not finish
+        entries: list[Entry] = []
+        files = await asyncio.to_thread(self._catalog.list_store_files, store.id, "completed")
+        for number, file in enumerate(files, 1):
             stored = await asyncio.to_thread(self._catalog.file_chunks, store.id, file.file_id)
-            await asyncio.to_thread(self._copy, target, encoder, stored)
-        await asyncio.to_thread(
+            entries += [(chunk.id, chunk.file_id, chunk.indexed_text) for chunk in stored]
+            if len(entries) >= _BATCH_CHUNKS or number == len(files):
+                await self._embed(target, encoder, entries)
+                await _finished(self._lexical.replace, target, [], entries)
+                entries = []
+        await _finished(
             self._catalog.swap_generation, store, encoder.embedding.model_id, encoder.probe
         )
 
-    def _copy(self, target: str, encoder: Encoder, stored: Sequence[StoredChunk]) -> None:
-        texts = [chunk.indexed_text for chunk in stored]
-        ids, owners = [chunk.id for chunk in stored], [chunk.file_id for chunk in stored]
-        self._vectors.add(target, ids, owners, encoder.embedding.embed(texts, "document"))
-        self._lexical.replace(target, [], zip(ids, owners, texts, strict=True))
 
-    # Garbage
-
-    async def _collect_garbage(self) -> None:
-        gone = await asyncio.to_thread(self._catalog.list_garbage)
-        if gone:
-            await asyncio.to_thread(self._remove, gone)
-            ids = [item.id for item in gone]
-            await asyncio.to_thread(self._catalog.forget_garbage, ids)
-
-    def _remove(self, gone: Sequence[Garbage]) -> None:
-        generations = {store.id: store.collection for store in self._catalog.list_stores()}
-        postings: dict[str, list[str]] = {}
-        for item in gone:
-            if item.kind == "collection" and item.collection:
-                self._drop(item.collection)
-            elif item.kind == "bytes" and item.file_id:
-                self._blobs.delete(item.file_id)
-            elif item.kind == "postings" and item.file_id and item.store_id in generations:
-                postings.setdefault(generations[item.store_id], []).append(item.file_id)
-        for collection, file_ids in postings.items():
-            self._vectors.delete_files(collection, file_ids)
-            self._lexical.replace(collection, file_ids, [])
-
-    def _drop(self, collection: str) -> None:
-        self._vectors.drop(collection)
-        self._lexical.drop(collection)
+async def _finished(action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run in a thread; when cancelled, wait for its end, so that nothing is written after it."""
+    running = asyncio.ensure_future(asyncio.to_thread(action, *args, **kwargs))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
 
 
-def _by_store(item: StoreFile | Prepared) -> str:
-    return item.store_id
+def _entries(files: Iterable[Prepared]) -> list[Entry]:
+    return [
+        (chunk_id(file.file_id, number), file.file_id, chunk.indexed_text)
+        for file in files
+        for number, chunk in enumerate(file.chunks)
+    ]
+
+
+class _OfStore(Protocol):
+    @property
+    def store_id(self) -> str: ...
+
+
+S = TypeVar("S", bound=_OfStore)
+
+
+def _by_store(items: Iterable[S]) -> dict[str, list[S]]:
+    grouped: dict[str, list[S]] = {}
+    for item in items:
+        grouped.setdefault(item.store_id, []).append(item)
+    return grouped

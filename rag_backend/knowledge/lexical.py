@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 import shutil
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import tantivy
@@ -67,7 +67,7 @@ class LexicalIndex:
         self,
         collection: str,
         gone: Sequence[str],
-        added: Iterable[tuple[str, str, str]],
+        added: Sequence[tuple[str, str, str]],
     ) -> None:
         """In one commit, delete every posting of the files `gone`, then add.
 
@@ -76,7 +76,9 @@ class LexicalIndex:
             added: (chunk id, file id, text) of each new chunk.
         """
         with self._guarded(collection):
-            index = self._index(collection)
+            index = self._created(collection) if added else self._existing(collection)
+            if index is None:
+                return
             writer = index.writer(_WRITER_BYTES, 1)
             try:
                 for file_id in gone:
@@ -94,8 +96,8 @@ class LexicalIndex:
     ) -> list[tuple[str, float]]:
         """(chunk id, BM25 score) of the k best, best first; [] when no word occurs."""
         with self._guarded(collection):
-            parsed = self._query(query)
-            if parsed is None or not self._exists(collection):
+            parsed, index = self._query(query), self._existing(collection)
+            if parsed is None or index is None:
                 return []
             if file_ids is not None:
                 allowed = tantivy.Query.term_set_query(self._schema, "file_id", list(file_ids))
@@ -103,7 +105,7 @@ class LexicalIndex:
                 parsed = tantivy.Query.boolean_query(
                     [(tantivy.Occur.Must, parsed), (tantivy.Occur.Must, unscored)]
                 )
-            searcher = self._index(collection).searcher()
+            searcher = index.searcher()
             found = searcher.search(parsed, k)
             return [(searcher.doc(at)["id"][0], float(score)) for score, at in found.hits]
 
@@ -114,9 +116,10 @@ class LexicalIndex:
         """
         with self._guarded(collection):
             terms = dict(list(query_terms(query).items())[:_QUERY_TERMS])
-            if not self._exists(collection):
+            index = self._existing(collection)
+            if index is None:
                 return dict.fromkeys(terms, 1.0)
-            searcher = self._index(collection).searcher()
+            searcher = index.searcher()
             total = searcher.num_docs
 
             def frequency(word: str) -> int:
@@ -132,15 +135,25 @@ class LexicalIndex:
     def count(self, collection: str) -> int:
         """Number of chunks indexed."""
         with self._guarded(collection):
-            if not self._exists(collection):
-                return 0
-            return int(self._index(collection).searcher().num_docs)
+            index = self._existing(collection)
+            return int(index.searcher().num_docs) if index else 0
+
+    def ids(self, collection: str) -> set[str]:
+        """Every chunk id."""
+        with self._guarded(collection):
+            index = self._existing(collection)
+            if index is None:
+                return set()
+            searcher = index.searcher()
+            found = searcher.search(tantivy.Query.all_query(), max(1, searcher.num_docs))
+            return {searcher.doc(at)["id"][0] for _, at in found.hits}
 
     def drop(self, collection: str) -> None:
         """Delete the index and its directory."""
-        with self._opening:
+        with self._guarded(collection), self._opening:
             self._open.pop(collection, None)
-        shutil.rmtree(self._directory / collection, ignore_errors=True)
+            with suppress(FileNotFoundError):
+                shutil.rmtree(self._directory / collection)
 
     def _query(self, text: str) -> tantivy.Query | None:
         fields = [("body", body_tokens(text))]
@@ -153,16 +166,20 @@ class LexicalIndex:
         ]
         return tantivy.Query.boolean_query(clauses) if clauses else None
 
-    def _exists(self, collection: str) -> bool:
-        return collection in self._open or (self._directory / collection).is_dir()
-
-    def _index(self, collection: str) -> tantivy.Index:
+    def _existing(self, collection: str) -> tantivy.Index | None:
         with self._opening:
-            if collection not in self._open:
-                path = self._directory / collection
-                path.mkdir(parents=True, exist_ok=True)
-                self._open[collection] = tantivy.Index(self._schema, path=str(path), reuse=True)
-            return self._open[collection]
+            return self._at(collection) if (self._directory / collection).is_dir() else None
+
+    def _created(self, collection: str) -> tantivy.Index:
+        with self._opening:
+            (self._directory / collection).mkdir(parents=True, exist_ok=True)
+            return self._at(collection)
+
+    def _at(self, collection: str) -> tantivy.Index:
+        if collection not in self._open:
+            path = str(self._directory / collection)
+            self._open[collection] = tantivy.Index(self._schema, path=path, reuse=True)
+        return self._open[collection]
 
     @contextmanager
     def _guarded(self, collection: str) -> Iterator[None]:

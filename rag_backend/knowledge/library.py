@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from rag_backend.errors import Conflict, NotFound
+from rag_backend.errors import Conflict, NotFound, RAGError
 from rag_backend.knowledge.blobs import Blobs
 from rag_backend.knowledge.catalog import Catalog, new_id
 from rag_backend.knowledge.indexer import Indexer
 from rag_backend.knowledge.models import FileRecord, Store, StoredChunk, StoreFile
 from rag_backend.knowledge.retriever import Hit, Retriever
+from rag_backend.knowledge.text import nfc
 
 DEFAULT_STORE = "default"
 _LONGEST_NAME = 255
@@ -43,9 +44,10 @@ class Library:
         self.retriever.check_vectors()
 
     async def stop(self) -> None:
-        """Stop the indexer and close the catalog."""
+        """Stop the indexer, and let go of every file in DATA_DIR."""
         await self.indexer.stop()
-        self.catalog.close()
+        await asyncio.to_thread(self.retriever.close)
+        await asyncio.to_thread(self.catalog.close)
 
     async def upload(self, filename: str, purpose: str, parts: AsyncIterator[bytes]) -> FileRecord:
         """Store bytes as a file; raises what `Blobs.write` raises."""
@@ -61,7 +63,9 @@ class Library:
         )
         try:
             await asyncio.to_thread(self.catalog.add_file, record)
-        except BaseException:
+        except RAGError:
+            # Not when cancelled: the thread may still record the file, and bytes that nobody
+            # recorded go at the next start.
             self.blobs.delete(file_id)
             raise
         return record
@@ -69,7 +73,7 @@ class Library:
     async def delete_file(self, file_id: str) -> None:
         """Delete a file everywhere: no search returns it from now on."""
         await asyncio.to_thread(self.catalog.delete_file, file_id)
-        await self.indexer.sweep()
+        self.indexer.sweep()
 
     async def attach(self, store: Store, file_id: str, attributes: Mapping[str, Any]) -> StoreFile:
         """Put a file into a store and index it in the background.
@@ -78,7 +82,7 @@ class Library:
         new one is whole.
         """
         file = await asyncio.to_thread(self.catalog.file, file_id)
-        identity = str(attributes.get("path") or file.filename)
+        identity = nfc(str(attributes.get("path") or file.filename))
         attached = await asyncio.to_thread(
             self.catalog.attach, store.id, file_id, attributes, identity
         )
@@ -88,7 +92,7 @@ class Library:
     async def detach(self, store: Store, file_id: str) -> None:
         """Take a file out of a store."""
         await asyncio.to_thread(self.catalog.detach, store.id, file_id)
-        await self.indexer.sweep()
+        self.indexer.sweep()
 
     async def store(self, id_or_name: str) -> Store:
         """A store by id or name; raises NotFound."""
@@ -97,7 +101,7 @@ class Library:
     async def delete_store(self, store: Store) -> None:
         """Delete a store; the default one comes back empty."""
         await asyncio.to_thread(self.catalog.delete_store, store.id)
-        await self.indexer.sweep()
+        self.indexer.sweep()
         if store.name == DEFAULT_STORE:
             with contextlib.suppress(Conflict):
                 await asyncio.to_thread(self.catalog.create_store, DEFAULT_STORE, {})

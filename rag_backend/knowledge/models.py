@@ -44,6 +44,11 @@ class Store:
         """Name of the derived data; a rebuild makes the next generation beside it."""
         return f"{self.id}-{self.generation}"
 
+    @property
+    def next_collection(self) -> str:
+        """Where a rebuild of this store writes."""
+        return f"{self.id}-{self.generation + 1}"
+
 
 @dataclass(frozen=True, slots=True)
 class StoreFile:

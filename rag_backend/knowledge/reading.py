@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from pathlib import Path
+from typing import cast
 
+import psutil
 from pebble import ProcessExpired, ProcessPool
 
 from ingest.chunking import split
@@ -22,33 +28,49 @@ from ingest.reading.registry import read
 
 _MiB = 2**20
 
+log = logging.getLogger(__name__)
+
 
 class ReadingPool:
     """Worker processes with a time and a memory limit a file."""
 
     def __init__(self, workers: int, timeout: float, memory_mb: int) -> None:
+        self._workers = workers
         self._timeout = timeout
         self._memory_mb = memory_mb
-        self._pool = ProcessPool(
-            max_workers=workers,
-            max_tasks=200,  # parsers leak; a fresh process now and then costs half a second
-            context=multiprocessing.get_context("spawn"),
-            initializer=_limit_worker,
-            initargs=(memory_mb,),
-        )
+        self._pool = self._new_pool()
+        self._changing = threading.Lock()
+        self._closed = False
 
     async def read(
         self, path: Path, filename: str, tokenizer_file: Path | None, max_tokens: int
     ) -> list[Chunk]:
         """A file's chunks; raises UnreadableFile with a sentence for the user."""
-        job = self._pool.schedule(
-            read_and_chunk,
-            args=(path, filename, tokenizer_file, max_tokens),
-            timeout=self._timeout,
-        )
+        work = (path, filename, tokenizer_file, max_tokens)
         try:
-            future: Future[list[Chunk]] = job
-            return await asyncio.wrap_future(future)
+            return await self._run(work)
+        except BrokenProcessPool:
+            # Workers died while idle (the system was out of memory, say): that says nothing about
+            # this file. A second time it does.
+            try:
+                return await self._run(work)
+            except BrokenProcessPool as error:
+                raise UnreadableFile(
+                    "The processes that read files keep dying: see the backend's log, give the "
+                    "machine more memory, and ingest the file again.",
+                    "server_error",
+                ) from error
+
+    def close(self) -> None:
+        """Stop the workers now; jobs that they had are done again at the next start."""
+        with self._changing:
+            self._closed = True
+            self._stop()
+
+    async def _run(self, work: tuple[Path, str, Path | None, int]) -> list[Chunk]:
+        job = await asyncio.to_thread(self._schedule, work)
+        try:
+            return await asyncio.wrap_future(job)
         except FutureTimeoutError as error:
             raise UnreadableFile(
                 f"Reading took longer than READ_TIMEOUT={self._timeout:g} seconds: split the file, "
@@ -64,10 +86,33 @@ class ReadingPool:
                 "The file made its reader crash: it is damaged, or too complex to read."
             ) from error
 
-    def close(self) -> None:
-        """Stop the workers now; jobs that they had are done again at the next start."""
+    def _schedule(self, work: tuple[Path, str, Path | None, int]) -> Future[list[Chunk]]:
+        """Synchronous; the first call starts the workers. A pool that broke is replaced."""
+        with self._changing:
+            if self._closed:
+                refused: Future[list[Chunk]] = Future()
+                refused.cancel()
+                return refused
+            try:
+                job = self._pool.schedule(read_and_chunk, args=work, timeout=self._timeout)
+            except RuntimeError:
+                self._stop()
+                self._pool = self._new_pool()
+                job = self._pool.schedule(read_and_chunk, args=work, timeout=self._timeout)
+            return cast("Future[list[Chunk]]", job)
+
+    def _stop(self) -> None:
         self._pool.stop()  # type: ignore[no-untyped-call]
         self._pool.join()
+
+    def _new_pool(self) -> ProcessPool:
+        return ProcessPool(
+            max_workers=self._workers,
+            max_tasks=200,  # parsers leak; a fresh process now and then costs half a second
+            context=multiprocessing.get_context("spawn"),
+            initializer=_limit_worker,
+            initargs=(self._memory_mb,),
+        )
 
 
 def read_and_chunk(
@@ -93,7 +138,30 @@ def token_counter(tokenizer_file: Path | None) -> Callable[[str], int]:
 def _limit_worker(memory_mb: int) -> None:
     # Ctrl-C reaches the whole process group; the owner stops its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_owner, daemon=True).start()
     if sys.platform != "win32":
+        _limit_memory(memory_mb * _MiB)
+
+
+def _die_with_owner() -> None:
+    """End a worker whose owner was killed: in the middle of a file it would not notice."""
+    owner = multiprocessing.parent_process()
+    if owner is not None:
+        owner.join()
+        os._exit(1)
+
+
+if sys.platform != "win32":
+
+    def _limit_memory(size: int) -> None:
+        """Let this process grow by `size` bytes: what it is already is not the file's doing."""
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (memory_mb * _MiB, memory_mb * _MiB))
+        limit = psutil.Process().memory_info().vms + size
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        if most != resource.RLIM_INFINITY:
+            limit = min(limit, most)
+        try:
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        except (OSError, ValueError):
+            log.warning("this system does not limit a reader's memory (READ_MEMORY_MB)")

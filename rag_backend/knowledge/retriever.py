@@ -14,7 +14,7 @@ from rag_backend.knowledge.encoder import Encoder, EncoderLoader
 from rag_backend.knowledge.fusion import fuse
 from rag_backend.knowledge.lexical import LexicalIndex
 from rag_backend.knowledge.models import Store, StoredChunk
-from rag_backend.knowledge.text import is_vietnamese, present_terms
+from rag_backend.knowledge.text import is_vietnamese, nfc, present_terms
 from rag_backend.knowledge.vectors import VectorIndex
 
 CANDIDATES = 100
@@ -67,6 +67,10 @@ class Retriever:
         """Raise StorageBroken when Chroma does not answer. Synchronous."""
         self._vectors.heartbeat()
 
+    def close(self) -> None:
+        """Let go of Chroma's files or connections. Synchronous."""
+        self._vectors.close()
+
     async def search(
         self, store: Store, query: str, k: int, filters: Mapping[str, Any] | None = None
     ) -> list[Hit]:
@@ -79,6 +83,7 @@ class Retriever:
             Conflict: The store was embedded with another model.
             Starting: The encoder is still loading.
         """
+        query = nfc(query)
         encoder = await self._encoder.get()
         encoder.check(store)
         allowed = await asyncio.to_thread(self._allowed_files, store, filters)

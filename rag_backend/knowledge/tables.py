@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,11 @@ from sqlalchemy import (
     Text,
     create_engine,
     event,
+    inspect,
 )
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from rag_backend.errors import BadRequest, Conflict, StorageBroken, StorageFull
 
 metadata = MetaData()
 
@@ -100,7 +107,12 @@ garbage = Table(
 
 
 def open_sqlite(path: Path) -> Engine:
-    """Open (or create) the catalog at `path` in WAL mode and create missing tables."""
+    """Open (or create) the catalog at `path` in WAL mode and create missing tables.
+
+    Raises:
+        StorageBroken: It is not a catalog, or one of another version of this backend.
+        StorageFull: The disk is full.
+    """
     engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 10})
 
     @event.listens_for(engine, "connect")
@@ -118,5 +130,54 @@ def open_sqlite(path: Path) -> Engine:
     def _begin(connection: Any) -> None:
         connection.exec_driver_sql("BEGIN")
 
-    metadata.create_all(engine)
+    try:
+        with mapped_errors():
+            metadata.create_all(engine)
+            _check_columns(engine, path)
+    except (StorageBroken, StorageFull):
+        engine.dispose()
+        raise
     return engine
+
+
+@contextmanager
+def mapped_errors() -> Iterator[None]:
+    """A database's errors as this package's own.
+
+    Raises:
+        BadRequest: A text is not valid Unicode.
+        Conflict: A row that a change refers to is gone, or one like it came first.
+        StorageFull, StorageBroken: See there.
+    """
+    try:
+        yield
+    except UnicodeEncodeError as error:
+        raise BadRequest("A text in the request is not valid Unicode.") from error
+    except IntegrityError as error:
+        raise Conflict(
+            "What this refers to was changed or deleted at the same moment: look again and retry."
+        ) from error
+    except (DBAPIError, sqlite3.Error) as error:  # the second from opening a connection
+        reason = str(error.orig if isinstance(error, DBAPIError) else error)
+        if "disk is full" in reason:
+            raise StorageFull(
+                "The disk that holds DATA_DIR is full: free some space, then try again."
+            ) from error
+        raise StorageBroken(
+            f"The catalog in DATA_DIR cannot be used: {reason}. Check the directory's permissions "
+            "and its disk; if the file is damaged, restore it from a backup, or use another "
+            "DATA_DIR and ingest the documents again."
+        ) from error
+
+
+def _check_columns(engine: Engine, path: Path) -> None:
+    found = inspect(engine)
+    for table in metadata.sorted_tables:
+        present = {column["name"] for column in found.get_columns(table.name)}
+        differing = sorted(present ^ set(table.columns.keys()))
+        if differing:
+            raise StorageBroken(
+                f"{path} was made by another version of this backend (table {table.name} differs "
+                f"in {', '.join(differing)}): run that version, or use another DATA_DIR and ingest "
+                "the documents again."
+            )

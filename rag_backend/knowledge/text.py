@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import threading
 import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
@@ -42,15 +43,19 @@ _UNACCENTED = frozenset(
     (
         "cua va cho cac nhung mot duoc khong khi thi voi nay kia tai bao nhieu gi nao nhu tu trong "
         "ngoai tren duoi phai toi chung anh chi xin ve nguoi ngay thang gio phut quy dinh luat "
-        "giao thong muc phat tien xe vien cong ty nghi phep luong lam viec chao hom la nuoc thu tuc "
-        "dang ky hiem xa hoi hop dong thue nha dat dau ngan hang dien thoai gia biet giup phi lai"
+        "giao thong muc phat tien xe vien cong ty nghi phep luong lam viec chao hom la nuoc thu "
+        "tuc dang ky hiem xa hoi hop dong thue nha dat dau ngan hang dien thoai gia biet giup "
+        "phi lai"
     ).split()
 )
 
 
 def nfc(text: str) -> str:
-    """Canonical composition, the form in which everything is stored."""
-    return unicodedata.normalize("NFC", text)
+    """Canonical composition, the form in which everything is stored.
+
+    A lone surrogate, which JSON can carry and no database takes, becomes "?".
+    """
+    return unicodedata.normalize("NFC", text).encode("utf-8", "replace").decode()
 
 
 def fold(text: str) -> str:
@@ -79,7 +84,13 @@ def stem(word: str) -> str:
 
     ASCII Vietnamese syllables pass through the same stemmer on both sides, so they still meet.
     """
-    return str(_stemmer().stemWord(word)) if word.isascii() else word
+    if not word.isascii():
+        return word
+    with _stemming:
+        return str(_stemmer().stemWord(word))
+
+
+_stemming = threading.Lock()  # a stemmer keeps the word it is working on in itself
 
 
 @lru_cache(maxsize=1)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import errno
+from collections.abc import Callable, Iterator, Sequence
+from heapq import nlargest
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import chromadb
+import httpx
 import numpy as np
-from chromadb.api import ClientAPI
+from chromadb.api.client import Client
 from chromadb.config import Settings as ChromaSettings
 from chromadb.errors import ChromaError, NotFoundError
 
@@ -18,13 +21,17 @@ from rag_backend.knowledge.embedding import Vectors
 
 T = TypeVar("T")
 
+_FILES_AT_ONCE = 5000
+"""File ids in one condition; Chroma puts them into SQLite, which binds at most 32,766."""
+
 
 class VectorIndex:
     """Cosine neighbours of a query vector. Synchronous; safe to call from several threads."""
 
-    def __init__(self, client: ClientAPI, where: str) -> None:
+    def __init__(self, client: Client, where: str, remedy: str) -> None:
         self._client = client
         self._where = where
+        self._remedy = remedy
         self._batch = min(client.get_max_batch_size(), 2000)
 
     def add(
@@ -53,8 +60,8 @@ class VectorIndex:
         """Remove every vector of the files; a collection that does not exist holds none."""
 
         def remove() -> None:
-            where: Any = {"file_id": {"$in": list(file_ids)}}
-            self._existing(collection).delete(where=where)
+            for where in _conditions(file_ids):
+                self._existing(collection).delete(where=where)
 
         self._guard(remove, missing=lambda: None)
 
@@ -69,24 +76,37 @@ class VectorIndex:
         """
 
         def query() -> list[tuple[str, float]]:
-            where: Any = None if file_ids is None else {"file_id": {"$in": list(file_ids)}}
-            found = self._existing(collection).query(
-                query_embeddings=np.asarray([vector], dtype=np.float32),
-                n_results=k,
-                where=where,
-                include=["distances"],
-            )
-            distances = found["distances"] or [[]]
-            return [
-                (chunk, 1.0 - float(distance))
-                for chunk, distance in zip(found["ids"][0], distances[0], strict=True)
-            ]
+            source = self._existing(collection)
+            found: list[tuple[str, float]] = []
+            for where in [None] if file_ids is None else _conditions(file_ids):
+                part = source.query(
+                    query_embeddings=np.asarray([vector], dtype=np.float32),
+                    n_results=k,
+                    where=where,
+                    include=["distances"],
+                )
+                distances = (part["distances"] or [[]])[0]
+                cosines = (1.0 - float(distance) for distance in distances)
+                found += zip(part["ids"][0], cosines, strict=True)
+            return nlargest(k, found, key=lambda pair: pair[1])
 
         return self._guard(query, missing=list[tuple[str, float]])
 
     def count(self, collection: str) -> int:
         """Number of vectors; 0 for a collection that does not exist."""
         return self._guard(lambda: self._existing(collection).count(), missing=int)
+
+    def ids(self, collection: str) -> set[str]:
+        """Every chunk id; empty for a collection that does not exist."""
+
+        def read() -> set[str]:
+            source = self._existing(collection)
+            found: set[str] = set()
+            for at in range(0, source.count(), self._batch):
+                found.update(source.get(limit=self._batch, offset=at, include=[])["ids"])
+            return found
+
+        return self._guard(read, missing=set[str])
 
     def drop(self, collection: str) -> None:
         """Delete the collection, if it exists."""
@@ -95,6 +115,10 @@ class VectorIndex:
     def heartbeat(self) -> None:
         """Raises StorageBroken when Chroma does not answer."""
         self._guard(self._client.heartbeat)
+
+    def close(self) -> None:
+        """Let go of files or connections."""
+        self._client.close()
 
     def _existing(self, collection: str) -> chromadb.Collection:
         return self._client.get_collection(collection, embedding_function=None)
@@ -106,27 +130,46 @@ class VectorIndex:
             if missing is not None:
                 return missing()
             raise StorageBroken(f"Chroma ({self._where}) lost a collection: {error}.") from error
-        except (ChromaError, OSError, ValueError) as error:
-            if "full" in str(error) or getattr(error, "errno", None) == 28:
+        except Exception as error:
+            if not _is_chromas(error):
+                raise
+            if "disk is full" in str(error) or getattr(error, "errno", None) == errno.ENOSPC:
                 raise StorageFull(
                     "The disk that holds DATA_DIR is full: free some space, then try again."
                 ) from error
             raise StorageBroken(
-                f"Chroma ({self._where}) cannot be used: {error}. "
-                "If its directory is damaged, delete it and run `python -m ingest rebuild`."
+                f"Chroma ({self._where}) cannot be used: {_reason(error)}. {self._remedy}"
             ) from error
+
+
+def _conditions(file_ids: Sequence[str]) -> Iterator[Any]:
+    """`where` clauses that together cover the files; one that matches nothing for no file."""
+    for at in range(0, max(1, len(file_ids)), _FILES_AT_ONCE):
+        part = list(file_ids[at : at + _FILES_AT_ONCE])
+        yield {"file_id": {"$in": part or [""]}}
+
+
+def _is_chromas(error: Exception) -> bool:
+    """Its HTTP client raises a bare Exception for what a server calls an internal error."""
+    known = (ChromaError, httpx.HTTPError, OSError, ValueError)
+    return isinstance(error, known) or type(error) is Exception
+
+
+def _reason(error: Exception) -> str:
+    return str(error).rstrip(". ") or type(error).__name__
 
 
 def open_embedded(directory: Path) -> VectorIndex:
     """Chroma inside this process, its files in `directory` (one owner only)."""
     settings = ChromaSettings(anonymized_telemetry=False)
+    remedy = "If the directory is damaged, delete it and run `python -m ingest rebuild`."
     try:
-        return VectorIndex(chromadb.PersistentClient(str(directory), settings), str(directory))
+        client = chromadb.PersistentClient(str(directory), settings)
     except (ChromaError, OSError, ValueError) as error:
         raise StorageBroken(
-            f"Chroma in {directory} cannot be opened: {error}. If the directory is damaged, "
-            "delete it and run `python -m ingest rebuild`."
+            f"Chroma in {directory} cannot be opened: {_reason(error)}. {remedy}"
         ) from error
+    return VectorIndex(cast(Client, client), f"embedded in {directory}", remedy)
 
 
 def open_server(url: str) -> VectorIndex:
@@ -135,11 +178,11 @@ def open_server(url: str) -> VectorIndex:
     secure = parts.scheme == "https"
     port = parts.port or (443 if secure else 8000)
     settings = ChromaSettings(anonymized_telemetry=False)
+    remedy = (
+        "Start it (`chroma run`), correct CHROMA_URL, or leave it empty to use the embedded one."
+    )
     try:
         client = chromadb.HttpClient(parts.hostname or "", port, ssl=secure, settings=settings)
-    except (ChromaError, OSError, ValueError) as error:
-        raise StorageBroken(
-            f"No Chroma server answers at CHROMA_URL={url}. Start it (`chroma run`), correct the "
-            "address, or leave CHROMA_URL empty to use the embedded one."
-        ) from error
-    return VectorIndex(client, url)
+    except (ChromaError, httpx.HTTPError, OSError, ValueError) as error:
+        raise StorageBroken(f"No Chroma server answers at CHROMA_URL={url}. {remedy}") from error
+    return VectorIndex(cast(Client, client), f"CHROMA_URL={url}", remedy)

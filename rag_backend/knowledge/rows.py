@@ -1,0 +1,83 @@
+"""Chunks as rows of the catalog, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Integer, Row, String, column, select, values
+
+from ingest.document import Chunk
+from rag_backend.knowledge.models import StoredChunk, chunk_id
+from rag_backend.knowledge.tables import chunks, files, store_files
+from rag_backend.knowledge.text import question_key
+
+
+def of_file(store_id: str, file_id: str) -> Any:
+    """Condition: chunks of this file in this store."""
+    return (chunks.c.store_id == store_id) & (chunks.c.file_id == file_id)
+
+
+def chunk_values(store_id: str, file_id: str, ordinal: int, chunk: Chunk) -> dict[str, Any]:
+    """A row of `chunks`."""
+    return {
+        "store_id": store_id,
+        "file_id": file_id,
+        "ordinal": ordinal,
+        "text": chunk.text,
+        "start": chunk.start,
+        "end": chunk.end,
+        "page": chunk.page,
+        "heading_path": list(chunk.heading_path),
+        "question": chunk.question,
+        "answer": chunk.answer,
+        "question_key": question_key(chunk.question or "") or None,
+    }
+
+
+def visible(store_id: str) -> Any:
+    """Query for the chunks of the store's completed files, as `stored_chunk` takes them."""
+    return (
+        select(chunks, files.c.filename, store_files.c.attributes)
+        .join(
+            store_files,
+            (store_files.c.store_id == chunks.c.store_id)
+            & (store_files.c.file_id == chunks.c.file_id),
+        )
+        .join(files, files.c.id == chunks.c.file_id)
+        .where(chunks.c.store_id == store_id, store_files.c.status == "completed")
+    )
+
+
+def visible_at(store_id: str, places: Sequence[tuple[str, int]]) -> Any:
+    """`visible`, for these (file id, ordinal) alone.
+
+    A join, because SQLite answers it by the primary key, and scans the store for a list of pairs.
+    """
+    wanted = (
+        values(column("file_id", String), column("ordinal", Integer), name="wanted")
+        .data(list(places))
+        .cte("wanted")
+    )
+    return visible(store_id).join(
+        wanted,
+        (wanted.c.file_id == chunks.c.file_id) & (wanted.c.ordinal == chunks.c.ordinal),
+    )
+
+
+def stored_chunk(row: Row[Any]) -> StoredChunk:
+    """A row of `visible` as a record."""
+    return StoredChunk(
+        id=chunk_id(row.file_id, row.ordinal),
+        file_id=row.file_id,
+        ordinal=row.ordinal,
+        filename=row.filename,
+        text=row.text,
+        start=row.start,
+        end=row.end,
+        page=row.page,
+        heading_path=tuple(row.heading_path),
+        question=row.question,
+        answer=row.answer,
+        attributes=row.attributes,
+    )
