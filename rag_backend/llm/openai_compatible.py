@@ -43,6 +43,8 @@ LOADING = "model_loading"
 
 _UNNAMED_MODEL = "default"
 _LOOKUP_TIMEOUT = 3.0
+_LOOKUP_PAUSE = 10.0
+"""Seconds between two lookups that find nothing: requests must not queue behind them."""
 _LONGEST_EXCERPT = 300
 _SECRET = re.compile(r"\b(?:sk|pk|rk)-[^\s'\",;)]+|\bBearer\s+\S+", re.IGNORECASE)
 _RETRYABLE = frozenset({408, 409, 425, 429})
@@ -67,6 +69,7 @@ class OpenAICompatible:
         self._url = shown_url(base_url)
         self._found_model: str | None = None
         self._lookup = asyncio.Lock()
+        self._look_again = 0.0
         self._connect_timeout = connect_timeout
         self._options: RequestOptions = {"headers": _omitted(row)}
         self._client = AsyncOpenAI(
@@ -124,8 +127,11 @@ class OpenAICompatible:
                         finished = finished or _is_finish(chunk)
                         yield chunk
         except _SDK_ERRORS as error:
+            failure = self._failure(error, begun=begun)
+            if failure.status == 404:
+                self._found_model, self._look_again = None, 0.0  # it may serve another one now
             # The SDK's text may quote a key, so it is left out of what a log could print.
-            raise self._failure(error, begun=begun) from None
+            raise failure from None
         if not finished:
             raise self._cut("ended its answer in the middle, without a finish_reason")
         if usage is not None:
@@ -177,10 +183,19 @@ class OpenAICompatible:
         """The row's model, or the first that the server lists; looked up once."""
         if self.model is None:
             async with self._lookup:
-                if self._found_model is None:
-                    status, body = await self.get("models", _LOOKUP_TIMEOUT)
-                    self._found_model = _first_model(body) if status == 200 else None
+                if self.model is None and time.monotonic() >= self._look_again:
+                    self._found_model = await self._looked_up()
+                    self._look_again = time.monotonic() + _LOOKUP_PAUSE
         return self.model or _UNNAMED_MODEL
+
+    async def _looked_up(self) -> str | None:
+        try:
+            status, body = await self.get("models", _LOOKUP_TIMEOUT)
+        except UpstreamUnavailable:
+            raise  # the completion would fail for the same reason
+        except UpstreamError:
+            return None  # a server may be slow to list its models, and still complete
+        return _first_model(body) if status == 200 else None
 
     def _check_form(self, answer: AsyncStream[object]) -> None:
         form = answer.response.headers.get("content-type", "")

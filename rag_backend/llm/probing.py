@@ -44,7 +44,7 @@ async def _probe_host(row: ProviderRow, url: str) -> Reachability:
     except UpstreamError as error:
         # "Provider 'local' at http://…/v1 cannot be reached: check that …"
         what, _, remedy = str(error).partition(": ")
-        return Reachability(False, what, remedy)
+        return Reachability(False, what, remedy[:1].upper() + remedy[1:])
     finally:
         await host.aclose()
     return loading or _judged(row, host.url, status, body)
@@ -52,21 +52,21 @@ async def _probe_host(row: ProviderRow, url: str) -> Reachability:
 
 def _judged(row: ProviderRow, url: str, status: int, body: Any) -> Reachability:
     if status in (401, 403):
-        return Reachability(False, f"{url} refused the API key", f"check {row.key_setting}.")
+        return Reachability(False, f"{url} refused the API key", f"Check {row.key_setting}.")
     if status == 404:
         # A few servers complete chats and list no models.
         return Reachability(True, f"{url} answers, but lists no models")
     if status != 200:
-        return Reachability(False, f"{url} answered {status}", "look at its log.")
+        return Reachability(False, f"{url} answered {status}", "Look at its log.")
     models = _ids(body)
     if models is None:
-        remedy = f"check {row.url_setting}: it should be the base of an OpenAI-style API."
+        remedy = f"Check {row.url_setting}: it should be the base of an OpenAI-style API."
         return Reachability(False, f"{url} is not an OpenAI-style API", remedy)
     if row.model and models and row.model not in models and not row.cloud:
         return Reachability(
             True,
             f"{url} answers, but does not list the model {row.model!r}",
-            f"it lists: {', '.join(models[:5])}.",
+            f"It lists: {', '.join(models[:5])}.",
         )
     return Reachability(True, f"{url} answers" + (f" with {models[0]}" if models else ""))
 
@@ -77,7 +77,7 @@ async def _loading(host: OpenAICompatible) -> Reachability | None:
     if status != 503 or not isinstance(body, Mapping) or "loading" not in str(body).lower():
         return None
     detail = f"{host.url} is loading its model{_progress(body)}"
-    return Reachability(False, detail, "it answers when that is done.")
+    return Reachability(False, detail, "It answers when that is done.")
 
 
 def _progress(body: Mapping[str, Any]) -> str:

@@ -101,7 +101,12 @@ async def test_folds_into_a_completion(registry: Registry, which: str) -> None:
     assert completion["provider"] == provider.name
     assert completion["model"]
     (choice,) = completion["choices"]
-    said = {"role": "assistant", "content": ANSWER, "refusal": None, "annotations": []}
+    said: dict[str, object] = {
+        "role": "assistant",
+        "content": ANSWER,
+        "refusal": None,
+        "annotations": [],
+    }
     assert choice["message"] == said
     assert choice["finish_reason"] == "stop"
     assert completion["usage"]["completion_tokens"] > 0

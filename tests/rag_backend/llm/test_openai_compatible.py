@@ -111,9 +111,21 @@ async def test_the_servers_first_model_is_looked_up_once(server: OpenAIServer) -
 async def test_a_server_that_lists_no_models_is_asked_for_the_default(server: OpenAIServer) -> None:
     server.models = []
     provider = _adapter(_row(server.url, model=None))
+    await asyncio.gather(collect(provider), collect(provider))
+    await provider.aclose()
+    assert [r.body["model"] for r in server.chats] == ["default", "default"]
+    assert [r.path for r in server.requests].count("/v1/models") == 1
+
+
+async def test_a_model_that_is_gone_is_looked_up_again(server: OpenAIServer) -> None:
+    provider = _adapter(_row(server.url, model=None))
+    await collect(provider)
+    server.models = ["newer"]
+    server.script(Reply.error(404, "no such model", code="model_not_found"))
+    await text_before_error(provider, UpstreamRefused)
     await collect(provider)
     await provider.aclose()
-    assert server.chats[0].body["model"] == "default"
+    assert [r.body["model"] for r in server.chats] == ["tiny-upstream", "tiny-upstream", "newer"]
 
 
 REFUSALS = [

@@ -34,7 +34,7 @@ async def test_a_model_that_is_not_there(server: OpenAIServer) -> None:
     found = await probe(_row(server.url, model="other"))
     assert found.reached
     assert "does not list the model 'other'" in found.detail
-    assert found.remedy == "it lists: tiny-upstream."
+    assert found.remedy == "It lists: tiny-upstream."
 
 
 async def test_loading(server: OpenAIServer) -> None:

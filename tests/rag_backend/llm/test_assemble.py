@@ -1,0 +1,144 @@
+"""The whole stack, as it is assembled, against real sockets."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from rag_backend.errors import UpstreamBroken, UpstreamLimited, UpstreamRefused, UpstreamTimeout
+from rag_backend.llm.complete import complete
+from rag_backend.llm.provider import LLMProvider
+from rag_backend.llm.registry import Registry, build_registry
+from rag_backend.settings import load_settings
+from tests.openai_server import OpenAIServer, Place, Reply
+from tests.rag_backend.llm.support import ASK, text_before_error
+
+
+class House:
+    """A cloud provider, a local one, and the registry between them."""
+
+    def __init__(self, cloud: OpenAIServer, local: OpenAIServer) -> None:
+        self.cloud, self.local = cloud, local
+        self.registries: list[Registry] = []
+
+    def provider(self, **values: Any) -> LLMProvider:
+        settings = load_settings(
+            openai_api_key="sk-test-0123456789",
+            openai_base_url=self.cloud.url,
+            local_llm_api_url=self.local.url,
+            local_llm_model="m",
+            **{"llm_max_attempts": 2, **values},
+        )
+        self.registries.append(build_registry(settings))
+        return self.registries[-1].resolve(None)[0]
+
+    @property
+    def requests(self) -> tuple[int, int]:
+        """How many completions each was asked for: (cloud, local)."""
+        return len(self.cloud.chats), len(self.local.chats)
+
+
+@pytest.fixture
+def other() -> Iterator[OpenAIServer]:
+    with OpenAIServer() as running:
+        yield running
+
+
+@pytest.fixture
+async def house(server: OpenAIServer, other: OpenAIServer) -> AsyncIterator[House]:
+    made = House(server, other)
+    yield made
+    for registry in made.registries:
+        await registry.aclose()
+
+
+BEFORE_ANY_TEXT = [
+    Reply.error(500),
+    Reply.error(429, headers={"retry-after": "3600"}),
+    Reply(cut="headers"),
+    Reply(cut="first_token"),
+    Reply(failure={"message": "boom"}, fail_at="first_token"),
+    Reply.html(),
+]
+
+
+@pytest.mark.parametrize("reply", BEFORE_ANY_TEXT, ids=lambda r: str(r)[-60:])
+async def test_the_next_provider_answers(house: House, reply: Reply) -> None:
+    house.cloud.default = reply
+    completion = await complete(house.provider(), ASK)
+    assert completion["provider"] == "local"
+    assert completion["choices"][0]["message"]["content"] == Reply().text
+    assert house.requests == (1 if reply.status == 429 else 2, 1)
+
+
+async def test_the_last_resort_answers(house: House) -> None:
+    house.cloud.default = house.local.default = Reply.error(500)
+    assert (await complete(house.provider(), ASK))["provider"] == "extractive"
+    assert house.requests == (2, 2)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
+async def test_a_refusal_reaches_nobody_else(house: House, status: int) -> None:
+    house.cloud.default = Reply.error(status)
+    _, error = await text_before_error(house.provider(), UpstreamRefused)
+    assert isinstance(error, UpstreamRefused)
+    assert error.status == status
+    assert house.requests == (1, 0)
+
+
+@pytest.mark.parametrize("reply", [Reply(cut="middle"), Reply(finish_reason=None)])
+async def test_text_is_never_sent_twice(house: House, reply: Reply) -> None:
+    house.cloud.default = reply
+    text, _ = await text_before_error(house.provider(), UpstreamBroken)
+    assert text.startswith("Employees ")
+    assert house.requests == (1, 0)
+
+
+async def test_a_local_choice_never_reaches_the_cloud(house: House) -> None:
+    house.local.default = Reply.error(500)
+    completion = await complete(house.provider(llm_provider="local"), ASK)
+    assert completion["provider"] == "extractive"
+    assert house.requests == (0, 2)
+
+
+async def test_the_cloud_steps_in_where_it_is_listed(house: House) -> None:
+    house.local.default = Reply.error(500)
+    provider = house.provider(llm_provider="local", llm_fallback="openai")
+    assert (await complete(provider, ASK))["provider"] == "openai"
+    assert house.requests == (1, 2)
+
+
+LIMITS: list[tuple[dict[str, float], Place, int]] = [
+    ({"llm_first_token_timeout": 0.15}, "headers", 2),
+    ({"llm_first_token_timeout": 0.15}, "first_token", 2),
+    ({"llm_idle_timeout": 0.15}, "middle", 1),
+    ({"llm_total_timeout": 0.3}, "headers", 1),
+    ({"llm_total_timeout": 0.3}, "middle", 1),
+]
+
+
+@pytest.mark.parametrize(("limit", "place", "requests"), LIMITS)
+async def test_each_limit_names_its_setting(
+    house: House, limit: dict[str, float], place: Place, requests: int
+) -> None:
+    house.cloud.default = Reply(stall=place)
+    provider = house.provider(llm_fallback="none", **limit)
+    _, error = await text_before_error(provider, UpstreamTimeout)
+    (name,) = limit
+    assert name.upper() in str(error)
+    assert house.requests == (requests, 0)
+
+
+async def test_a_stalled_provider_is_left_for_the_next(house: House) -> None:
+    house.cloud.default = Reply(stall="first_token")
+    provider = house.provider(llm_first_token_timeout=0.15, llm_max_attempts=1)
+    assert (await complete(provider, ASK))["provider"] == "local"
+
+
+async def test_the_final_error_tells_sdks_not_to_multiply_it(house: House) -> None:
+    house.cloud.default = Reply.error(429, headers={"retry-after": "3600"})
+    _, error = await text_before_error(house.provider(llm_fallback="none"), UpstreamLimited)
+    assert isinstance(error, UpstreamLimited)
+    assert error.headers() == {"x-should-retry": "false", "retry-after": "3600"}
