@@ -19,7 +19,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from ingest.client import Store, StoredFile
@@ -63,11 +63,12 @@ class Report:
         if not self.console.is_terminal:
             yield
             return
+        title = [TextColumn("Ingesting")] if self.console.width >= 60 else []
         self._progress = Progress(
-            TextColumn("Ingesting"),
+            *title,
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            _RateColumn(),
+            _RateColumn(table_column=Column(no_wrap=True)),
             TimeRemainingColumn(compact=True),
             console=self.console,
             expand=True,
@@ -109,15 +110,12 @@ class Report:
         """How the run ended, with every file that failed and why."""
         if self._quiet and self.counts.total() == self.counts["unchanged"]:
             return
-        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-        table.add_column()
-        table.add_column(justify="right")
+        self.say(place)
+        width = max(len(str(self.counts[outcome])) for outcome in OUTCOMES)
         for outcome in OUTCOMES:
             number = self.counts[outcome]
             style = "dim" if not number else "bold red" if outcome == "failed" else "bold"
-            table.add_row(outcome, str(number), style=style)
-        self.say(place)
-        self.console.print(Padding(table, (0, 0, 0, 2)))
+            self.say(f"  {outcome:<9}  {number:>{width}}", style)
         if self.failures:
             files = "1 file" if len(self.failures) == 1 else f"{len(self.failures)} files"
             self.say(f"{files} failed; all others are stored:", "bold red")
@@ -186,5 +184,7 @@ def name_of(file: StoredFile, names: dict[str, str]) -> str:
 def _size(file: StoredFile) -> str:
     if file.status != "completed":
         return ""
+    if file.usage_bytes < 1024:
+        return f"{file.usage_bytes} B"
     kib = file.usage_bytes / 1024
     return f"{kib:.0f} kB" if kib < 1000 else f"{kib / 1024:.1f} MB"

@@ -146,7 +146,9 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def command(name: str, summary: str, usage: str | None = None) -> argparse.ArgumentParser:
-        made = subparsers.add_parser(name, help=summary, description=summary, usage=usage)
+        made = subparsers.add_parser(
+            name, prog=f"python -m ingest {name}", help=summary, description=summary, usage=usage
+        )
         made.add_argument("--store", default=DEFAULT_STORE, metavar="NAME", help="vector store")
         made.add_argument("--url", help=f"the backend's address (default: {DEFAULT_URL})")
         made.add_argument("--api-key", metavar="KEY", help="one of the backend's API_KEYS")
