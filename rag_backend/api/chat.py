@@ -15,11 +15,13 @@ from rag_backend.api.disconnect import or_disconnected
 from rag_backend.api.parts import Backend, Parts
 from rag_backend.api.schemas import ChatBody
 from rag_backend.api.sse import event_stream
+from rag_backend.api.strict import StrictRoute
+from rag_backend.errors import NotFound
 from rag_backend.knowledge.library import DEFAULT_STORE
 from rag_backend.llm.complete import fold
 from rag_backend.llm.provider import Chunk
 
-router = APIRouter()
+router = APIRouter(route_class=StrictRoute)
 log = logging.getLogger("rag_backend.content")
 
 
@@ -27,27 +29,33 @@ log = logging.getLogger("rag_backend.content")
 async def create_chat_completion(body: ChatBody, request: Request, backend: Backend) -> Response:
     """Answer from the documents, with sources; plain or streamed."""
     asked = await _question(body, request, backend)
+    chunks = backend.pipeline.answer(asked)
     if backend.settings.log_content:
         log.info("question: %s", asked.messages[-1]["content"])
-    chunks = backend.pipeline.answer(asked)
+        chunks = _logged(chunks)
     if body.stream:
         wanted = body.stream_options is not None and body.stream_options.include_usage
-        return await event_stream(_streamed(chunks, usage=wanted))
-    completion = await or_disconnected(request, fold(chunks))
-    if backend.settings.log_content:
-        log.info("answer: %s", completion["choices"][0]["message"]["content"])
-    return JSONResponse(completion)
+        return await event_stream(request, _streamed(chunks, usage=wanted))
+    return JSONResponse(await or_disconnected(request.receive, fold(chunks)))
 
 
 async def _question(body: ChatBody, request: Request, backend: Parts) -> Question:
     name, store_name = split_model(body.model)
     provider, upstream_model = backend.registry.resolve(name)
+    try:
+        store = await backend.library.store(store_name)
+    except NotFound as error:
+        raise NotFound(
+            f"The model '{body.model}' does not exist: there is no vector store '{store_name}'.",
+            param="model",
+            code="model_not_found",
+        ) from error
     return Question(
         messages=tuple(message.plain(at) for at, message in enumerate(body.messages)),
         options=body.options(),
         provider=provider,
         model=upstream_model,
-        store=await backend.library.store(store_name),
+        store=store,
         base_url=str(request.base_url).rstrip("/"),
     )
 
@@ -66,3 +74,13 @@ async def _streamed(
         async for chunk in chunks:
             if usage or chunk["choices"]:
                 yield chunk
+
+
+async def _logged(chunks: AsyncGenerator[Chunk, None]) -> AsyncGenerator[Chunk, None]:
+    """The same chunks; the answer goes into the log when it is whole."""
+    said: list[str] = []
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            said += [choice["delta"].get("content", "") for choice in chunk["choices"]]
+            yield chunk
+    log.info("answer: %s", "".join(said))

@@ -10,10 +10,11 @@ from fastapi import APIRouter
 
 from rag_backend.api.parts import Backend
 from rag_backend.api.schemas import EmbeddingBody
+from rag_backend.api.strict import StrictRoute
 from rag_backend.errors import BadRequest, UnsupportedFeature
 from rag_backend.llm.streams import estimate_tokens
 
-router = APIRouter()
+router = APIRouter(route_class=StrictRoute)
 
 
 @router.post("/v1/embeddings")
@@ -23,11 +24,12 @@ async def create_embeddings(body: EmbeddingBody, backend: Backend) -> dict[str, 
     if not all(text.strip() for text in texts):
         raise BadRequest("`input` has an empty text.", param="input")
     encoder = await backend.encoder.get()
-    vectors = await asyncio.to_thread(encoder.embedding.embed, texts, "document")
-    if body.dimensions not in (None, vectors.shape[1]):
+    size = len(encoder.probe) // 4  # of float32
+    if body.dimensions not in (None, size):
         raise UnsupportedFeature(
-            f"`dimensions` must be {vectors.shape[1]}, this encoder's own.", param="dimensions"
+            f"`dimensions` must be {size}, this encoder's own.", param="dimensions"
         )
+    vectors = await asyncio.to_thread(encoder.embedding.embed, texts, "document")
     packed = body.encoding_format == "base64"
     tokens = sum(estimate_tokens(text) for text in texts)
     return {

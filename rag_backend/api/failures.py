@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -9,7 +12,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from rag_backend.errors import BadRequest, RAGError
+from rag_backend.errors import BadRequest, RAGError, StorageFull
+
+# Names of a union's branches, which pydantic adds to the path of a field.
+_BRANCH = re.compile(r"(str|int|float|bool|constrained-\w+|(list|dict|function-\w+|tuple)\[.*\])$")
 
 
 def install(app: FastAPI) -> None:
@@ -31,26 +37,44 @@ async def _known(_request: Request, error: Exception) -> JSONResponse:
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    return await _known(request, first_problem(error.errors()))
+    problem = error.errors()[0]
+    if problem["loc"] == ("body",) and "json" not in request.headers.get("content-type", ""):
+        return await _known(request, _not_sent_as_json())
+    return await _known(request, explained(problem))
 
 
-def first_problem(problems: Any) -> BadRequest:
-    """Pydantic's first problem as one sentence and a `param` such as "messages.0.role"."""
-    problem = problems[0]
-    place = [str(part) for part in problem["loc"] if part not in ("body", "query", "path")]
+def explained(problem: Mapping[str, Any]) -> BadRequest:
+    """One of pydantic's problems as one sentence and a `param` such as "messages.0.role"."""
     if problem["type"] == "json_invalid":
-        return BadRequest("The body is not valid JSON.", code="invalid_json")
-    param = ".".join(part for part in place if not part.startswith("function-")) or None
+        reason = problem.get("ctx", {}).get("error", "")
+        return BadRequest(f"The body is not valid JSON: {reason}.", code="invalid_json")
+    if problem["loc"] == ("body",):
+        return BadRequest("The body must be a JSON object.")
+    places = [str(part) for part in problem["loc"] if part not in ("body", "query", "path")]
+    param = ".".join(place for place in places if not _BRANCH.match(place)) or None
     message = str(problem["msg"]).removeprefix("Value error, ")
+    if message.startswith("Expected UploadFile"):
+        message = "It must be a file, with a file name"
     return BadRequest(f"{param or 'body'}: {message}.", param=param)
 
 
-async def _routing(_request: Request, error: Exception) -> JSONResponse:
+def _not_sent_as_json() -> BadRequest:
+    return BadRequest("Send a JSON object as the body, with `Content-Type: application/json`.")
+
+
+async def _routing(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101
+    cause = error.__cause__
+    if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+        full = StorageFull(
+            "The disk is full: an upload does not fit its directory for temporary files."
+        )
+        return await _known(request, full)
     known = {
         404: ("There is no such path; see /docs for those there are.", "unknown_url"),
         405: ("This path does not take that method; see /docs.", "method_not_allowed"),
+        413: (str(error.detail), "too_large"),
     }
     message, code = known.get(error.status_code, (str(error.detail), None))
     failure = BadRequest(message, code=code)
-    return JSONResponse(failure.envelope(), error.status_code)
+    return JSONResponse(failure.envelope(), error.status_code, error.headers)

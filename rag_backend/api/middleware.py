@@ -11,19 +11,22 @@ import re
 import secrets
 import time
 from collections.abc import Sequence
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rag_backend.api.failures import unexpected
+from rag_backend.api.parts import parts_of
 from rag_backend.errors import RAGError, TooLarge, Unauthorized
 from rag_backend.metrics import Metrics
 
 _OPEN_PATHS = ("/", "/health", "/docs", "/openapi.json")
-_MAX_JSON = 32 * 2**20
-"""Largest body in bytes, file uploads aside."""
+_MAX_JSON_MB = 32
+"""Largest body in MiB, file uploads aside."""
 _CLIENT_CLOSED = 499  # nginx's number for it; nobody sees it but the log and the metrics
 _REQUEST_ID = re.compile(r"[\w.-]{1,128}")
 
@@ -55,11 +58,11 @@ class RequestMiddleware:
             await send(message)
 
         try:
-            refused = self._refusal(scope["path"], headers)
+            refused = self._refusal(scope, headers)
             if refused is not None:
                 await _refuse(refused)(scope, receive, send_with_id)
             else:
-                await self._app(scope, _bounded(scope["path"], receive), send_with_id)
+                await self._app(scope, _bounded(scope, receive), send_with_id)
         except ClientDisconnect:
             status = _CLIENT_CLOSED
         except Exception:
@@ -69,8 +72,8 @@ class RequestMiddleware:
         finally:
             self._note(scope, request_id, status, time.monotonic() - began)
 
-    def _refusal(self, path: str, headers: Headers) -> RAGError | None:
-        if self._keys and path not in _OPEN_PATHS:
+    def _refusal(self, scope: Scope, headers: Headers) -> RAGError | None:
+        if self._keys and scope["path"] not in _OPEN_PATHS:
             scheme, _, token = headers.get("authorization", "").partition(" ")
             sent = token.strip().encode() if scheme.lower() == "bearer" else b""
             # Every key is compared, so that the time taken says nothing about them.
@@ -81,8 +84,8 @@ class RequestMiddleware:
                     "`Authorization: Bearer …`."
                 )
         length = headers.get("content-length", "")
-        if not _takes_files(path) and length.isdigit() and int(length) > _MAX_JSON:
-            return _too_large()
+        if length.isdigit() and int(length) > _most_bytes(scope):
+            return TooLarge(_too_large(scope))
         return None
 
     def _note(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
@@ -94,7 +97,7 @@ class RequestMiddleware:
         log.info(
             "%s %s %d %.0f ms %s",
             scope["method"],
-            scope["path"],
+            quote(scope["path"]),  # a line break in it would make a line of its own in the log
             status,
             1000 * seconds,
             request_id,
@@ -111,26 +114,35 @@ def _request_id(headers: Headers) -> str:
     return given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
 
 
-def _bounded(path: str, receive: Receive) -> Receive:
+def _bounded(scope: Scope, receive: Receive) -> Receive:
     """Count a body that came without a length."""
-    if _takes_files(path):
-        return receive
-    size = 0
+    most, size = _most_bytes(scope), 0
 
     async def counted() -> Message:
         nonlocal size
         message = await receive()
         size += len(message.get("body", b""))
-        if size > _MAX_JSON:
-            raise _too_large()
+        if size > most:
+            # The one kind of exception that FastAPI lets through while it reads a body.
+            raise HTTPException(413, _too_large(scope))
         return message
 
     return counted
 
 
-def _takes_files(path: str) -> bool:
-    return path.rstrip("/") == "/v1/files"
+def _takes_files(scope: Scope) -> bool:
+    return str(scope["path"]).rstrip("/") == "/v1/files"
 
 
-def _too_large() -> TooLarge:
-    return TooLarge(f"The body is larger than {_MAX_JSON // 2**20} MiB.")
+def _most_bytes(scope: Scope) -> int:
+    if _takes_files(scope):
+        # One more for what a multipart body has around the file; the file itself is counted later.
+        return (parts_of(scope["app"]).settings.max_file_mb + 1) * 2**20
+    return _MAX_JSON_MB * 2**20
+
+
+def _too_large(scope: Scope) -> str:
+    if _takes_files(scope):
+        limit = parts_of(scope["app"]).settings.max_file_mb
+        return f"The file is larger than MAX_FILE_MB={limit}: split it, or raise the limit."
+    return f"The body is larger than {_MAX_JSON_MB} MiB."

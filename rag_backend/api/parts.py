@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 from fastapi import Depends, Request
 
@@ -28,8 +28,13 @@ class Parts:
     metrics: Metrics
 
 
+def parts_of(app: Any) -> Parts:
+    """An application's parts."""
+    return cast(Parts, app.state.parts)
+
+
 def _parts(request: Request) -> Parts:
-    return cast(Parts, request.app.state.parts)
+    return parts_of(request.app)
 
 
 Backend = Annotated[Parts, Depends(_parts)]

@@ -32,9 +32,16 @@ class ChatMessage(BaseModel):
     content: str | list[dict[str, Any]] | None = None
 
     def plain(self, at: int) -> dict[str, Any]:
-        """The message with text parts joined into one string; raises UnsupportedFeature."""
-        extra = self.model_extra or {}
-        return {"role": self.role, "content": self._text(at), **extra}
+        """The message with text parts joined into one string.
+
+        Raises:
+            UnsupportedFeature: A part is no text.
+            BadRequest: A user's message says nothing.
+        """
+        text = self._text(at)
+        if self.role == "user" and not text.strip():
+            raise BadRequest(f"Message {at} is empty.", param=f"messages.{at}.content")
+        return {"role": self.role, "content": text, **(self.model_extra or {})}
 
     def _text(self, at: int) -> str:
         if self.content is None or isinstance(self.content, str):
@@ -42,7 +49,11 @@ class ChatMessage(BaseModel):
         texts: list[str] = []
         for part in self.content:
             kind = part.get("type")
-            if kind not in ("text", "input_text") or not isinstance(part.get("text"), str):
+            if kind == "refusal":  # what an SDK sends back of an assistant's turn
+                part = {"text": part.get("refusal")}
+            elif kind not in ("text", "input_text", "output_text"):
+                part = {}
+            if not isinstance(part.get("text"), str):
                 raise UnsupportedFeature(
                     f"Content parts of type {kind!r} are not supported: send text.",
                     param=f"messages.{at}.content",
@@ -155,10 +166,10 @@ class AttributesBody(Body):
     attributes: dict[str, AttributeValue] | None
 
 
-class RankingOptions(BaseModel):
-    """How search results are ranked and cut."""
+class RankingOptions(Body):
+    """How search results are cut; there is one ranker."""
 
-    ranker: str | None = None
+    ranker: Literal["auto", "default-2024-11-15"] | None = None
     score_threshold: float | None = Field(None, ge=0, le=1)
 
 

@@ -8,8 +8,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
 import orjson
+from starlette.requests import Request
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
+from rag_backend.api.disconnect import or_disconnected
 from rag_backend.api.failures import unexpected
 from rag_backend.errors import RAGError
 
@@ -17,22 +20,30 @@ SILENCE = 15.0
 """Seconds without an event after which a comment keeps the connection alive."""
 
 _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+_KEEP_ALIVE = b": still working\n\n"
 _DONE = b"data: [DONE]\n\n"
 
 log = logging.getLogger(__name__)
 
 
 async def event_stream(
-    events: AsyncGenerator[Mapping[str, Any], None], patience: float = SILENCE
+    request: Request, events: AsyncGenerator[Mapping[str, Any], None], silence: float = SILENCE
 ) -> StreamingResponse:
-    """A response that streams events as they come.
+    """A response that streams events as they come; the events are closed in any case.
 
-    The first event is awaited for up to `patience` seconds before the headers are sent: what fails
+    The first event is awaited for up to `silence` seconds before the headers are sent: what fails
     by then is raised here, and so gets its own HTTP status. Later failures become an error event.
+
+    Raises:
+        ClientDisconnect: The client hung up before the first event.
     """
     feed = _Feed(events)
-    await feed.first(patience)
-    return StreamingResponse(_lines(feed), media_type="text/event-stream", headers=_HEADERS)
+    try:
+        await or_disconnected(request.receive, feed.first(silence))
+    except BaseException:
+        await feed.close()
+        raise
+    return _EventStream(feed, silence)
 
 
 class _Feed:
@@ -42,14 +53,10 @@ class _Feed:
         self._events = events
         self._next: asyncio.Task[Mapping[str, Any]] | None = None
 
-    async def first(self, patience: float) -> None:
-        """Wait for the first event; raises what the source raises."""
+    async def first(self, seconds: float) -> None:
+        """Wait so long for the first event, and keep it; raises what the source raises."""
         task = self._pull()
-        try:
-            await asyncio.wait((task,), timeout=patience)
-        except asyncio.CancelledError:
-            await self.close()
-            raise
+        await asyncio.wait((task,), timeout=seconds)
         error = task.exception() if task.done() else None
         if error is not None and not isinstance(error, StopAsyncIteration):
             raise error
@@ -71,28 +78,50 @@ class _Feed:
             await asyncio.gather(task, return_exceptions=True)
         await self._events.aclose()
 
+    @property
+    def silent(self) -> bool:
+        """Whether an event is being waited for."""
+        return self._next is not None and not self._next.done()
+
     def _pull(self) -> asyncio.Task[Mapping[str, Any]]:
         if self._next is None:
             self._next = asyncio.ensure_future(anext(self._events))
         return self._next
 
 
-async def _lines(feed: _Feed) -> AsyncIterator[bytes]:
+class _EventStream(StreamingResponse):
+    """Starlette's would cancel the events' own cleaning up, too, when the client leaves."""
+
+    def __init__(self, feed: _Feed, silence: float) -> None:
+        super().__init__(
+            _lines(feed, silence), media_type="text/event-stream", headers=dict(_HEADERS)
+        )
+        self._feed = feed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await or_disconnected(receive, self.stream_response(send))
+        finally:
+            await self._feed.close()
+
+
+async def _lines(feed: _Feed, silence: float) -> AsyncIterator[bytes]:
+    if feed.silent:  # for as long as the first event was awaited
+        yield _KEEP_ALIVE
     try:
         while True:
-            event = await feed.wait(SILENCE)
-            yield b": still working\n\n" if event is None else _line(event)
+            event = await feed.wait(silence)
+            yield _KEEP_ALIVE if event is None else _line(event)
     except StopAsyncIteration:
         yield _DONE
     except RAGError as error:
+        log.warning("a stream ended with an error: %s", error)
         yield _line(error.envelope())
         yield _DONE
     except Exception:
         log.exception("a stream failed")
         yield _line(unexpected().envelope())
         yield _DONE
-    finally:
-        await feed.close()
 
 
 def _line(event: Mapping[str, Any]) -> bytes:

@@ -26,13 +26,14 @@ from rag_backend.api.schemas import (
     check_attributes,
     refuse_unsupported,
 )
-from rag_backend.errors import BadRequest
+from rag_backend.api.strict import StrictRoute
+from rag_backend.errors import BadRequest, UnsupportedFeature
 from rag_backend.knowledge import filters as attribute_filters
 from rag_backend.knowledge.catalog import new_id
 from rag_backend.knowledge.models import FileStatus, Store
 from rag_backend.knowledge.retriever import Hit
 
-router = APIRouter(prefix="/v1/vector_stores")
+router = APIRouter(prefix="/v1/vector_stores", route_class=StrictRoute)
 Limit = Annotated[int, Query(ge=1, le=100)]
 
 
@@ -40,6 +41,10 @@ Limit = Annotated[int, Query(ge=1, le=100)]
 async def create_store(body: StoreBody, backend: Backend) -> dict[str, Any]:
     """Create a store; without a name it gets its own id's style of name."""
     refuse_unsupported(body.chunking_strategy, body.expires_after)
+    if body.description:
+        raise UnsupportedFeature(
+            "`description` is not kept: put it into `metadata`.", param="description"
+        )
     for file_id in body.file_ids:  # all or none: a wrong id must not leave half a store
         await asyncio.to_thread(backend.library.catalog.file, file_id)
     name = body.name or new_id("store-")
@@ -105,6 +110,8 @@ async def rebuild_store(store: StoreByPath, backend: Backend) -> dict[str, Any]:
 @router.post("/{vector_store_id}/search")
 async def search_store(store: StoreByPath, body: SearchBody, backend: Backend) -> dict[str, Any]:
     """The best chunks for one query, or for several together."""
+    if body.rewrite_query:
+        raise UnsupportedFeature("`rewrite_query` is not supported.", param="rewrite_query")
     queries = [body.query] if isinstance(body.query, str) else body.query
     if not any(query.strip() for query in queries):
         raise BadRequest("`query` is empty.", param="query")
