@@ -148,7 +148,7 @@ class OpenAICompatible:
             async with asyncio.timeout(timeout):
                 answer = await self._client.get(url, cast_to=object, options=self._options)
         except APIStatusError as error:
-            return Answer(error.status_code, error.body)
+            return Answer(error.status_code, _whole_body(error))
         except TimeoutError:
             raise UpstreamTimeout(
                 f"{self._who} did not answer within {timeout:g} s: {self._check_server}"
@@ -347,6 +347,14 @@ def _take_usage(chunk: Chunk) -> Chunk | None:
     if not isinstance(usage, dict):
         return None
     return {**chunk, "choices": [], "usage": usage}
+
+
+def _whole_body(error: APIStatusError) -> Any:
+    """The JSON that came with an error: the SDK's `body` is only what stands under "error"."""
+    try:
+        return error.response.json()
+    except ValueError:
+        return None
 
 
 def _first_model(body: Any) -> str | None:

@@ -103,12 +103,14 @@ class Retrying:
         return state.attempt_number >= self._attempts
 
     def _note(self, state: RetryCallState) -> None:
+        error, number = _error(state), state.attempt_number
+        if error.code == LOADING:
+            # One line for a wait that may take a minute.
+            log.log(logging.WARNING if number == 1 else logging.DEBUG, "waiting: %s", error)
+            return
+        wait = state.upcoming_sleep
         log.warning(
-            "attempt %d of %d failed, next in %.1f s: %s",
-            state.attempt_number,
-            self._attempts,
-            state.upcoming_sleep,
-            _error(state),
+            "attempt %d of %d failed, next in %.1f s: %s", number, self._attempts, wait, error
         )
 
 

@@ -39,7 +39,8 @@ async def test_a_model_that_is_not_there(server: OpenAIServer) -> None:
 
 async def test_loading(server: OpenAIServer) -> None:
     progress = {"stage": "reading weights", "done": 4, "total": 10, "percent": 40.0}
-    server.health = (503, {"status": "loading", "progress": progress})
+    failure = {"message": "m is still loading", "code": "loading"}
+    server.health = (503, {"status": "loading", "progress": progress, "error": failure})
     found = await probe(_row(server.url))
     assert not found.reached
     assert "is loading its model: reading weights (40 %)" in found.detail
