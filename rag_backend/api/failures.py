@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -37,21 +37,33 @@ async def _known(_request: Request, error: Exception) -> JSONResponse:
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101
-    problem = error.errors()[0]
+    problem = _most_telling(error.errors())
     if problem["loc"] == ("body",) and "json" not in request.headers.get("content-type", ""):
         return await _known(request, _not_sent_as_json())
     return await _known(request, explained(problem))
 
 
+def _most_telling(problems: Sequence[Any]) -> Any:
+    """The first problem; of a union, that of the branch which takes such a value at all."""
+    first, field = problems[0], _param(problems[0])
+    same = (problem for problem in problems if _param(problem) == field)
+    return next((p for p in same if not p["type"].endswith("_type")), first)
+
+
+def _param(problem: Mapping[str, Any]) -> str | None:
+    """The field's path, such as "messages.0.role"; it begins with "body", "query" or "path"."""
+    places = [str(place) for place in problem["loc"][1:]]
+    return ".".join(place for place in places if not _BRANCH.match(place)) or None
+
+
 def explained(problem: Mapping[str, Any]) -> BadRequest:
-    """One of pydantic's problems as one sentence and a `param` such as "messages.0.role"."""
+    """One of pydantic's problems as one sentence."""
     if problem["type"] == "json_invalid":
         reason = problem.get("ctx", {}).get("error", "")
         return BadRequest(f"The body is not valid JSON: {reason}.", code="invalid_json")
     if problem["loc"] == ("body",):
         return BadRequest("The body must be a JSON object.")
-    places = [str(part) for part in problem["loc"] if part not in ("body", "query", "path")]
-    param = ".".join(place for place in places if not _BRANCH.match(place)) or None
+    param = _param(problem)
     message = str(problem["msg"]).removeprefix("Value error, ")
     if message.startswith("Expected UploadFile"):
         message = "It must be a file, with a file name"
@@ -66,9 +78,7 @@ async def _routing(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101
     cause = error.__cause__
     if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
-        full = StorageFull(
-            "The disk is full: an upload does not fit its directory for temporary files."
-        )
+        full = StorageFull("The disk of the directory for temporary files is full.")
         return await _known(request, full)
     known = {
         404: ("There is no such path; see /docs for those there are.", "unknown_url"),

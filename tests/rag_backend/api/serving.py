@@ -34,7 +34,7 @@ The lunch allowance is 45,000 VND for each day on site.
 
 ## Nghỉ phép
 
-Nhân viên chính thức được nghỉ phép mười hai ngày mỗi năm. Ngày phép còn lại được chuyển sang quý một.
+Nhân viên chính thức được nghỉ phép mười hai ngày mỗi năm. Ngày phép còn lại chuyển sang quý một.
 """
 OFFICES = "City,Street,Manager\nHanoi,Ly Thuong Kiet 12,Tran Minh\nHue,Le Loi 7,Nguyen Hoa\n"
 FAQ = "Câu hỏi,Đáp án\nMật khẩu wifi khách là gì?,Hỏi lễ tân ở tầng một.\n"
