@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ingest.chunking.sentences import sentences
 from rag_backend.llm.provider import Evidence, Grounding
+from rag_backend.llm.statements import statements
 from rag_backend.llm.words import fold, pairs, term, words
 
 MOST_SENTENCES = 3
@@ -29,8 +29,7 @@ _WORTH_ADDING = 0.66
 _TOO_ALIKE = 0.6
 """Share of a sentence's terms that, if shown already, makes it a repetition."""
 
-_BULLET = re.compile(r"^\s*(?:[-*+•–—▪◦]|\d{1,2}[.)]|[a-zđ]\))\s+")
-_HEADING_MARK = re.compile(r"^#{1,6}\s+")
+_NOWHERE = (0, 0)
 _NUMBER = re.compile(r"\d")
 _ASKS_NUMBER = re.compile(
     r"\b(?:how (?:many|much|long|often|old|far|late|early|fast|high)|when|what time|which date"
@@ -40,10 +39,15 @@ _ASKS_NUMBER = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """A sentence, verbatim (a table row as "header: cell" pairs), and its passage's number."""
+    """A sentence, verbatim (a table row as "header: cell" pairs), and its passage's number.
+
+    `coverage` is the share in 0..1 of the question's weight that occurs in it, in what announces
+    it, or in its passage's title.
+    """
 
     number: int
     text: str
+    coverage: float
 
 
 @dataclass
@@ -51,14 +55,24 @@ class _Candidate:
     evidence: Evidence
     place: tuple[int, int]
     text: str
+    cells: str | None = None
     terms: frozenset[str] = field(init=False)
     words: frozenset[str] = field(init=False)
     score: float = 0.0
+    announcement: str = ""
+    told_apart_by: float = 0.0
+    """For a table row, what its cells alone cover: the header is the same for all rows."""
 
     def __post_init__(self) -> None:
         listed = words(self.text)
         self.words = frozenset(listed)
         self.terms = frozenset(map(term, listed)) | frozenset(pairs(listed))
+
+    @property
+    def in_context(self) -> _Candidate:
+        """The same with its passage's title and the line that announces it."""
+        said = f"{self.evidence.title}\n{self.announcement}\n{self.text}"
+        return _Candidate(self.evidence, _NOWHERE, said)
 
     @property
     def introduces(self) -> bool:
@@ -67,10 +81,12 @@ class _Candidate:
 
     @property
     def is_heading(self) -> bool:
+        """Whether it looks like a title: short, no end, no number, nothing said of anything."""
         return (
             len(self.words) <= 9
-            and not self.text.endswith((".", "!", ";", "…", ")"))
-            and (": " not in self.text and not _NUMBER.search(self.text))
+            and not self.text.endswith((".", "!", ";", ":", "…", ")"))
+            and ": " not in self.text
+            and not _NUMBER.search(self.text)
         )
 
 
@@ -83,64 +99,23 @@ def pick(grounding: Grounding) -> list[Pick]:
     query = _Query.of(grounding, candidates)
     _score(candidates, query, grounding.passages)
     chosen = _without_repetition(candidates)
-    return [Pick(c.evidence.number, c.text) for c in _readable(chosen)]
+    return [
+        Pick(c.evidence.number, c.text, query.coverage(c.in_context)) for c in _readable(chosen)
+    ]
 
 
 def first_sentence(passages: Sequence[Evidence]) -> Pick | None:
     """How the best passage begins: what is shown when no word of the question occurs."""
     for candidate in _candidates(passages):
         if not candidate.introduces:
-            return Pick(candidate.evidence.number, _shortened(candidate.text, MOST_CHARACTERS))
+            return Pick(candidate.evidence.number, _shortened(candidate.text, MOST_CHARACTERS), 0.0)
     return None
 
 
 def _candidates(passages: Sequence[Evidence]) -> Iterator[_Candidate]:
     for rank, evidence in enumerate(passages):
-        for at, text in enumerate(_statements(evidence.text)):
-            yield _Candidate(evidence, (rank, at), text)
-
-
-def _statements(text: str) -> Iterator[str]:
-    """The sentences, lists with the line that announces them, and table rows of a passage."""
-    header: list[str] = []
-    for line in _with_lists(text.splitlines()):
-        cells = _cells(line)
-        if len(cells) < 2:
-            header = []
-            bare = _BULLET.sub("", _HEADING_MARK.sub("", line.strip()))
-            yield from (bare[start:end] for start, end in sentences(bare))
-        elif not header:
-            header = cells
-        elif cells != header and not set("".join(cells)) <= set("-: "):
-            yield _row(header, cells)
-
-
-def _with_lists(lines: Sequence[str]) -> Iterator[str]:
-    """Lines, a short list on one line with its announcement: "Bring: a passport; two photos"."""
-    at = 0
-    while at < len(lines):
-        end = at + 1
-        while lines[at].rstrip().endswith(":") and end < len(lines) and _BULLET.match(lines[end]):
-            end += 1
-        items = [_BULLET.sub("", line).strip().rstrip(".;,") for line in lines[at + 1 : end]]
-        joined = f"{lines[at].rstrip()} {'; '.join(items)}"
-        if items and len(joined) <= MOST_CHARACTERS:
-            yield joined
-            at = end
-        else:
-            yield lines[at]
-            at += 1
-
-
-def _cells(line: str) -> list[str]:
-    return [cell.strip() for cell in line.strip().strip("|").split(" | ")]
-
-
-def _row(header: Sequence[str], cells: Sequence[str]) -> str:
-    names = [*header, *[""] * len(cells)]
-    pairs_of = zip(names, cells, strict=False)
-    told = [f"{name}: {cell}" if name else cell for name, cell in pairs_of if cell]
-    return "; ".join(told)
+        for at, statement in enumerate(statements(evidence.text)):
+            yield _Candidate(evidence, (rank, at), *statement)
 
 
 @dataclass(frozen=True)
@@ -187,17 +162,20 @@ class _Query:
 
 
 def _rarity(wanted: set[str], candidates: Sequence[_Candidate]) -> dict[str, float]:
-    """BM25's idf over the sentences at hand: function words come out light."""
+    """BM25's idf over the sentences at hand: function words come out light.
+
+    A word that occurs in none of them is left out: it may be one that says nothing.
+    """
     counts = Counter(t for c in candidates for t in c.terms & wanted)
     total = len(candidates)
-    return {t: math.log(1 + (total - counts[t] + 0.5) / (counts[t] + 0.5)) for t in wanted}
+    return {t: math.log(1 + (total - n + 0.5) / (n + 0.5)) for t, n in counts.items()}
 
 
 def _score(candidates: list[_Candidate], query: _Query, passages: Sequence[Evidence]) -> None:
     if not query.weights:
         return
     places = {
-        e.number: query.coverage(_Candidate(e, (0, 0), f"{e.title} {e.text}")) for e in passages
+        e.number: query.coverage(_Candidate(e, _NOWHERE, f"{e.title} {e.text}")) for e in passages
     }
     previous: tuple[_Candidate, float] | None = None
     for candidate in candidates:
@@ -206,11 +184,16 @@ def _score(candidates: list[_Candidate], query: _Query, passages: Sequence[Evide
         inherited = 0.0
         if previous and previous[0].introduces and _follows(previous[0], candidate):
             inherited = _FROM_HEADING * previous[1]
+            candidate.announcement = previous[0].text
         total = own + inherited
         if total > 0:
             total += _WEIGHT_OF_PLACE * places[candidate.evidence.number]
             total += _NUMBER_WANTED * (query.wants_number and bool(_NUMBER.search(candidate.text)))
         candidate.score = total * _standing(candidate.evidence, passages)
+        if candidate.cells is not None:
+            candidate.told_apart_by = query.coverage(
+                _Candidate(candidate.evidence, _NOWHERE, candidate.cells)
+            )
         if candidate.text.endswith("?") or candidate.is_heading:
             candidate.score *= 0.3  # it repeats the question and does not answer it
         # The items of a list all stand under the line that announces them.
@@ -237,6 +220,8 @@ def _without_repetition(candidates: Sequence[_Candidate]) -> list[_Candidate]:
     for candidate in ranked:
         if chosen and candidate.score < _WORTH_ADDING * chosen[0].score:
             break
+        if any(_is_lesser_row(candidate, c) for c in chosen):
+            continue
         shown = frozenset[str]().union(*(c.terms for c in chosen))
         if len(candidate.terms & shown) > _TOO_ALIKE * len(candidate.terms):
             continue
@@ -249,6 +234,13 @@ def _without_repetition(candidates: Sequence[_Candidate]) -> list[_Candidate]:
         if len(chosen) == MOST_SENTENCES:
             break
     return chosen
+
+
+def _is_lesser_row(one: _Candidate, chosen: _Candidate) -> bool:
+    """Whether a row of the same passage was chosen whose cells say more of the question."""
+    rows = one.cells is not None and chosen.cells is not None
+    together = one.evidence.number == chosen.evidence.number
+    return rows and together and one.told_apart_by < _WORTH_ADDING * chosen.told_apart_by
 
 
 def _readable(chosen: Sequence[_Candidate]) -> list[_Candidate]:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Any
 
 from rag_backend.errors import UnsupportedFeature
-from rag_backend.llm.extracting import first_sentence, pick
+from rag_backend.llm.extracting import Pick, first_sentence, pick
 from rag_backend.llm.provider import ChatRequest, Chunk, Grounding
 from rag_backend.llm.streams import estimate_tokens
 from rag_backend.llm.words import fold, language_of, words
 
+_DIRECT = 0.35
+"""Least share of the question's weight in a sentence that is shown as an answer. On XQuAD (five
+passages by word overlap) 3 % of the English and 1 % of the Vietnamese answerable questions fall
+below it, and 61 % and 35 % of those whose passage was taken away."""
 _PIECE = re.compile(r"(?:\S+\s*){1,6}")
 _GREETING = re.compile(
     r"(xin )?(chao|hello|hi|hey|good (morning|afternoon|evening))"
@@ -33,7 +37,7 @@ _SAYINGS: Mapping[str, Mapping[str, str]] = {
         "restart; to add documents, run `python -m ingest PATH`.",
         "unreached": "The language model cannot be reached right now, and no document matches "
         "this. Check the model server (LOCAL_LLM_API_URL or OPENAI_API_KEY), then ask again.",
-        "nearest": "No sentence answers this directly; the nearest passage begins:",
+        "nearest": "No sentence in the documents answers this directly. The nearest one:",
     },
     "vi": {
         "greeting": "Xin chào! Tôi trả lời câu hỏi dựa trên tài liệu của bạn và nêu rõ nguồn. "
@@ -44,7 +48,7 @@ _SAYINGS: Mapping[str, Mapping[str, str]] = {
         "OPENAI_API_KEY rồi khởi động lại; để thêm tài liệu, chạy `python -m ingest PATH`.",
         "unreached": "Hiện không kết nối được với mô hình ngôn ngữ, và không có tài liệu nào phù "
         "hợp. Hãy kiểm tra máy chủ mô hình (LOCAL_LLM_API_URL hoặc OPENAI_API_KEY) rồi hỏi lại.",
-        "nearest": "Không có câu nào trả lời trực tiếp; đoạn gần nhất bắt đầu như sau:",
+        "nearest": "Không có câu nào trong tài liệu trả lời trực tiếp. Câu gần nhất:",
     },
 }
 
@@ -90,9 +94,9 @@ class Extractive:
         if request.grounding is None or not request.grounding.passages:
             return self._without_documents(request)
         picks = pick(request.grounding)
-        if picks:
+        if any(p.coverage >= _DIRECT for p in picks):
             return "\n".join(f"{p.text} [{p.number}]" for p in picks)
-        return _nearest(request.grounding)
+        return _nearest(request.grounding, picks)
 
     def _without_documents(self, request: ChatRequest) -> str:
         said = next((m for m in reversed(request.messages) if m["role"] == "user"), {})
@@ -105,10 +109,11 @@ class Extractive:
         return sayings["thanks" if _THANKS.fullmatch(plain) else self._helpless]
 
 
-def _nearest(grounding: Grounding) -> str:
-    first = first_sentence(grounding.passages)
+def _nearest(grounding: Grounding, picks: Sequence[Pick]) -> str:
+    """One sentence, called what it is."""
+    nearest = max(picks, key=lambda p: p.coverage, default=first_sentence(grounding.passages))
     best = grounding.passages[0]
-    number, text = (first.number, first.text) if first else (best.number, best.text.strip())
+    text, number = (nearest.text, nearest.number) if nearest else (best.text.strip(), best.number)
     sayings = _SAYINGS.get(grounding.language, _SAYINGS["en"])
     return f"{sayings['nearest']} {text} [{number}]"
 

@@ -107,10 +107,11 @@ class Registry:
                 param="model",
                 code="model_not_found",
             )
-        return self._with_fallback(name), None
+        return chain([self.get_required(n) for n in self._chain(name)]), None
 
     def info(self) -> list[dict[str, Any]]:
         """A row each, for people: no keys, no passwords in URLs."""
+        used = self._chain(self._chosen)
         return [
             {
                 "name": entry.row.name,
@@ -120,7 +121,7 @@ class Registry:
                 "cloud": entry.row.cloud,
                 "context_tokens": entry.row.context_tokens,
                 "chosen": entry.row.name == self._chosen,
-                "fallback": entry.row.name in self._fallback,
+                "fallback": entry.row.name in used[1:],
             }
             for entry in self._entries.values()
         ]
@@ -135,12 +136,12 @@ class Registry:
             raise NotFound(f"LLM {name!r} not found. Available: {', '.join(self.names())}")
         return entry
 
-    def _with_fallback(self, name: str) -> LLMProvider:
-        # One that was removed at run time is left out.
-        others = [other for other in self._fallback if other != name and self.has(other)]
+    def _chain(self, name: str) -> list[str]:
+        """The provider of this name and those that answer when it fails, in order."""
         if name == EXTRACTIVE:
-            others = []  # it needs nothing that could fail, and who asks for it wants no model
-        return chain([self.get_required(n) for n in (name, *others)])
+            return [name]  # it needs nothing that could fail, and who asks for it wants no model
+        # One that was removed at run time is left out.
+        return [name, *(n for n in self._fallback if n != name and self.has(n))]
 
 
 def build_registry(settings: Settings) -> Registry:
@@ -151,7 +152,7 @@ def build_registry(settings: Settings) -> Registry:
     """
     rows = {row.name: row for row in rows_from(settings)}
     chosen = _chosen(settings, rows)
-    registry = Registry(settings, chosen, _fallback(settings, rows, chosen))
+    registry = Registry(settings, chosen, _fallback(settings, rows))
     for row in rows.values():
         registry.create(row)
     return registry
@@ -168,10 +169,10 @@ def _chosen(settings: Settings, rows: dict[str, ProviderRow]) -> str:
     return _configured("LLM_PROVIDER", settings.llm_provider, rows)
 
 
-def _fallback(settings: Settings, rows: dict[str, ProviderRow], chosen: str) -> list[str]:
+def _fallback(settings: Settings, rows: dict[str, ProviderRow]) -> list[str]:
     """Nothing here leaves the LAN unless it was listed."""
     if settings.llm_fallback is None:
-        return [name for name in ("local", EXTRACTIVE) if name in rows and name != chosen]
+        return [name for name in ("local", EXTRACTIVE) if name in rows]
     listed = [name for name in settings.llm_fallback if name != "none"]
     return [_configured("LLM_FALLBACK", name, rows) for name in listed]
 
@@ -181,9 +182,10 @@ def _configured(variable: str, name: str, rows: dict[str, ProviderRow]) -> str:
         return name
     if name in _SWITCHES:
         raise StartError(f"{variable}={name} needs {_SWITCHES[name]}, which is not set")
+    allowed = ("auto" if variable == "LLM_PROVIDER" else "none", *rows)
     raise StartError(
-        f"{variable}={name} is not allowed: it should be one of {', '.join(('auto', *rows))}, or a "
-        "name from the LLM_PROVIDERS file"
+        f"{variable}={name} is not allowed: it should be one of {', '.join(allowed)}, or a name "
+        "from the LLM_PROVIDERS file"
     )
 
 

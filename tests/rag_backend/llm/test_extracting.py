@@ -115,6 +115,18 @@ def test_a_long_sentence_is_cut_between_words() -> None:
     assert only.text.endswith(("and…", "so…", "on…"))
 
 
+def test_of_a_tables_rows_the_one_that_was_asked_for() -> None:
+    texts = [p.text for p in pick(Grounding(QUESTIONS[5][0], "vi", (FINES,)))]
+    assert texts == [HELMET]
+
+
+def test_coverage_counts_the_title_and_what_announces_the_sentence() -> None:
+    (only,) = pick(Grounding("Can I work from home?", "en", (FAQ,)))
+    assert only.coverage > 0.9
+    (first, *_) = pick(Grounding("annual leave in the handbook", "en", (LEAVE,)))
+    assert first.coverage > 0.5
+
+
 def test_no_common_word_no_pick() -> None:
     assert pick(Grounding("zyx wvu", "en", ALL)) == []
     assert pick(Grounding("", "en", ALL)) == []

@@ -40,8 +40,19 @@ async def test_sentences_carry_their_markers() -> None:
 async def test_the_nearest_passage_is_called_that() -> None:
     text = await _says(_request("Tôi được mấy ngày?", "vi"))
     assert text == (
-        "Không có câu nào trả lời trực tiếp; đoạn gần nhất bắt đầu như sau: "
+        "Không có câu nào trong tài liệu trả lời trực tiếp. Câu gần nhất: "
         "Annual leave is 14 days a year. [1]"
+    )
+
+
+async def test_a_weak_match_is_not_shown_as_an_answer() -> None:
+    asked = "Who may approve the purchase of forklift spare parts?"
+    terms = {"approv": 2.0, "purchas": 3.0, "forklift": 4.0, "spare": 4.0, "part": 3.0}
+    grounding = Grounding(asked, "en", PASSAGES, terms)
+    text = await _says(ChatRequest(_plain(asked).messages, grounding=grounding))
+    assert text == (
+        "No sentence in the documents answers this directly. The nearest one: "
+        "It is approved by your manager. [1]"
     )
 
 

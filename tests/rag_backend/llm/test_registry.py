@@ -54,7 +54,7 @@ CHOICES: list[tuple[dict[str, Any], str, list[str]]] = [
         ["openai"],
     ),
     ({"local_llm_api_url": LOCAL, "llm_fallback": "none"}, "local", []),
-    ({"local_llm_api_url": LOCAL, "llm_provider": "extractive"}, "extractive", ["local"]),
+    ({"local_llm_api_url": LOCAL, "llm_provider": "extractive"}, "extractive", []),
 ]
 
 
@@ -82,7 +82,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"llm_provider": "local"}, "LLM_PROVIDER=local needs LOCAL_LLM_API_URL"),
     ({"llm_provider": "olama"}, "LLM_PROVIDER=olama is not allowed: it should be one of auto, "),
     ({"llm_fallback": "local"}, "LLM_FALLBACK=local needs LOCAL_LLM_API_URL"),
-    ({"llm_fallback": "nobody"}, "LLM_FALLBACK=nobody is not allowed"),
+    ({"llm_fallback": "nobody"}, "LLM_FALLBACK=nobody is not allowed: it should be one of none, "),
 ]
 
 
@@ -178,6 +178,17 @@ async def test_the_whole_stack_falls_back(server: OpenAIServer) -> None:
     assert completion["provider"] == "extractive"
     assert "cannot be reached" in completion["choices"][0]["message"]["content"]
     assert len([r for r in server.chats if r.body["messages"] == list(ASK.messages)]) == 3
+    await registry.aclose()
+
+
+async def test_a_provider_that_a_request_names_has_its_fallbacks_too(server: OpenAIServer) -> None:
+    server.default = Reply.error(500)
+    settings = load_settings(
+        local_llm_api_url=server.url, llm_provider="extractive", llm_max_attempts=1
+    )
+    registry = build_registry(settings)
+    assert (await complete(registry.resolve("local")[0], ASK))["provider"] == "extractive"
+    assert len(server.chats) == 1
     await registry.aclose()
 
 
