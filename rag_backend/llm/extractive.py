@@ -35,8 +35,8 @@ _SAYINGS: Mapping[str, Mapping[str, str]] = {
         "nothing": "No language model is configured, and no document matches this. To switch a "
         "model on, set LOCAL_LLM_API_URL (a model server on your network) or OPENAI_API_KEY and "
         "restart; to add documents, run `python -m ingest PATH`.",
-        "unreached": "The language model cannot be reached right now, and no document matches "
-        "this. Check the model server (LOCAL_LLM_API_URL or OPENAI_API_KEY), then ask again.",
+        "unreached": "No language model answered, and no document matches this. "
+        "Check the model server (LOCAL_LLM_API_URL or OPENAI_API_KEY), then ask again.",
         "nearest": "No sentence in the documents answers this directly. The nearest one:",
     },
     "vi": {
@@ -46,8 +46,8 @@ _SAYINGS: Mapping[str, Mapping[str, str]] = {
         "nothing": "Chưa có mô hình ngôn ngữ nào được cấu hình, và không có tài liệu nào phù hợp. "
         "Để bật mô hình, hãy đặt LOCAL_LLM_API_URL (máy chủ mô hình trong mạng của bạn) hoặc "
         "OPENAI_API_KEY rồi khởi động lại; để thêm tài liệu, chạy `python -m ingest PATH`.",
-        "unreached": "Hiện không kết nối được với mô hình ngôn ngữ, và không có tài liệu nào phù "
-        "hợp. Hãy kiểm tra máy chủ mô hình (LOCAL_LLM_API_URL hoặc OPENAI_API_KEY) rồi hỏi lại.",
+        "unreached": "Không có mô hình ngôn ngữ nào trả lời, và không có tài liệu nào phù hợp. "
+        "Hãy kiểm tra máy chủ mô hình (LOCAL_LLM_API_URL hoặc OPENAI_API_KEY) rồi hỏi lại.",
         "nearest": "Không có câu nào trong tài liệu trả lời trực tiếp. Câu gần nhất:",
     },
 }

@@ -176,7 +176,7 @@ async def test_the_whole_stack_falls_back(server: OpenAIServer) -> None:
     server.default = Reply(cut="headers")
     completion = await complete(provider, ASK)
     assert completion["provider"] == "extractive"
-    assert "cannot be reached" in completion["choices"][0]["message"]["content"]
+    assert "No language model answered" in completion["choices"][0]["message"]["content"]
     assert len([r for r in server.chats if r.body["messages"] == list(ASK.messages)]) == 3
     await registry.aclose()
 
