@@ -21,6 +21,7 @@ from rag_backend.knowledge.embedding import Vectors
 
 T = TypeVar("T")
 
+_SERVER_TIMEOUT = httpx.Timeout(60, connect=5)
 _FILES_AT_ONCE = 5000
 """File ids in one condition; Chroma puts them into SQLite, which binds at most 32,766."""
 
@@ -119,6 +120,8 @@ class VectorIndex:
     def close(self) -> None:
         """Let go of files or connections."""
         self._client.close()
+        for session in _sessions(self._client):
+            session.close()  # Chroma 1.5 leaves its connections open
 
     def _existing(self, collection: str) -> chromadb.Collection:
         return self._client.get_collection(collection, embedding_function=None)
@@ -140,6 +143,13 @@ class VectorIndex:
             raise StorageBroken(
                 f"Chroma ({self._where}) cannot be used: {_reason(error)}. {self._remedy}"
             ) from error
+
+
+def _sessions(client: Client) -> list[httpx.Client]:
+    """The HTTP connections of a client of a server; none of an embedded one."""
+    holders = (client._server, getattr(client._admin_client, "_server", None))
+    found = (getattr(holder, "_session", None) for holder in holders)
+    return [session for session in found if isinstance(session, httpx.Client)]
 
 
 def _conditions(file_ids: Sequence[str]) -> Iterator[Any]:
@@ -185,4 +195,6 @@ def open_server(url: str) -> VectorIndex:
         client = chromadb.HttpClient(parts.hostname or "", port, ssl=secure, settings=settings)
     except (ChromaError, httpx.HTTPError, OSError, ValueError) as error:
         raise StorageBroken(f"No Chroma server answers at CHROMA_URL={url}. {remedy}") from error
+    for session in _sessions(cast(Client, client)):
+        session.timeout = _SERVER_TIMEOUT  # Chroma sets none: a server that hangs would hang us
     return VectorIndex(cast(Client, client), f"CHROMA_URL={url}", remedy)

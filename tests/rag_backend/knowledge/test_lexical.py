@@ -1,0 +1,131 @@
+"""BM25 in tantivy."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from rag_backend.errors import StorageBroken
+from rag_backend.knowledge.lexical import LexicalIndex, body_tokens
+from rag_backend.knowledge.text import fold
+
+TEXTS = {
+    "law:0": "Luật Giao thông đường bộ quy định tốc độ tối đa trong khu dân cư.",
+    "law:1": "Người điều khiển xe máy phải đội mũ bảo hiểm.",
+    "book:0": "Employees report stolen laptops to the security desk within two hours.",
+    "book:1": "The canteen serves lunch at noon. Café opens later.",
+}
+STORE = "vs_a-0"
+
+
+def entries(texts: dict[str, str]) -> list[tuple[str, str, str]]:
+    return [(item, item.split(":")[0], text) for item, text in texts.items()]
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> LexicalIndex:
+    made = LexicalIndex(tmp_path)
+    made.replace(STORE, [], entries(TEXTS))
+    return made
+
+
+def best(index: LexicalIndex, query: str) -> str | None:
+    found = index.search(STORE, query, 10)
+    return found[0][0] if found else None
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("tốc độ tối đa", "law:0"),
+        ("toc do toi da", "law:0"),
+        (unicodedata.normalize("NFD", "mũ bảo hiểm"), "law:1"),
+        ("MŨ BẢO HIỂM", "law:1"),
+        ("mu bao hiem", "law:1"),
+        ("a laptop was stolen", "book:0"),
+        ("reporting a theft of laptop", "book:0"),
+        ("lunches", "book:1"),
+        ("quantum", None),
+        ("!?", None),
+        ("", None),
+    ],
+)
+def test_what_a_query_finds(index: LexicalIndex, query: str, expected: str | None) -> None:
+    assert best(index, query) == expected
+
+
+def test_bigrams_tell_vietnamese_words_from_their_syllables(tmp_path: Path) -> None:
+    made = LexicalIndex(tmp_path)
+    pair = {"a:0": "thông báo về giao hàng", "b:0": "giao thông đường bộ"}
+    made.replace(STORE, [], entries(pair))
+    assert best(made, "giao thông") == "b:0"
+    assert "giao_thông" in body_tokens("Giao thông")
+    assert not any("_" in token for token in body_tokens("road traffic"))
+
+
+def test_nfd_text_is_indexed_as_nfc(tmp_path: Path) -> None:
+    made = LexicalIndex(tmp_path)
+    made.replace(STORE, [], [("a:0", "a", unicodedata.normalize("NFD", "nồng độ cồn"))])
+    assert best(made, "nồng độ cồn") == "a:0"
+
+
+def test_only_the_files_asked_for(index: LexicalIndex) -> None:
+    everything = index.search(STORE, "xe lunch tốc độ laptop", 10)
+    only = index.search(STORE, "xe lunch tốc độ laptop", 10, ["book"])
+    assert {item for item, _ in only} == {"book:0", "book:1"}
+    assert dict(only).items() <= dict(everything).items()  # the filter changes no score
+    assert index.search(STORE, "lunch", 10, ["nobody"]) == []
+
+
+def test_replacing_is_one_commit(index: LexicalIndex) -> None:
+    index.replace(STORE, ["law"], [("law:0", "law", "Điều luật mới về đèn đỏ")])
+    assert index.ids(STORE) == {"law:0", "book:0", "book:1"}
+    assert index.count(STORE) == 3
+    assert best(index, "đèn đỏ") == "law:0"
+    assert best(index, "mũ bảo hiểm") is None
+
+
+def test_a_store_without_an_index_is_empty_and_stays_so(
+    index: LexicalIndex, tmp_path: Path
+) -> None:
+    index.replace("vs_b-0", ["law"], [])
+    assert index.search("vs_b-0", "lunch", 5) == []
+    assert (index.count("vs_b-0"), index.ids("vs_b-0")) == (0, set())
+    assert index.term_weights("vs_b-0", "lunch") == {"lunch": 1.0}
+    index.drop("vs_b-0")
+    assert [path.name for path in tmp_path.iterdir()] == [STORE]
+
+
+def test_a_dropped_index_is_gone(index: LexicalIndex, tmp_path: Path) -> None:
+    index.drop(STORE)
+    assert index.search(STORE, "lunch", 5) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reopened(index: LexicalIndex, tmp_path: Path) -> None:
+    assert LexicalIndex(tmp_path).ids(STORE) == index.ids(STORE) == set(TEXTS)
+
+
+def test_rare_terms_weigh_more(index: LexicalIndex) -> None:
+    index.replace(STORE, [], [(f"more:{n}", "more", "lunch again") for n in range(20)])
+    weights = index.term_weights(STORE, "lunch for the stolen quantum laptop")
+    assert 0 < weights["lunch"] < weights["laptop"] < weights["quantum"]
+
+
+def test_terms_without_accents_are_weighed_by_the_folded_field(index: LexicalIndex) -> None:
+    weights = index.term_weights(STORE, fold("quy định của Luật Giao thông là gì"))
+    assert weights["giao"] == weights["giao_thong"] < index.term_weights(STORE, "zzz")["zzz"]
+
+
+def test_a_pasted_page_is_not_too_long_a_query(index: LexicalIndex) -> None:
+    page = " ".join(f"word{n}" for n in range(20_000))
+    assert best(index, f"lunch {page}") == "book:1"
+
+
+def test_a_damaged_index_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / STORE).mkdir()
+    (tmp_path / STORE / "meta.json").write_text("not json")
+    with pytest.raises(StorageBroken, match="ingest rebuild"):
+        LexicalIndex(tmp_path).search(STORE, "lunch", 5)

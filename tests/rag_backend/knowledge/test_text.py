@@ -1,0 +1,80 @@
+"""Normal forms of text."""
+
+from __future__ import annotations
+
+import unicodedata
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from rag_backend.knowledge import text
+
+
+@pytest.mark.parametrize(
+    ("written", "folded"),
+    [("Luật Đường bộ", "luat duong bo"), ("ĐƯỢC", "duoc"), ("naïve", "naive"), ("12 km", "12 km")],
+)
+def test_fold(written: str, folded: str) -> None:
+    assert text.fold(written) == folded
+    assert text.fold(unicodedata.normalize("NFD", written)) == folded
+
+
+def test_nfc_composes_and_replaces_what_no_database_takes() -> None:
+    assert text.nfc(unicodedata.normalize("NFD", "Việt")) == "Việt"
+    assert text.nfc("a\ud800b") == "a?b"
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "Công ty có khám sức khoẻ không?",
+        "công ty CÓ khám  sức khoẻ không",
+        unicodedata.normalize("NFD", "Công ty có khám sức khoẻ không ?!"),
+        "  «Công ty» có, khám sức khoẻ không…",
+    ],
+)
+def test_equal_questions_have_one_key(variant: str) -> None:
+    assert text.question_key(variant) == "công ty có khám sức khoẻ không"
+
+
+def test_questions_that_differ_in_an_accent_have_different_keys() -> None:
+    assert text.question_key("bán gì") != text.question_key("bàn gì")
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("Xe máy được chở mấy người", True),
+        ("xin chào", True),
+        ("muc phat giao thong la bao nhieu", True),
+        ("How long is the notice period?", False),
+        ("Où est le café?", False),
+        ("", False),
+    ],
+)
+def test_is_vietnamese(written: str, expected: bool) -> None:
+    assert text.is_vietnamese(written) is expected
+
+
+def test_content_words_keep_something_of_a_question_of_stop_words() -> None:
+    assert text.content_words("What is it?") == ["what", "is", "it"]
+    assert text.content_words("How much is the lunch allowance?") == ["lunch", "allowance"]
+
+
+def test_query_terms_pair_neighbours_of_unaccented_vietnamese() -> None:
+    assert "giao_thong" in text.query_terms("quy dinh cua luat giao thong la gi")
+    assert not any("_" in term for term in text.query_terms("speed limit in the city"))
+
+
+def test_every_query_term_is_present_in_the_text_it_came_from() -> None:
+    written = "Thùng hàng sau xe máy được cao tối đa 80 cm"
+    assert set(text.query_terms(text.fold(written))) <= text.present_terms(written)
+    assert set(text.query_terms(written)) <= text.present_terms(written)
+
+
+def test_stemming_is_the_same_from_any_thread() -> None:
+    listed = ["warehouses", "relational", "nationality", "photographs", "conditions"] * 400
+    stem = text.stem.__wrapped__  # the cache would hide it
+    with ThreadPoolExecutor(4) as pool:
+        stems = list(pool.map(stem, listed))
+    assert stems == [stem(word) for word in listed]
