@@ -62,7 +62,9 @@ class Condenser:
         shorter = await self._by_model(sources, question)
         if shorter and _tokens(shorter) <= min(before, self._budget):
             return Condensed(shorter, before, _tokens(shorter), "model")
-        picked = pick_sentences(sources, weights, self._budget)
+        # Under "always", what would fit anyway is still to become less.
+        budget = self._budget if before > self._budget else before // 2
+        picked = pick_sentences(sources, weights, budget)
         return Condensed(picked, before, _tokens(picked), "extractive")
 
     async def _by_model(self, sources: Sequence[Source], question: str) -> tuple[Source, ...]:

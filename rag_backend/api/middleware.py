@@ -75,7 +75,7 @@ class RequestMiddleware:
     def _refusal(self, scope: Scope, headers: Headers) -> RAGError | None:
         if self._keys and scope["path"] not in _OPEN_PATHS:
             scheme, _, token = headers.get("authorization", "").partition(" ")
-            sent = token.strip().encode() if scheme.lower() == "bearer" else b""
+            sent = token.strip().encode("latin-1") if scheme.lower() == "bearer" else b""
             # Every key is compared, so that the time taken says nothing about them.
             matches = [hmac.compare_digest(sent, key) for key in self._keys]
             if not any(matches):
