@@ -152,8 +152,8 @@ def show_files(
     listed = sorted(((name_of(file, names), file) for file in files), key=lambda pair: pair[0])
     if not console.is_terminal:
         for name, file in listed:
-            line = f"{file.status}\t{file.id}\t{printable(name)}"
-            console.print(Text(line), soft_wrap=True)
+            # Not through the console: it would turn tabs into spaces.
+            print(file.status, file.id, printable(name), sep="\t", file=console.file)
         return
     if not listed:
         console.print(Text(f"The store {store.name} is empty."))

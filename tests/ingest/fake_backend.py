@@ -49,6 +49,7 @@ class FakeBackend:
     rebuilding: Counter[str] = field(default_factory=Counter)
     requests: Counter[str] = field(default_factory=Counter)
     lock: threading.RLock = field(default_factory=threading.RLock)
+    stopped: bool = False
     numbers: Any = field(default_factory=lambda: itertools.count(1))
 
     def __enter__(self) -> FakeBackend:
@@ -66,7 +67,8 @@ class FakeBackend:
         self._thread.join()
 
     def stop(self) -> None:
-        """Go away: no further connection is accepted."""
+        """Go away: no connection is accepted, and those that are open break."""
+        self.stopped = True
         self._server.shutdown()
         self._server.server_close()
 
@@ -102,6 +104,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._serve()
 
     def _serve(self) -> None:
+        if self.backend.stopped:
+            self.close_connection = True
+            return
         url = urlsplit(self.path)
         self.query = {name: values[0] for name, values in parse_qs(url.query).items()}
         self.body = self.rfile.read(int(self.headers.get("content-length") or 0))
