@@ -1,4 +1,4 @@
-"""The listening socket, bound before anything is loaded, and who holds the port if we cannot."""
+"""The listening socket, opened before anything is loaded, and who holds the port if we cannot."""
 
 from __future__ import annotations
 
@@ -12,18 +12,23 @@ from rag_backend.errors import StartError
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A bound TCP socket; raises StartError with the reason."""
+    """A listening TCP socket; raises StartError with the reason.
+
+    It listens at once, so that a second start is told so, and clients wait instead of failing
+    while the first one loads.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except socket.gaierror as error:
+    except (socket.gaierror, UnicodeError) as error:
         raise StartError(f"HOST={host} is not an address of this machine.") from error
     listener = socket.socket(family, kind, protocol)
     if sys.platform != "win32":  # there it would let two servers share the port
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
+        listener.listen(2048)
     except OSError as error:
         listener.close()
         raise StartError(_reason(host, port, error)) from error

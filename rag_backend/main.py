@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -16,6 +17,8 @@ from typing import Any
 from rag_backend.errors import RAGError, StartError
 from rag_backend.settings import Settings, load_settings
 
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"]*@")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the backend until it is told to stop; the exit status."""
@@ -24,10 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _set_up_logging(settings)
         return _run(settings)
     except RAGError as error:
-        print(f"rag_backend: {error}", file=sys.stderr)
+        print(_masked(f"rag_backend: {error}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        return 130
+        return 0  # told to stop while it was starting: nothing was left open
 
 
 def _flags(arguments: Sequence[str] | None) -> dict[str, Any]:
@@ -56,6 +59,8 @@ def _set_up_logging(settings: Settings) -> None:
 
 
 def _run(settings: Settings) -> int:
+    # A signal during the start unwinds what was opened; from `_serve` on, the server hears it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Imported here: `--help` and a bad setting need none of it.
     from rag_backend.listening import bind
     from rag_backend.ownership import owned
@@ -92,22 +97,30 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
     def started(parts: Parts) -> None:
         reports.add(asyncio.create_task(report(parts)))
 
+    app = create_app(settings, started)
     config = uvicorn.Config(
-        create_app(settings, started),
+        app,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=5,
         server_header=False,
+        # Entered below: uvicorn would print the traceback of a start that fails.
+        lifespan="off",
     )
     server = uvicorn.Server(config)
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        # uvicorn shuts down on these, then raises them again for whoever handled them before: by
-        # then everything is closed, and the exit should be an ordinary one.
-        signal.signal(number, lambda *_: None)
-    await server.serve(sockets=[listener])
-    for task in reports:
-        task.cancel()
-    await asyncio.gather(*reports, return_exceptions=True)
+        # While it serves, uvicorn handles these itself; then it raises them again for whoever
+        # handled them before.
+        signal.signal(number, stop)
+    async with app.router.lifespan_context(app):
+        await server.serve(sockets=[listener])
+        for task in reports:
+            task.cancel()
+        await asyncio.gather(*reports, return_exceptions=True)
     if failures:
         raise failures[0]
     return 0
@@ -119,7 +132,12 @@ def _url(settings: Settings) -> str:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    print(_masked(line), flush=True)
+
+
+def _masked(text: str) -> str:
+    """Without the user name and password that a URL may carry."""
+    return _CREDENTIALS.sub("****@", text)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ def owned(data_dir: Path, port: int) -> Iterator[None]:
         StartError: Another process owns it (it is named), or it cannot be written to.
     """
     owner = data_dir / "owner.json"
+    lock = FileLock(data_dir / "owner.lock")
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(data_dir / "owner.lock")
         lock.acquire(timeout=0)
         owner.write_text(json.dumps({"pid": os.getpid(), "port": port}))
     except Timeout as error:
@@ -32,8 +32,10 @@ def owned(data_dir: Path, port: int) -> Iterator[None]:
             "this one a DATA_DIR of its own."
         ) from error
     except OSError as error:
+        lock.release()
         raise StartError(
-            f"DATA_DIR={data_dir} cannot be written to: {error.strerror or error}."
+            f"DATA_DIR={data_dir} cannot be written to ({error.strerror or error}): give this user "
+            "the right to, or set another DATA_DIR."
         ) from error
     try:
         yield

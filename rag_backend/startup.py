@@ -9,7 +9,7 @@ from rag_backend.api.parts import Parts
 from rag_backend.errors import RAGError, StartError
 from rag_backend.llm.probing import Reachability, probe
 from rag_backend.llm.rows import ProviderRow
-from rag_backend.settings import Settings, describe, unknown_names
+from rag_backend.settings import ENV_FILE, Settings, describe, unknown_names
 
 Say = Callable[[str], None]
 
@@ -18,11 +18,18 @@ def announce_settings(settings: Settings, say: Say) -> None:
     """Print every setting as it is in force, secrets masked, and names nobody reads."""
     listed = describe(settings)
     width = max(len(name) for name, _ in listed)
-    say("Settings (environment > .env > default):")
+    say(f"Settings (environment > .env > default; {_env_file()}):")
     for name, value in listed:
         say(f"  {name:<{width}}  {value or '-'}")
     for name in unknown_names():
         say(f"  ! .env sets {name}, which no setting reads: check its spelling.")
+
+
+def _env_file() -> str:
+    here = ENV_FILE.resolve()
+    if here.is_dir():
+        return f"! {here} is a directory, so it is not read"
+    return f"read {here}" if here.is_file() else f"no .env in {here.parent}"
 
 
 async def announce_dependencies(parts: Parts, say: Say) -> None:

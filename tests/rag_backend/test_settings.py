@@ -1,0 +1,149 @@
+"""Reading the environment and `.env`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rag_backend.errors import StartError
+from rag_backend.settings import Settings, describe, load_settings, unknown_names
+
+
+@pytest.fixture(autouse=True)
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty working directory, and no setting of the developer's own."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(folder: Path, text: str) -> None:
+    (folder / ".env").write_text(text, "utf-8")
+
+
+def test_defaults_stay_on_this_machine() -> None:
+    settings = load_settings()
+    assert (settings.host, settings.port) == ("127.0.0.1", 30000)
+    assert settings.llm_provider == "auto"
+    assert settings.openai_api_key is None
+    assert settings.api_keys == ()
+
+
+def test_the_environment_beats_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(folder, "PORT=4000\nHOST=0.0.0.0\nlog_level=debug\nDATA_DIR=dữ liệu\n")
+    monkeypatch.setenv("PORT", "5000")
+    settings = load_settings()
+    assert (settings.port, settings.host, settings.log_level) == (5000, "0.0.0.0", "debug")
+    assert settings.data_dir == Path("dữ liệu")
+
+
+def test_a_flag_beats_both(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(folder, "PORT=4000\n")
+    monkeypatch.setenv("PORT", "5000")
+    assert load_settings(port="6000").port == 6000
+
+
+def test_empty_means_not_set(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(folder, "PORT=\nCHROMA_URL=\nAPI_KEYS=\nLOCAL_LLM_API_URL=\nLLM_FALLBACK=\n")
+    monkeypatch.setenv("OPENAI_API_KEY", "")
+    assert load_settings() == Settings()
+    assert load_settings().openai_api_key is None
+
+
+def test_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_LLM_API_URL", "http://a:8001/ , http://b:8001")
+    monkeypatch.setenv("API_KEYS", "one, two,")
+    monkeypatch.setenv("LLM_FALLBACK", "none")
+    settings = load_settings()
+    assert settings.local_llm_api_url == ("http://a:8001", "http://b:8001")
+    assert [key.get_secret_value() for key in settings.api_keys] == ["one", "two"]
+    assert settings.llm_fallback == ("none",)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("PORT", "abc", "integer"),
+        ("PORT", "0", "greater than or equal to 1"),
+        ("PORT", "65536", "less than or equal to 65535"),
+        ("LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
+        ("CONDENSE", "sometimes", "'auto', 'always' or 'never'"),
+        ("NO_ANSWER", "shrug", "'say' or 'model'"),
+        ("UNKNOWN_MODEL", "x", "'default' or 'refuse'"),
+        ("LLM_TOTAL_TIMEOUT", "-1", "greater than 0"),
+        ("LLM_TOTAL_TIMEOUT", "nan", "86400"),
+        ("LLM_MAX_ATTEMPTS", "11", "less than or equal to 10"),
+        ("LOCAL_LLM_API_URL", "192.168.1.20:8001", "http://"),
+        ("LOCAL_LLM_API_URL", "http://a:8001,b", "http://"),
+        ("CHROMA_URL", "ftp://a", "http://"),
+        ("OPENAI_BASE_URL", "http://", "http://"),
+        ("CONTEXT_TOKENS", "many", "integer"),
+        ("LOG_CONTENT", "perhaps", "boolean"),
+    ],
+)
+def test_a_bad_value_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, allowed: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(StartError) as refused:
+        load_settings()
+    (line,) = str(refused.value).splitlines()
+    assert line.startswith(f"{name}=")
+    assert repr(value) in line or value in line
+    assert allowed in line
+
+
+def test_every_bad_value_has_its_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(folder, "PORT=abc\n")
+    monkeypatch.setenv("CONDENSE", "x")
+    with pytest.raises(StartError) as refused:
+        load_settings()
+    assert sorted(line.split("=")[0] for line in str(refused.value).splitlines()) == [
+        "CONDENSE",
+        "PORT",
+    ]
+
+
+SECRETS = ("API_KEYS", "OPENAI_API_KEY", "LOCAL_LLM_API_KEY")
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "sk-very-secret")
+    settings = load_settings()
+    shown = dict(describe(settings))
+    assert shown[name] == "****"
+    assert "very-secret" not in repr(settings) + str(settings) + str(shown)
+
+
+def test_what_describe_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_LLM_API_URL", "http://a:1,http://b:2")
+    monkeypatch.setenv("LOG_CONTENT", "true")
+    shown = dict(describe(load_settings()))
+    assert list(shown) == [name.upper() for name in Settings.model_fields]
+    assert shown["LOCAL_LLM_API_URL"] == "http://a:1,http://b:2"
+    assert shown["LOG_CONTENT"] == "1"
+    assert shown["LLM_CONNECT_TIMEOUT"] == "3"
+    assert shown["OPENAI_API_KEY"] == ""
+
+
+def test_names_that_nobody_reads(folder: Path) -> None:
+    assert unknown_names() == []
+    write(
+        folder,
+        "LOCAL_LLM_URL=http://a\nport=1\nLLM_OFFLINE_MODEL=x\nRAG_BACKEND_URL=http://b\nODD\n",
+    )
+    assert unknown_names() == ["LOCAL_LLM_URL", "ODD"]
+
+
+def test_a_file_that_is_not_utf8(folder: Path) -> None:
+    (folder / ".env").write_bytes("DATA_DIR=dữ".encode("utf-16"))
+    with pytest.raises(StartError, match=r"\.env cannot be read"):
+        load_settings()
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings().port = 1  # type: ignore[misc]

@@ -1,0 +1,134 @@
+"""What the start tells."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from rag_backend.api.parts import Parts
+from rag_backend.errors import StartError, StorageBroken
+from rag_backend.llm.registry import Registry, build_registry
+from rag_backend.settings import Settings, load_settings
+from rag_backend.startup import announce_dependencies, announce_settings
+from tests.openai_server import OpenAIServer
+
+
+@pytest.fixture(autouse=True)
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def told(settings: Settings) -> list[str]:
+    lines: list[str] = []
+    announce_settings(settings, lines.append)
+    return lines
+
+
+def test_settings_are_listed_and_secrets_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
+    first, *lines = told(load_settings())
+    assert "no .env in" in first
+    assert {line.split()[0] for line in lines} == {n.upper() for n in Settings.model_fields}
+    assert any(line.split() == ["OPENAI_API_KEY", "****"] for line in lines)
+    assert any(line.split() == ["CHROMA_URL", "-"] for line in lines)
+    assert "very-secret" not in "".join(lines)
+
+
+def test_names_nobody_reads_are_mentioned(folder: Path) -> None:
+    (folder / ".env").write_text("LOCAL_LLM_URL=http://a\n")
+    first, *_, last = told(load_settings())
+    assert f"read {folder / '.env'}" in first
+    assert "LOCAL_LLM_URL" in last
+    assert "spelling" in last
+
+
+def test_a_directory_in_place_of_the_file(folder: Path) -> None:
+    (folder / ".env").mkdir()
+    assert "is a directory" in told(load_settings())[0]
+
+
+class FakeEncoder:
+    def __init__(self, error: StartError | None = None) -> None:
+        self._error = error
+
+    async def wait(self) -> Any:
+        if self._error:
+            raise self._error
+        return SimpleNamespace(probe=bytes(4 * 384), embedding=SimpleNamespace(max_tokens=254))
+
+
+class FakeLibrary:
+    def __init__(self, error: StorageBroken | None = None) -> None:
+        self._error = error
+
+    def check_vectors(self) -> None:
+        if self._error:
+            raise self._error
+
+
+@pytest.fixture
+async def registry_of() -> AsyncIterator[Any]:
+    built: list[Registry] = []
+
+    def build(settings: Settings) -> Registry:
+        built.append(build_registry(settings))
+        return built[-1]
+
+    yield build
+    for registry in built:
+        await registry.aclose()
+
+
+async def report(
+    settings: Settings, registry: Registry, library: FakeLibrary, encoder: FakeEncoder
+) -> list[str]:
+    lines: list[str] = []
+    parts = SimpleNamespace(settings=settings, registry=registry, library=library, encoder=encoder)
+    await announce_dependencies(cast(Parts, parts), lines.append)
+    return lines
+
+
+def about(lines: list[str], name: str) -> str:
+    (line,) = [line for line in lines if name in line]
+    return line
+
+
+async def test_what_is_switched_off(registry_of: Any) -> None:
+    settings = load_settings()
+    lines = await report(settings, registry_of(settings), FakeLibrary(), FakeEncoder())
+    assert "[off] OpenAI: OPENAI_API_KEY is not set" in about(lines, "OpenAI")
+    assert "[off] Local model: LOCAL_LLM_API_URL" in about(lines, "Local model")
+    assert about(lines, "Chroma") == "  [ok] Chroma: embedded in data."
+    assert "384 dimensions, reads 254 tokens" in about(lines, "[ok] Encoder")
+    assert lines[-1] == "Answers come from 'extractive'."
+
+
+async def test_what_was_reached_and_what_to_do_about_the_rest(registry_of: Any) -> None:
+    with OpenAIServer() as gone:
+        away = gone.url
+    with OpenAIServer() as server:
+        settings = load_settings(
+            openai_api_key="sk-very-secret", openai_base_url=away, local_llm_api_url=server.url
+        )
+        lines = await report(
+            settings,
+            registry_of(settings),
+            FakeLibrary(StorageBroken("Chroma's data is damaged: rebuild it.")),
+            FakeEncoder(StartError("EMBEDDING_MODEL=x is no folder.")),
+        )
+    assert about(lines, "Provider 'local'").startswith("  [ok]")
+    openai = about(lines, "Provider 'openai'")
+    assert openai.startswith("  [!!]")
+    assert away in openai
+    assert "check" in openai
+    assert "[!!] Chroma" in about(lines, "rebuild it.")
+    assert "[!!] Encoder" in about(lines, "EMBEDDING_MODEL=x is no folder.")
+    assert lines[-1] == "Answers come from 'openai'."
+    assert "very-secret" not in "".join(lines)
