@@ -1,0 +1,67 @@
+"""The command line's variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ingest.errors import CommandError
+from ingest.settings import ClientSettings, documented, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_nothing_set() -> None:
+    assert load_settings(environment={}) == ClientSettings(None, None)
+
+
+def test_flag_then_environment_then_file() -> None:
+    Path(".env").write_text(
+        "RAG_BACKEND_URL=http://file:1\nRAG_BACKEND_API_KEY='từ.env'\n", "utf-8"
+    )
+    real = {"RAG_BACKEND_URL": "http://real:2", "RAG_BACKEND_API_KEY": "k2"}
+    assert load_settings("http://flag:3", "k3", real) == ClientSettings("http://flag:3", "k3")
+    assert load_settings(environment=real) == ClientSettings("http://real:2", "k2")
+    with pytest.raises(CommandError, match="RAG_BACKEND_API_KEY"):
+        load_settings(environment={})
+
+
+def test_an_empty_value_is_not_set() -> None:
+    Path(".env").write_text("RAG_BACKEND_URL=http://file:1\nOTHER=x\n", "utf-8")
+    settings = load_settings(environment={"RAG_BACKEND_URL": "", "RAG_BACKEND_API_KEY": " "})
+    assert settings == ClientSettings("http://file:1", None)
+
+
+@pytest.mark.parametrize("url", ["http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/"])
+def test_the_path_that_people_copy_is_dropped(url: str) -> None:
+    assert load_settings(url, environment={}).url == "http://h:1"
+
+
+@pytest.mark.parametrize(
+    "url", ["", "h:1", "ftp://h", "http://", "http://h:x", "http://[::1", "http://h?a=1"]
+)
+def test_what_is_no_url_is_named(url: str) -> None:
+    with pytest.raises(CommandError, match="--url"):
+        load_settings(url, environment={})
+
+
+def test_the_key_is_never_shown() -> None:
+    with pytest.raises(CommandError) as error:
+        load_settings(api_key="mật", environment={})
+    assert "mật" not in str(error.value)
+    assert "secret" not in repr(ClientSettings(None, "secret"))
+
+
+def test_a_file_that_is_not_text_is_one_sentence() -> None:
+    Path(".env").write_bytes(b"RAG_BACKEND_URL=\xff\xfe")
+    with pytest.raises(CommandError, match=r"\.env cannot be read"):
+        load_settings(environment={})
+
+
+def test_every_variable_is_documented() -> None:
+    assert [name for name, _ in documented()] == ["RAG_BACKEND_URL", "RAG_BACKEND_API_KEY"]
+    assert all(text for _, text in documented())
