@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 from rag_backend.api.parts import Parts
 from rag_backend.errors import RAGError, StartError
@@ -51,7 +52,9 @@ async def announce_dependencies(parts: Parts, say: Say) -> None:
 
 
 async def _provider(row: ProviderRow) -> tuple[str, Reachability]:
-    return f"Provider '{row.name}'", await probe(row)
+    name, found = f"Provider '{row.name}'", await probe(row)
+    # An error's sentence begins with the name, which the report has said.
+    return name, replace(found, detail=found.detail.replace(f"{name} at ", ""))
 
 
 async def _chroma(parts: Parts) -> tuple[str, Reachability]:

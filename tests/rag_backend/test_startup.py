@@ -127,7 +127,7 @@ async def test_what_was_reached_and_what_to_do_about_the_rest(registry_of: Any) 
     openai = about(lines, "Provider 'openai'")
     assert openai.startswith("  [!!]")
     assert away in openai
-    assert "check" in openai
+    assert f"Provider 'openai': {away}/v1 cannot be reached. Check" in openai
     assert "[!!] Chroma" in about(lines, "rebuild it.")
     assert "[!!] Encoder" in about(lines, "EMBEDDING_MODEL=x is no folder.")
     assert lines[-1] == "Answers come from 'openai'."
