@@ -80,11 +80,13 @@ class Retriever:
             filters: An attribute filter of OpenAI's form, already checked.
 
         Raises:
-            Conflict: The store was embedded with another model.
+            NotFound: The store was deleted.
+            Conflict: It was embedded with another model.
             Starting: The encoder is still loading.
         """
         query = nfc(query)
         encoder = await self._encoder.get()
+        store = await asyncio.to_thread(self._catalog.store, store.id)  # it may be rebuilt by now
         encoder.check(store)
         allowed = await asyncio.to_thread(self._allowed_files, store, filters)
         if allowed == []:
@@ -94,7 +96,7 @@ class Retriever:
             asyncio.to_thread(self._lexical.search, store.collection, query, CANDIDATES, allowed),
         )
         ranked = fuse(dense, lexical)
-        weights = await self.term_weights(store, query)
+        weights = await asyncio.to_thread(self._weights, store, query)
         found = await asyncio.to_thread(
             self._catalog.visible_chunks, store.id, [item for item, _ in ranked]
         )
@@ -104,7 +106,11 @@ class Retriever:
 
     async def term_weights(self, store: Store, query: str) -> dict[str, float]:
         """Inverse document frequency of the query's terms (see `text.query_terms`)."""
-        return await asyncio.to_thread(self._lexical.term_weights, store.collection, query)
+        store = await asyncio.to_thread(self._catalog.store, store.id)
+        return await asyncio.to_thread(self._weights, store, query)
+
+    def _weights(self, store: Store, query: str) -> dict[str, float]:
+        return self._lexical.term_weights(store.collection, query)
 
     def _dense(
         self, encoder: Encoder, store: Store, query: str, allowed: Sequence[str] | None

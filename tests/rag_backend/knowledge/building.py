@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from ingest.document import Chunk
 from rag_backend.knowledge.blobs import Blobs
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.embedding import EmbeddingProvider
@@ -15,7 +16,7 @@ from rag_backend.knowledge.indexer import Indexer
 from rag_backend.knowledge.lexical import LexicalIndex
 from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.models import FileStatus, Store, StoreFile
-from rag_backend.knowledge.reading import ReadingPool
+from rag_backend.knowledge.reading import ReadingPool, read_and_chunk
 from rag_backend.knowledge.retriever import Retriever
 from rag_backend.knowledge.tables import open_sqlite
 from rag_backend.knowledge.vectors import open_embedded
@@ -30,6 +31,19 @@ class KeptReading(ReadingPool):
     def really_close(self) -> None:
         """Stop the workers."""
         super().close()
+
+
+class DirectReading(ReadingPool):
+    """Reads in this process: for tests in which the processes are not the point."""
+
+    def __init__(self) -> None:
+        super().__init__(1, timeout=60, memory_mb=256)
+
+    async def read(
+        self, path: Path, filename: str, tokenizer_file: Path | None, max_tokens: int
+    ) -> list[Chunk]:
+        """See ReadingPool."""
+        return await asyncio.to_thread(read_and_chunk, path, filename, tokenizer_file, max_tokens)
 
 
 @asynccontextmanager
@@ -72,12 +86,13 @@ async def put(
 
 
 async def settled(library: Library, store: Store, most_seconds: float = 60) -> None:
-    """Wait until no file of the store is in progress and no garbage is left."""
+    """Wait until no job of the store is left, and no garbage at all."""
     async with asyncio.timeout(most_seconds):
         while (
             library.catalog.list_store_files(store.id, "in_progress")
             or library.catalog.list_garbage()
             or library.indexer.pending
+            or any(found.rebuilding for found in library.catalog.list_stores())
         ):
             await asyncio.sleep(0.01)
 
@@ -86,3 +101,24 @@ def statuses(library: Library, store: Store) -> dict[str, FileStatus]:
     """{file name: status} of a store's files."""
     listed = library.catalog.list_store_files(store.id)
     return {library.catalog.file(file.file_id).filename: file.status for file in listed}
+
+
+def assert_agreement(library: Library) -> None:
+    """Chroma, tantivy and the disk hold exactly what the catalog says, id by id."""
+    vectors, lexical = library.retriever._vectors, library.retriever._lexical
+    collections = set()
+    for store in library.catalog.list_stores():
+        wanted = {
+            chunk.id
+            for file in library.catalog.list_store_files(store.id, "completed")
+            for chunk in library.catalog.file_chunks(store.id, file.file_id)
+        }
+        assert vectors.ids(store.collection) == wanted
+        assert lexical.ids(store.collection) == wanted
+        assert library.catalog.count_chunks(store.id) == len(wanted)
+        collections.add(store.collection)
+    assert {found.name for found in vectors._client.list_collections()} <= collections
+    assert {path.name for path in lexical._directory.glob("*")} <= collections
+    files = {file.id for file in library.catalog.list_files()}
+    assert {path.name for path in library.blobs.path("x").parent.iterdir()} == files
+    assert library.catalog.list_garbage() == []

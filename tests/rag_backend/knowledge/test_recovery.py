@@ -1,0 +1,60 @@
+"""A new backend over what one that was killed left, whatever it was doing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.rag_backend.knowledge.building import (
+    DirectReading,
+    assert_agreement,
+    opened_library,
+    put,
+    settled,
+    statuses,
+)
+from tests.rag_backend.knowledge.crashing import AT_THE_END, DIED, STAGES
+from tests.rag_backend.knowledge.fake_embedding import FakeEmbedding
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def remains(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """For each stage the directory that a process left which died there; all die at once."""
+    folders = {stage: tmp_path_factory.mktemp("killed") / "data" for stage in STAGES}
+    module = "tests.rag_backend.knowledge.crashing"
+    waiting = list(folders.items())
+    while waiting:  # a few at a time: each loads Chroma
+        batch, waiting = waiting[:4], waiting[4:]
+        processes = [
+            subprocess.Popen([sys.executable, "-m", module, str(folder), stage], cwd=ROOT)
+            for stage, folder in batch
+        ]
+        for (stage, _), process in zip(batch, processes, strict=True):
+            died = 0 if stage == AT_THE_END else DIED
+            assert process.wait(timeout=60) == died, stage
+    return folders
+
+
+@pytest.mark.parametrize("stage", STAGES)
+async def test_everything_is_finished_and_nothing_is_left(
+    remains: dict[str, Path], stage: str
+) -> None:
+    async with opened_library(remains[stage], FakeEmbedding(), DirectReading()) as library:
+        store = await library.store("default")
+        await settled(library, store)
+        assert set(statuses(library, store).values()) == {"completed"}
+        assert_agreement(library)
+        # Whatever the client was not told, it does again.
+        await put(library, store, "a.md", b"# A\n\nThe second version.")
+        await put(library, store, "c.md", b"# C\n\nA third file.")
+        await settled(library, store)
+        assert set(statuses(library, store)) - {"b.md"} == {"a.md", "c.md"}
+        assert_agreement(library)
+        hits = await library.search(store, "the second version", 5)
+        assert hits[0].chunk.text == "The second version."
+        assert "The first version." not in {hit.chunk.text for hit in hits}
