@@ -6,9 +6,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from ingest.client import Client, ConnectionLost, NotThere, Refused, Store, StoredFile, health
@@ -19,6 +19,15 @@ BACKLOG = 100
 """Files that may wait for the backend: a break loses little, and a status is asked of few."""
 _TICK = 0.2  # seconds between two looks at the backend
 _LOOKS = 4  # unfinished files asked for at a look; the backend finishes them about in order
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """What became of sending: the id of the file to wait for, if any, or an error."""
+
+    job: Job
+    file_id: str | None = None
+    error: Exception | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +57,10 @@ class Sender:
         self._client = client
         self._store = store
         self._watcher = watcher
-        self._sending: dict[Future[str | None], Job] = {}
+        self._todo: SimpleQueue[Job | None] = SimpleQueue()
+        self._sent: SimpleQueue[_Sent] = SimpleQueue()
+        self._sending = 0
         self._indexing: dict[str, Job] = {}
-        self._pause = threading.Event()
         self._looked = 0.0
 
     def run(self, jobs: Sequence[Job]) -> None:
@@ -61,24 +71,38 @@ class Sender:
             KeyboardInterrupt: Files that were being sent then are sent, unless it comes twice.
         """
         waiting = deque(jobs)
-        pool = ThreadPoolExecutor(SENDERS, thread_name_prefix="send")
+        # Daemons, not a ThreadPoolExecutor, which makes the interpreter wait for its threads
+        # even when the user has interrupted twice.
+        threads = [threading.Thread(target=self._work, daemon=True) for _ in range(SENDERS)]
+        for thread in threads:
+            thread.start()
         try:
             while waiting or self._sending or self._indexing:
-                self._submit(waiting, pool)
+                self._submit(waiting)
                 self._collect()
                 self._look()
         except KeyboardInterrupt:
             self._watcher.stopping()
             raise
         finally:
-            self._shut(pool)
+            self._finish(threads)
 
-    def _submit(self, waiting: deque[Job], pool: ThreadPoolExecutor) -> None:
-        while waiting and len(self._sending) + len(self._indexing) < BACKLOG:
-            if len(self._sending) >= 2 * SENDERS:
-                return
-            job = waiting.popleft()
-            self._sending[pool.submit(self._send, job)] = job
+    def _submit(self, waiting: deque[Job]) -> None:
+        while (
+            waiting
+            and self._sending < 2 * SENDERS
+            and self._sending + len(self._indexing) < BACKLOG
+        ):
+            self._todo.put(waiting.popleft())
+            self._sending += 1
+
+    def _work(self) -> None:
+        while (job := self._todo.get()) is not None:
+            try:
+                sent = _Sent(job, self._send(job))
+            except Exception as error:  # noqa: BLE001 - raised again by the thread that waits
+                sent = _Sent(job, error=error)
+            self._sent.put(sent)
 
     def _send(self, job: Job) -> str | None:
         """Runs in a thread; returns the id of the file to wait for, None when nothing is left."""
@@ -110,28 +134,34 @@ class Sender:
         return file_id
 
     def _collect(self) -> None:
-        """Wait a moment for files to be sent, and take those that are."""
-        if not self._sending:
-            self._pause.wait(_TICK)
-            return
-        sent, _ = wait(self._sending, timeout=_TICK, return_when=FIRST_COMPLETED)
-        for future in sent:
-            job = self._sending.pop(future)
+        """Take the files that have been sent; wait a moment if there are none."""
+        patience = _TICK
+        while True:
             try:
-                file_id = future.result()
-            except ConnectionLost as error:
+                sent = self._sent.get(timeout=patience)
+            except Empty:
+                return
+            patience = 0
+            self._sending -= 1
+            self._take(sent)
+
+    def _take(self, sent: _Sent) -> None:
+        match sent.error:
+            case None if sent.file_id is not None:
+                self._indexing[sent.file_id] = sent.job
+            case None:
+                self._watcher.done(Result(sent.job))
+            case ConnectionLost() as error:
                 if health(self._client.url) == "silent":
-                    raise
-                self._watcher.done(Result(job, f"the connection broke while it was sent: {error}"))
-            except Refused as error:
-                self._watcher.done(Result(job, str(error)))
-            except OSError as error:
-                self._watcher.done(Result(job, (error.strerror or str(error)).lower()))
-            else:
-                if file_id is None:
-                    self._watcher.done(Result(job))
-                else:
-                    self._indexing[file_id] = job
+                    raise error
+                reason = "the connection broke while it was sent; run the command again"
+                self._watcher.done(Result(sent.job, reason))
+            case Refused() as error:
+                self._watcher.done(Result(sent.job, str(error)))
+            case OSError() as error:
+                self._watcher.done(Result(sent.job, (error.strerror or str(error)).lower()))
+            case error:
+                raise error
 
     def _look(self) -> None:
         """Ask about the files sent first, until a few are found unfinished."""
@@ -154,15 +184,17 @@ class Sender:
             self._watcher.done(result)
         self._looked = time.monotonic()
 
-    def _shut(self, pool: ThreadPoolExecutor) -> None:
-        for future in self._sending:
-            future.cancel()
-        try:
-            pool.shutdown()
-        except KeyboardInterrupt:
-            self._client.close()
-            pool.shutdown()
-            raise
+    def _finish(self, threads: Sequence[threading.Thread]) -> None:
+        """Let what is being sent be sent, and nothing after it."""
+        while True:
+            try:
+                self._todo.get_nowait()
+            except Empty:
+                break
+        for _ in threads:
+            self._todo.put(None)
+        for thread in threads:
+            thread.join()
 
 
 def _failure(file: StoredFile) -> str | None:
