@@ -66,8 +66,8 @@ async def file_content(file_id: str, backend: Backend) -> FileResponse:
     """The bytes as they were uploaded, shown by a browser where it can (range requests work)."""
     file = await backend.library.file(file_id)
     media_type = mimetypes.guess_type(file.filename)[0] or "application/octet-stream"
-    if media_type.startswith("text/"):
-        media_type += "; charset=utf-8"
+    if media_type.startswith("text/") and media_type != "text/html":
+        media_type = "text/plain"  # browsers save a CSV instead of showing it
     return FileResponse(
         backend.library.blobs.path(file_id),
         media_type=media_type,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import unicodedata
 from collections.abc import Iterator
 
@@ -162,10 +164,28 @@ def test_embeddings(backend: Running, http: httpx.Client) -> None:
     refused(http.post("/v1/embeddings", content=b'{"input": "\\udfff"}', headers=JSON), 400)
 
 
+def test_a_table_is_shown_and_not_saved(backend: Running, http: httpx.Client) -> None:
+    (offices,) = [f for f in http.get("/v1/files").json()["data"] if f["filename"] == "offices.csv"]
+    shown = http.get(f"/v1/files/{offices['id']}/content")
+    assert shown.headers["content-type"] == "text/plain; charset=utf-8"
+    part = http.get(f"/v1/files/{offices['id']}/content", headers={"range": "bytes=0-3"})
+    assert (part.status_code, part.text) == (206, "City")
+
+
 def test_operations(http: httpx.Client) -> None:
     health = http.get("/health")
     assert health.json()["status"] == "ok"
     assert "rag_requests_total" in http.get("/metrics").text
+
+
+def test_the_page_inserts_nothing_as_html_and_runs_only_its_own_script(http: httpx.Client) -> None:
     page = http.get("/")
     assert page.headers["content-type"].startswith("text/html")
-    assert "innerHTML" not in page.text
+    for way in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "on="):
+        assert way not in page.text
+    script = page.text.partition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = page.headers["content-security-policy"]
+    assert f"script-src 'sha256-{digest}';" in policy
+    assert policy.startswith("default-src 'none';")
+    assert "http" not in page.text  # nothing comes from elsewhere
