@@ -11,7 +11,7 @@ from typing import Literal
 from rag_backend.answering.citing import Source
 from rag_backend.answering.prompting import render
 from rag_backend.answering.statements import Statement, statements
-from rag_backend.errors import RAGError
+from rag_backend.errors import RAGError, UpstreamBroken
 from rag_backend.knowledge.retriever import coverage
 from rag_backend.llm.complete import complete
 from rag_backend.llm.provider import ChatRequest, LLMProvider
@@ -102,9 +102,16 @@ async def _shorten(
 
 
 async def read_text(provider: LLMProvider, request: ChatRequest) -> str:
-    """The whole text that a provider answers; raises what its `stream` raises."""
-    message = (await complete(provider, request))["choices"][0]["message"]
-    return (message["content"] or "").strip()
+    """The whole text that a provider answers.
+
+    Raises:
+        UpstreamError: what its `stream` raises; UpstreamBroken too when the text reached the
+            token limit: a model that goes on and on has lost its task.
+    """
+    (choice,) = (await complete(provider, request))["choices"]
+    if choice["finish_reason"] == "length":
+        raise UpstreamBroken(f"Provider {provider.name!r} did not come to an end.")
+    return (choice["message"]["content"] or "").strip()
 
 
 def pick_sentences(

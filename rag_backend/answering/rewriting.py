@@ -86,7 +86,7 @@ def depends_on_history(question: str) -> bool:
 async def _by_model(
     messages: Sequence[Message], question: str, local: LLMProvider, patience: float
 ) -> str:
-    """The model's question; "" when it fails, or says something that is no question."""
+    """The model's question; "" when it fails, or says something that is no such question."""
     turns = [m for m in messages if m["role"] in ("user", "assistant") and m["content"]]
     prompt = render("rewrite", turns=turns[-_TURNS - 1 : -1], question=question)
     request = ChatRequest(
@@ -100,4 +100,6 @@ async def _by_model(
         log.warning("the local model could not rewrite the question (%s)", error or "too slow")
         return ""
     line = text.strip("\"'“”« »\n")
-    return line if len(line) <= _LONGEST and "\n" not in line else ""
+    told = {term for turn in messages for term in content_terms(str(turn["content"] or ""))}
+    about_it = not told.isdisjoint(content_terms(line))
+    return line if about_it and len(line) <= _LONGEST and "\n" not in line else ""

@@ -55,11 +55,12 @@ async def test_the_local_model(policy: str, budget: int) -> None:
         Scripted(UpstreamUnavailable("It is away.")),
         Scripted("Tw", UpstreamUnavailable("It went away.")),
         Scripted("Twelve", finish=None),
+        Scripted("Twelve days", finish="length"),
         Scripted("NONE."),
         Scripted(""),
         Scripted("far too long " * 50),
     ],
-    ids=["absent", "slow", "failing", "dying", "cut", "nothing", "empty", "long"],
+    ids=["absent", "slow", "failing", "dying", "cut", "endless", "nothing", "empty", "long"],
 )
 async def test_sentences_where_it_cannot(local: LLMProvider | None) -> None:
     condenser = Condenser("auto", 20, local, patience=0.01)

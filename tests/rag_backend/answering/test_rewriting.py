@@ -44,9 +44,11 @@ async def test_the_local_model_rewrites() -> None:
         Scripted("How", finish=None),
         Scripted(""),
         Scripted("Sure! Here is the question:\nHow much?"),
-        Scripted("word " * 200),
+        Scripted("fine " * 200),
+        Scripted("How much is the fine", finish="length"),
+        Scripted("Xyzzy plugh?"),
     ],
-    ids=["absent", "slow", "failing", "cut", "empty", "chatty", "long"],
+    ids=["absent", "slow", "failing", "cut", "empty", "chatty", "long", "endless", "lost"],
 )
 async def test_without_it_the_question_before_goes_along(local: LLMProvider | None) -> None:
     assert await rewrite(TALK, local, patience=0.01) == f"{FIRST}\nAnd for motorbikes?"
