@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from rag_backend.knowledge import filters as attribute_filters
@@ -14,7 +15,14 @@ from rag_backend.knowledge.encoder import Encoder, EncoderLoader
 from rag_backend.knowledge.fusion import fuse
 from rag_backend.knowledge.lexical import LexicalIndex
 from rag_backend.knowledge.models import Store, StoredChunk
-from rag_backend.knowledge.text import is_vietnamese, nfc, present_terms
+from rag_backend.knowledge.text import (
+    has_vietnamese_letters,
+    is_vietnamese,
+    nfc,
+    present_terms,
+    query_terms,
+    words,
+)
 from rag_backend.knowledge.vectors import VectorIndex
 
 CANDIDATES = 100
@@ -102,7 +110,7 @@ class Retriever:
         )
         scored = [(found[item], score) for item, score in ranked if item in found][:k]
         trusted = _trusted_cosines(encoder, query, dense)
-        return _hits(scored, weights, trusted)
+        return _hits(query, scored, weights, trusted)
 
     async def term_weights(self, store: Store, query: str) -> dict[str, float]:
         """Inverse document frequency of the query's terms (see `text.query_terms`)."""
@@ -136,12 +144,13 @@ def _trusted_cosines(
 
 
 def _hits(
+    query: str,
     scored: Sequence[tuple[StoredChunk, float]],
     weights: Mapping[str, float],
     cosines: Mapping[str, float],
 ) -> list[Hit]:
     relevances = [
-        max(coverage(weights, chunk.indexed_text), _from_cosine(cosines.get(chunk.id, 0.0)))
+        max(_shared(query, weights, chunk.indexed_text), _from_cosine(cosines.get(chunk.id, 0.0)))
         for chunk, _ in scored
     ]
     top = max((score for _, score in scored), default=0.0) or 1.0
@@ -159,6 +168,27 @@ def coverage(weights: Mapping[str, float], text: str) -> float:
         return 0.0
     present = present_terms(text)
     return sum(weight for term, weight in weights.items() if term in present) / total
+
+
+def _shared(query: str, weights: Mapping[str, float], text: str) -> float:
+    """`coverage` for judging relevance, where chance must not count.
+
+    Between texts with diacritics "đô" is not "độ", and of a word of two syllables ("thủ đô") one
+    alone is another word ("đô la"): neighbours in the query count as a term of their own. One term
+    in common with a query of several is chance as often as not.
+    """
+    weighed: dict[tuple[str, ...], float] = {(term,): w for term, w in weights.items()}
+    present: set[tuple[str, ...]] = {(term,) for term in present_terms(text)}
+    if has_vietnamese_letters(query) and has_vietnamese_letters(text):
+        typed = {word: term for term, word in query_terms(query).items()}
+        weighed = {(word,): weights.get(term, 0.0) for word, term in typed.items()}
+        pairs = [pair for pair in pairwise(words(query)) if typed.keys() >= set(pair)]
+        weighed |= {(a, b): (weighed[a,] + weighed[b,]) / 2 for a, b in pairs}
+        written = words(text)
+        present = {(word,) for word in written}.union(pairwise(written))
+    matched = [weight for term, weight in weighed.items() if term in present]
+    share = sum(matched) / (sum(weighed.values()) or 1.0)
+    return share / 2 if len(matched) == 1 < len(weighed) else share
 
 
 def _from_cosine(cosine: float) -> float:

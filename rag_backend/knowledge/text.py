@@ -50,6 +50,29 @@ _UNACCENTED = frozenset(
 )
 
 
+# A syllable of Vietnamese as it looks without diacritics ...
+_SYLLABLE = re.compile(
+    "(?:ngh|ng|nh|gh|gi|kh|ph|qu|th|tr|ch|[bcdghklmnprstvx])?"
+    "(?:oai|oao|oay|oeo|uai|uay|uoi|uou|uya|uye|uyu|ieu|yeu|ai|ao|au|ay|eo|eu|ia|ie|iu|oa|oe|oi|ua|"
+    "ue|ui|uo|uu|uy|ye|[aeiouy])"
+    "(?:ch|ng|nh|[cmnpt])?"
+)
+# ... and what in it hardly any English word has that looks like one.
+_UNLIKE_ENGLISH = re.compile(
+    "^(?:ngh?|nh|kh|tr[au])|ieu|uye|uoi|uo[nmc]|oai|^gi[aou]|[aeo][uo]$|ie[mn]"
+)
+
+# "hoà" and "hòa" are spellings of one word; so are all these at the end of a syllable.
+_SPELLINGS = dict(
+    zip(
+        "oà oá oả oã oạ oè oé oẻ oẽ oẹ uỳ uý uỷ uỹ uỵ".split(),
+        "òa óa ỏa õa ọa òe óe ỏe õe ọe ùy úy ủy ũy ụy".split(),
+        strict=True,
+    )
+)
+_TWO_SPELLINGS = re.compile(rf"(?:{'|'.join(_SPELLINGS)})\b")
+
+
 def nfc(text: str) -> str:
     """Canonical composition, the form in which everything is stored.
 
@@ -69,8 +92,9 @@ _FOLDED_STOP_WORDS = frozenset(fold(word) for word in STOP_WORDS) | {"hom"}
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words (for Vietnamese: syllables), in order."""
-    return _WORD.findall(nfc(text).casefold())
+    """Lower-case words (for Vietnamese: syllables), in order, in one spelling ("hoà" as "hòa")."""
+    lowered = nfc(text).casefold()
+    return _WORD.findall(_TWO_SPELLINGS.sub(lambda found: _SPELLINGS[found[0]], lowered))
 
 
 def has_vietnamese_letters(text: str) -> bool:
@@ -114,12 +138,19 @@ def is_vietnamese(text: str) -> bool:
 
 
 def is_unaccented_vietnamese(text: str) -> bool:
-    """Whether a text is Vietnamese typed without diacritics, judged by its frequent syllables."""
+    """Whether a text is Vietnamese typed without diacritics.
+
+    Judged by its frequent syllables, or by its words all being syllables of that language.
+    """
     if has_vietnamese_letters(text):
         return False
     listed = words(text)
     known = sum(word in _UNACCENTED for word in listed)
-    return known >= 2 and known * 3 >= len(listed)
+    if known >= 2 and known * 3 >= len(listed):
+        return True
+    if len(listed) < 4 or not all(_SYLLABLE.fullmatch(word) for word in listed):
+        return False
+    return known > 0 or sum(bool(_UNLIKE_ENGLISH.search(word)) for word in listed) >= 2
 
 
 def content_words(text: str) -> list[str]:
