@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import get_args
 
 from rich.console import Console
@@ -34,7 +35,7 @@ class Report:
     """Collects what happens in a run, and shows it as it does."""
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
-        """`quiet`: a run that changes nothing shows nothing."""
+        """`quiet`: one line for a run that changes something, nothing for any other."""
         self._quiet = quiet
         self.console = console or Console(highlight=False)
         self.counts: Counter[Outcome] = Counter()
@@ -60,7 +61,7 @@ class Report:
     @contextmanager
     def sending(self, total: int) -> Iterator[None]:
         """The bar, while `done` is called `total` times."""
-        if not self.console.is_terminal:
+        if not (self.console.is_terminal and total):
             yield
             return
         title = [TextColumn("Ingesting")] if self.console.width >= 60 else []
@@ -108,19 +109,28 @@ class Report:
 
     def summary(self, place: str) -> None:
         """How the run ended, with every file that failed and why."""
-        if self._quiet and self.counts.total() == self.counts["unchanged"]:
-            return
+        if self._quiet:
+            self._short_summary()
+        else:
+            self._full_summary(place)
+        if self.failures:
+            files = "1 file" if len(self.failures) == 1 else f"{len(self.failures)} files"
+            self.say(f"{files} failed; all others are stored:", "bold red")
+        for problem in self.failures:
+            self._show(problem)
+
+    def _short_summary(self) -> None:
+        changes = [f"{o} {self.counts[o]}" for o in OUTCOMES if self.counts[o] and o != "unchanged"]
+        if changes:
+            self.say(f"{datetime.now():%H:%M:%S}  {', '.join(changes)}")
+
+    def _full_summary(self, place: str) -> None:
         self.say(place)
         width = max(len(str(self.counts[outcome])) for outcome in OUTCOMES)
         for outcome in OUTCOMES:
             number = self.counts[outcome]
             style = "dim" if not number else "bold red" if outcome == "failed" else "bold"
             self.say(f"  {outcome:<9}  {number:>{width}}", style)
-        if self.failures:
-            files = "1 file" if len(self.failures) == 1 else f"{len(self.failures)} files"
-            self.say(f"{files} failed; all others are stored:", "bold red")
-        for problem in self.failures:
-            self._show(problem)
 
     def _show(self, problem: Problem) -> None:
         if self.console.is_terminal:

@@ -17,7 +17,8 @@ from ingest.plan import Job
 SENDERS = 4
 BACKLOG = 100
 """Files that may wait for the backend: a break loses little, and a status is asked of few."""
-_TICK = 0.2  # seconds between two looks at the backend
+_TICK = 0.2  # seconds between two looks at the backend, while each finds something finished
+_LONGEST_TICK = 1.0
 _LOOKS = 4  # unfinished files asked for at a look; the backend finishes them about in order
 
 
@@ -61,7 +62,8 @@ class Sender:
         self._sent: SimpleQueue[_Sent] = SimpleQueue()
         self._sending = 0
         self._indexing: dict[str, Job] = {}
-        self._looked = 0.0
+        self._next_look = 0.0
+        self._interval = _TICK
 
     def run(self, jobs: Sequence[Job]) -> None:
         """Carry the jobs out; returns when each has ended.
@@ -165,9 +167,9 @@ class Sender:
 
     def _look(self) -> None:
         """Ask about the files sent first, until a few are found unfinished."""
-        if time.monotonic() < self._looked + _TICK:
+        if time.monotonic() < self._next_look:
             return
-        unfinished = 0
+        before, unfinished = len(self._indexing), 0
         for file_id, job in list(self._indexing.items()):
             try:
                 now = self._client.stored_file(self._store, file_id)
@@ -182,7 +184,9 @@ class Sender:
                 result = Result(job, _failure(now))
             del self._indexing[file_id]
             self._watcher.done(result)
-        self._looked = time.monotonic()
+        finished = len(self._indexing) < before
+        self._interval = _TICK if finished else min(1.5 * self._interval, _LONGEST_TICK)
+        self._next_look = time.monotonic() + self._interval
 
     def _finish(self, threads: Sequence[threading.Thread]) -> None:
         """Let what is being sent be sent, and nothing after it."""

@@ -90,6 +90,7 @@ class FakeBackend:
 class _Handler(BaseHTTPRequestHandler):
     backend: FakeBackend
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one packet: else each answer waits for an acknowledgement
 
     def log_message(self, *_: object) -> None:
         return

@@ -84,8 +84,9 @@ def test_a_quiet_run_without_change_shows_nothing() -> None:
     report.summary("Store")
     assert text(shown) == ""
     report.failed(Problem("a", "b"))
+    report.count("replaced", "c")
     report.summary("Store")
-    assert "failed" in text(shown)
+    assert "  replaced 1, failed 1\n1 file failed" in text(shown)
 
 
 def test_a_list_for_people() -> None:
