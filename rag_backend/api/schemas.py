@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from rag_backend.errors import BadRequest, UnsupportedFeature
 
@@ -86,12 +86,19 @@ class ChatBody(BaseModel):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
     seed: int | None = None
+    response_format: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
     def options(self) -> dict[str, Any]:
         """Parameters for the provider, as they came; raises UnsupportedFeature."""
         if self.n not in (None, 1):
             raise UnsupportedFeature("`n` must be 1: one answer a request.", param="n")
         given = self.model_dump(exclude_none=True, exclude={*_OURS})
+        if "stop" in given:  # an empty string stops nothing
+            listed = [self.stop] if isinstance(self.stop, str) else self.stop or []
+            given["stop"] = [ending for ending in listed if ending]
         for name in ("modalities", "audio", "functions", "function_call", "web_search_options"):
             if given.get(name) not in (None, ["text"]):
                 raise UnsupportedFeature(f"`{name}` is not supported.", param=name)
@@ -133,10 +140,13 @@ class ChunkingStrategy(Body):
     static: StaticChunking | None = None
 
 
+StoreName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=256)]
+
+
 class StoreBody(Body):
     """`POST /v1/vector_stores`."""
 
-    name: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    name: StoreName | None = None
     file_ids: Annotated[list[str], Field(max_length=500)] = []
     metadata: dict[str, str] | None = None
     description: str | None = None
@@ -147,7 +157,7 @@ class StoreBody(Body):
 class StoreChanges(Body):
     """`POST /v1/vector_stores/{id}`."""
 
-    name: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    name: StoreName | None = None
     metadata: dict[str, str] | None = None
     expires_after: ExpiresAfter | None = None
 

@@ -27,9 +27,10 @@ from rag_backend.api.schemas import (
     refuse_unsupported,
 )
 from rag_backend.api.strict import StrictRoute
-from rag_backend.errors import BadRequest, UnsupportedFeature
+from rag_backend.errors import BadRequest, Conflict, UnsupportedFeature
 from rag_backend.knowledge import filters as attribute_filters
 from rag_backend.knowledge.catalog import new_id
+from rag_backend.knowledge.library import DEFAULT_STORE
 from rag_backend.knowledge.models import FileStatus, Store
 from rag_backend.knowledge.retriever import Hit
 
@@ -88,6 +89,8 @@ async def modify_store(store: StoreByPath, body: StoreChanges, backend: Backend)
     """Change a store's name or metadata."""
     refuse_unsupported(expires=body.expires_after)
     changes = body.model_dump(include={"name", "metadata"}, exclude_none=True)
+    if store.name == DEFAULT_STORE and body.name not in (None, DEFAULT_STORE):
+        raise Conflict("The default store keeps its name: questions go to it.", param="name")
     if changes:
         store = await asyncio.to_thread(backend.library.catalog.update_store, store.id, **changes)
     return await _shown(store, backend)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -106,9 +108,10 @@ def test_content_parts_are_joined(backend: Running, cloud: OpenAIServer) -> None
 
 
 def test_unknown_fields_are_passed_on(backend: Running, cloud: OpenAIServer) -> None:
-    ask(backend, "openai", temperature=0.5, seed=7, extra_body={"top_k": 4})
+    ask(backend, "openai", temperature=0.5, seed=7, stop=["", "x"], extra_body={"top_k": 4})
     sent = cloud.chats[-1].body
     assert (sent["temperature"], sent["seed"], sent["top_k"]) == (0.5, 7, 4)
+    assert sent["stop"] == ["x"]
     assert "n" not in sent
 
 
@@ -174,3 +177,19 @@ def test_a_store_in_the_model_name(backend: Running, cloud: OpenAIServer) -> Non
         client.vector_stores.delete(store.id)
     assert answer["citations"] == []
     assert [m["role"] for m in cloud.chats[-1].body["messages"]] == ["user"]  # plain chat
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.parametrize("streamed", [True, False])
+def test_content_is_logged_only_when_wanted(
+    backend: Running, caplog: pytest.LogCaptureFixture, wanted: bool, streamed: bool
+) -> None:
+    settings = backend.parts.settings.model_copy(update={"log_content": wanted})
+    backend.app.state.parts = replace(backend.parts, settings=settings)
+    with caplog.at_level(logging.INFO):
+        try:
+            (stream if streamed else ask)(backend)
+        finally:
+            backend.app.state.parts = backend.parts
+    assert (f"question: {QUESTION}" in caplog.text) == wanted
+    assert ("answer: Employees have twelve days" in caplog.text) == wanted

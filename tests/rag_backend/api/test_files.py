@@ -119,6 +119,9 @@ def test_a_store_from_birth_to_end(backend: Running, http: httpx.Client) -> None
         ("", {"expires_after": {"anchor": "last_active_at", "days": 1}}, 400, "expires_after"),
         ("", {"description": "a"}, 400, "description"),
         ("", {"name": "default"}, 409, "name"),
+        ("", {"name": " "}, 400, "name"),
+        ("/default", {"name": " "}, 400, "name"),
+        ("/default", {"name": "other"}, 409, "name"),
     ],
     ids=str,
 )
