@@ -21,6 +21,7 @@ from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.models import Store, StoredChunk
 from rag_backend.knowledge.retriever import Passage, merge_neighbours
 from rag_backend.llm.provider import ChatRequest, Chunk, Evidence, Grounding, LLMProvider, Message
+from rag_backend.llm.rows import EXTRACTIVE
 from rag_backend.llm.streams import estimate_tokens
 from rag_backend.metrics import Metrics
 
@@ -100,10 +101,15 @@ class Pipeline:
     async def _plan(self, asked: Question) -> Plan:
         if not await self._asks_documents(asked):
             return self._plain(asked)
+        asked_for = str(asked.messages[-1]["content"])
+        curated = await self._curated(asked, asked_for)
+        if curated is not None:
+            return curated
         question = await rewrite(asked.messages, self._local)
-        curated = await self._library.curated(asked.store, question)
-        if curated is not None and not _needs_model(asked.options):
-            return _from_curated(curated)
+        if question != asked_for:
+            curated = await self._curated(asked, question)
+            if curated is not None:
+                return curated
         passages = await self._retrieve(asked.store, question)
         if not passages:
             return self._nothing_found(asked, question)
@@ -117,6 +123,13 @@ class Pipeline:
             return False
         return not await self._library.is_empty(asked.store)
 
+    async def _curated(self, asked: Question, question: str) -> Plan | None:
+        """The stored answer to exactly this question, where a fixed text will do."""
+        if _needs_model(asked.options):
+            return None
+        row = await self._library.curated(asked.store, question)
+        return None if row is None else _from_curated(row)
+
     async def _retrieve(self, store: Store, question: str) -> list[Passage]:
         hits = await self._library.search(store, question, CHUNKS)
         return [p for p in merge_neighbours(hits) if p.relevance >= RELEVANT]
@@ -124,28 +137,33 @@ class Pipeline:
     async def _grounded(self, asked: Question, question: str, passages: Sequence[Passage]) -> Plan:
         weights = await self._library.term_weights(asked.store, question)
         numbered = [Source(number, passage) for number, passage in enumerate(passages, 1)]
-        condensed = await self._condenser.condense(numbered, question, weights)
+        shown = await self._condensed(asked.provider, numbered, question, weights)
+        kept = {source.number for source in shown}
+        # As they stand in the documents, not as condensed: that is what gets quoted.
+        sources = tuple(source for source in numbered if source.number in kept)
+        language = detect_language(question)
+        grounding = Grounding(question, language, tuple(map(_evidence, sources)), weights)
+        marked = not _wants_json(asked.options)
+        prompt = grounded_messages(
+            asked.messages, [*map(_evidence, shown)], language, markers=marked
+        )
+        stream = asked.provider.stream(ChatRequest(prompt, asked.options, asked.model, grounding))
+        name = asked.provider.name
+        return Plan(stream, name, sources, marked=marked, grounding="passages", prompt=prompt)
+
+    async def _condensed(
+        self,
+        provider: LLMProvider,
+        sources: Sequence[Source],
+        question: str,
+        weights: Mapping[str, float],
+    ) -> Sequence[Source]:
+        if provider.name == EXTRACTIVE:
+            return sources  # it reads no prompt, and has no budget to keep
+        condensed = await self._condenser.condense(sources, question, weights)
         for when, count in (("before", condensed.tokens_before), ("after", condensed.tokens_after)):
             self._metrics.condensed_tokens.labels(condensed.method, when).inc(count)
-        grounding = Grounding(
-            question=question,
-            language=detect_language(question),
-            passages=tuple(_evidence(source) for source in condensed.sources),
-            terms=weights,
-        )
-        marked = not _wants_json(asked.options)
-        messages = grounded_messages(asked.messages, grounding, markers=marked)
-        request = ChatRequest(messages, asked.options, asked.model, grounding)
-        kept = {source.number for source in condensed.sources}
-        return Plan(
-            asked.provider.stream(request),
-            asked.provider.name,
-            # As they stand in the documents, not as condensed: that is what gets quoted.
-            tuple(source for source in numbered if source.number in kept),
-            marked=marked,
-            grounding="passages",
-            prompt=messages,
-        )
+        return condensed.sources
 
     def _plain(self, asked: Question, grounding: Literal["plain", "nothing"] = "plain") -> Plan:
         last = str(asked.messages[-1]["content"] or "")
@@ -173,6 +191,8 @@ class Pipeline:
                 for choice in (chunk.get("choices") or ())[:1]:
                     finish = choice.get("finish_reason") or finish
                     delta = without_empty(choice.get("delta") or {})
+                    if not isinstance(delta.get("content", ""), str):
+                        raise UpstreamBroken("The model server sent content that is not text.")
                     if markers and "content" in delta:
                         delta["content"] = markers.feed(delta["content"])
                         delta = without_empty(delta)

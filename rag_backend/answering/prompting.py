@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from rag_backend.llm.provider import Grounding, Message
+from rag_backend.llm.provider import Evidence, Message
 
 
 @lru_cache(maxsize=1)
@@ -29,7 +29,7 @@ def render(template: str, **values: Any) -> str:
 
 
 def grounded_messages(
-    messages: Sequence[Message], grounding: Grounding, *, markers: bool = True
+    messages: Sequence[Message], sources: Sequence[Evidence], language: str, *, markers: bool = True
 ) -> tuple[Message, ...]:
     """The conversation under one system message that holds the rules and the sources.
 
@@ -37,15 +37,16 @@ def grounded_messages(
     come before the conversation: a model server's prefix cache keeps them from turn to turn.
 
     Args:
+        language: Of the question, "vi" or "en".
         markers: Whether to ask for a source's number after each statement.
     """
     system = [m for m in messages if m["role"] in ("system", "developer")]
     rest = [m for m in messages if m["role"] not in ("system", "developer")]
     content = render(
         "grounded",
-        language=grounding.language,
+        language=language,
         instructions="\n\n".join(str(m["content"]) for m in system),
-        sources=grounding.passages,
+        sources=sources,
         markers=markers,
     )
     return ({"role": "system", "content": content}, *rest)

@@ -145,6 +145,8 @@ async def test_errors_pass_through(house: House) -> None:
         await house.ask(Scripted(UpstreamUnavailable("It is away.")))
     with pytest.raises(UpstreamBroken):
         await house.ask(Scripted("Twel", finish=None))
+    with pytest.raises(UpstreamBroken):
+        await house.ask(Scripted(said(cast(Any, [{"type": "text"}]))))
 
 
 async def test_closing_closes_the_provider(house: House) -> None:
@@ -261,6 +263,13 @@ async def test_a_curated_answer_is_verbatim() -> None:
     assert provider.requests == []
 
 
+async def test_a_curated_question_is_known_in_any_turn() -> None:
+    row = chunk("Wifi? | Ask.", question="Wifi?", answer="Ask.")
+    house = House(FakeLibrary([LEAVE], rows={"Wifi?": row}), local=Scripted("Never asked."))
+    answer = await house.ask(Scripted("Never."), ASK, assistant("Twelve."), user("Wifi?"))
+    assert text(answer) == "Ask."
+
+
 async def test_not_knowing_cites_nothing(house: House) -> None:
     answer = await house.ask(Scripted("The sources do not ", "contain annual leave [1]."))
     assert text(answer) == "The sources do not contain annual leave."
@@ -318,6 +327,18 @@ class TestCondensed:
         assert "[1] doc-1.md\n12 days." in provider.requests[0].messages[0]["content"]
         assert answer["citations"][0]["quote"] == LEAVE
         assert 'method="model"' in house.metrics.exposition().decode()
+
+    async def test_what_needs_no_model_reads_the_documents(self) -> None:
+        local = Scripted("About 12 days, I guess.", name="local")
+        house = House(FakeLibrary(self.texts), local=local, condense="always")
+        answer = await house.ask(Extractive("extractive"))
+        assert LEAVE in text(answer)
+        assert local.requests == []
+        model = Scripted("Twelve [1].")
+        await house.ask(model)
+        grounding = model.requests[0].grounding
+        assert grounding is not None
+        assert grounding.passages[0].text == self.texts[0]
 
     async def test_a_source_that_was_left_out_cannot_be_cited(self) -> None:
         class Choosy(Scripted):
