@@ -1,4 +1,4 @@
-"""Print the README's settings tables from the settings classes: `python scripts/settings_tables.py`."""
+"""Print the settings tables of the README: `python scripts/settings_tables.py`."""
 
 from __future__ import annotations
 

@@ -35,10 +35,16 @@ FLOORS = {
 STRANGERS = [("rag_backend.knowledge", "rag_backend.llm")]
 # Heavy libraries, and the only modules that may import them.
 HEAVY = {
-    "torch": {"rag_backend.knowledge.embedding", "llm_offline.loading", "llm_offline.engine"},
+    "torch": {
+        "rag_backend.knowledge.embedding",
+        "llm_offline.loading",
+        "llm_offline.engine.causal_lm",
+    },
     "chromadb": {"rag_backend.knowledge.vectors"},
     "tantivy": {"rag_backend.knowledge.lexical"},
-    "sqlalchemy": {"rag_backend.knowledge.catalog", "rag_backend.knowledge.tables"},
+    "sqlalchemy": {
+        f"rag_backend.knowledge.{name}" for name in ("catalog", "rows", "tables", "versions")
+    },
     "uvicorn": {"rag_backend.main", "llm_offline.main"},
 }
 
