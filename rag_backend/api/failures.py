@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from rag_backend.errors import BadRequest, RAGError, StorageFull
+from rag_backend.errors import BadRequest, RAGError, Starting, StorageFull
 
 # Names of a union's branches, which pydantic adds to the path of a field.
 _BRANCH = re.compile(r"(str|int|float|bool|constrained-\w+|(list|dict|function-\w+|tuple)\[.*\])$")
@@ -28,6 +28,11 @@ def install(app: FastAPI) -> None:
 def unexpected() -> RAGError:
     """What a client sees of a defect of ours."""
     return RAGError("Internal error. The backend's log has the details under this request's id.")
+
+
+def stopping() -> RAGError:
+    """What a client sees whose answer was not done when the server had to stop."""
+    return Starting("The backend is stopping: ask again in a moment.", code="stopping")
 
 
 async def _known(_request: Request, error: Exception) -> JSONResponse:

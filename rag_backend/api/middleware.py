@@ -5,6 +5,7 @@ Plain ASGI: Starlette's BaseHTTPMiddleware would hide a client's disconnect from
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import re
@@ -19,7 +20,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rag_backend.api.failures import unexpected
+from rag_backend.api.failures import stopping, unexpected
 from rag_backend.api.parts import parts_of
 from rag_backend.errors import RAGError, TooLarge, Unauthorized
 from rag_backend.metrics import Metrics
@@ -65,6 +66,10 @@ class RequestMiddleware:
                 await self._app(scope, _bounded(scope, receive), send_with_id)
         except ClientDisconnect:
             status = _CLIENT_CLOSED
+        except asyncio.CancelledError:
+            # The server stops and has waited long enough; there is nobody to pass this on to.
+            if not begun:
+                await _refuse(stopping())(scope, receive, send_with_id)
         except Exception:
             log.exception("%s %s failed (%s)", scope["method"], scope["path"], request_id)
             if not begun:

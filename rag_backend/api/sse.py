@@ -13,7 +13,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from rag_backend.api.disconnect import or_disconnected
-from rag_backend.api.failures import unexpected
+from rag_backend.api.failures import stopping, unexpected
 from rag_backend.errors import RAGError
 
 SILENCE = 15.0
@@ -101,6 +101,10 @@ class _EventStream(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await or_disconnected(receive, self.stream_response(send))
+        except asyncio.CancelledError:
+            end = _line(stopping().envelope()) + _DONE
+            await send({"type": "http.response.body", "body": end, "more_body": False})
+            raise
         finally:
             await self._feed.close()
 

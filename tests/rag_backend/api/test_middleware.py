@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -85,3 +88,27 @@ def test_the_sdk_sends_its_key(backend: Running) -> None:
     """A key that nobody asked for is no error."""
     with backend.sdk("sk-anything") as client:
         assert client.models.list().data
+
+
+async def test_a_request_that_the_stopping_server_cuts_off(metrics: Metrics) -> None:
+    begun = asyncio.Event()
+    sent: list[Any] = []
+
+    async def endless(_scope: object, _receive: object, _send: object) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b""}
+
+    scope = {"type": "http", "method": "GET", "path": "/health", "headers": []}
+    middleware = RequestMiddleware(endless, keys=(), metrics=metrics)
+    serving = asyncio.create_task(middleware(scope, receive, send))
+    await begun.wait()
+    serving.cancel()
+    await serving
+    assert sent[0]["status"] == 503
+    assert json.loads(sent[1]["body"])["error"]["code"] == "stopping"

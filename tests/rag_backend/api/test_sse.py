@@ -173,6 +173,16 @@ async def test_leaving_in_the_middle(client: Client, source: Source) -> None:
     assert source.closed.is_set()
 
 
+async def test_the_server_stops(client: Client, source: Source) -> None:
+    reading = asyncio.create_task(client.read(source.events({"text": "a"})))
+    await source.asked.wait()
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    assert '"code":"stopping"' in client.lines[-2]
+    assert client.lines[-1] == "data: [DONE]"
+    assert source.closed.is_set()
+
+
 async def test_leaving_while_it_is_being_sent_to(client: Client, source: Source) -> None:
     async def full(_message: Any) -> None:
         client.gone.set()
