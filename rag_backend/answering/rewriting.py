@@ -34,11 +34,11 @@ _POINTS_BACK = {
     ),
     "vi": re.compile(
         r"^(còn|thế còn|vậy|vậy còn|thế thì|nếu vậy|rồi|và|hay|tại sao|vì sao)\b"
-        r"|\b(nó|đó|ấy|này|như vậy|như thế|việc trên|điều trên|trường hợp trên)\b"
+        r"|\b(nó|đó|ấy|này|như vậy|như thế|việc trên|điều trên|trường hợp trên)\b|\bthì sao$"
     ),
     "bare": re.compile(
         r"^(con|the con|vay|vay con|the thi|neu vay|roi|va|hay|tai sao|vi sao)\b"
-        r"|\b(no|do|ay|nay|nhu vay|nhu the)\b"
+        r"|\b(no|do|ay|nay|nhu vay|nhu the)\b|\bthi sao$"
     ),
 }
 _PLACE = re.compile(r"\b(công ty|nước|cơ quan|đơn vị|nơi|cong ty|nuoc) (này|nay)\b")
@@ -73,14 +73,15 @@ def depends_on_history(question: str) -> bool:
     """Whether a question is elliptic: it opens like a follow-up, points back, or is a fragment."""
     listed = words(question)
     plain = _PLACE.sub(" ", " ".join(listed))
-    count = len(content_terms(question))
     if is_unaccented_vietnamese(question):
-        return _POINTS_BACK["bare"].search(plain) is not None or len(listed) <= 4
-    if has_vietnamese_letters(question):
-        return _POINTS_BACK["vi"].search(plain) is not None or count <= 2 or len(listed) <= 4
-    # "Còn xe máy thì sao?" has no letter that only Vietnamese has.
-    points = any(_POINTS_BACK[language].search(plain) for language in ("en", "vi"))
-    return points or count <= 1 or len(listed) <= 3
+        languages = ["bare"]
+    elif has_vietnamese_letters(question):
+        languages = ["vi"]
+    else:
+        languages = ["en", "vi"]  # "Còn xe máy thì sao?" has no letter that only Vietnamese has
+    if any(_POINTS_BACK[language].search(plain) for language in languages):
+        return True
+    return len(content_terms(question)) <= 1 or len(listed) <= 3
 
 
 async def _by_model(

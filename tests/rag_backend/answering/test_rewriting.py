@@ -75,6 +75,8 @@ async def test_the_last_question_that_stood_alone() -> None:
         ("Mức phạt đó áp dụng từ khi nào vậy?", True),
         ("Quy định này áp dụng cho ai?", True),
         ("Xe máy?", True),
+        ("xe may thi sao", True),
+        ("Bao lâu phải thay nhớt?", False),
         ("Phụ cấp ăn trưa là bao nhiêu?", False),
         ("Con nuôi có được hưởng chế độ thai sản không?", False),
         ("Công ty này có bao nhiêu nhân viên chính thức?", False),
