@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
+import logging
 import os
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from rag_backend.errors import BadRequest, StorageFull, TooLarge
+from rag_backend.errors import BadRequest, StorageBroken, StorageFull, TooLarge
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,8 @@ class Blobs:
     def __init__(self, directory: Path, max_bytes: int) -> None:
         self._directory = directory
         self._max_bytes = max_bytes
-        directory.mkdir(parents=True, exist_ok=True)
+        with _mapped_errors():
+            directory.mkdir(parents=True, exist_ok=True)
 
     def path(self, file_id: str) -> Path:
         """Where a file's bytes are."""
@@ -40,12 +45,14 @@ class Blobs:
         Raises:
             BadRequest: No bytes came.
             TooLarge: More came than MAX_FILE_MB.
-            StorageFull: The disk is full.
+            StorageFull, StorageBroken: The disk is full, or cannot be written to.
         """
         temporary = self._directory / f"{file_id}.part"
         digest, size = hashlib.sha256(), 0
         try:
-            with temporary.open("wb") as target:
+            with _mapped_errors():
+                target = temporary.open("wb")
+            with target:
                 async for part in parts:
                     size += len(part)
                     if size > self._max_bytes:
@@ -57,13 +64,8 @@ class Blobs:
                 await asyncio.to_thread(_to_disk, target)
             if size == 0:
                 raise BadRequest("The file is empty.", param="file", code="empty_file")
-            temporary.replace(self.path(file_id))
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise StorageFull(
-                    "The disk that holds DATA_DIR is full: free some space, then try again."
-                ) from error
-            raise
+            with _mapped_errors():
+                temporary.replace(self.path(file_id))
         finally:
             temporary.unlink(missing_ok=True)
         return Written(size, digest.hexdigest())
@@ -77,14 +79,34 @@ class Blobs:
         keep = set(known)
         for path in self._directory.iterdir():
             if path.name not in keep and path.is_file():
-                path.unlink(missing_ok=True)
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    log.warning("%s belongs to no file and cannot be removed: %s", path, error)
 
 
 def _append(target: IO[bytes], part: bytes, digest: hashlib._Hash) -> None:
     digest.update(part)
-    target.write(part)
+    with _mapped_errors():
+        target.write(part)
 
 
 def _to_disk(target: IO[bytes]) -> None:
-    target.flush()
-    os.fsync(target.fileno())
+    with _mapped_errors():
+        target.flush()
+        os.fsync(target.fileno())
+
+
+@contextmanager
+def _mapped_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise StorageFull(
+                "The disk that holds DATA_DIR is full: free some space, then try again."
+            ) from error
+        raise StorageBroken(
+            f"DATA_DIR cannot be written to: {error.strerror or error}. Check its permissions and "
+            "its disk."
+        ) from error

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rag_backend.errors import BadRequest, StorageFull, TooLarge
+from rag_backend.errors import BadRequest, StorageBroken, StorageFull, TooLarge
 from rag_backend.knowledge.blobs import Blobs
 from rag_backend.knowledge.library import Library, safe_filename
 
@@ -65,6 +65,21 @@ async def test_a_full_disk_is_said_and_leaves_nothing(
     assert stored(blobs) == []
 
 
+async def test_a_disk_that_cannot_be_written_to_is_said(
+    blobs: Blobs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken(_descriptor: int) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("rag_backend.knowledge.blobs.os.fsync", broken)
+    with pytest.raises(StorageBroken, match="Read-only file system"):
+        await blobs.write("file-1", parts(b"abc"))
+    assert stored(blobs) == []
+    (tmp_path / "occupied").write_text("a file")
+    with pytest.raises(StorageBroken, match="DATA_DIR cannot be written to"):
+        Blobs(tmp_path / "occupied", 2**20)
+
+
 async def test_a_client_that_goes_away_leaves_nothing(blobs: Blobs) -> None:
     async def cut() -> AsyncIterator[bytes]:
         yield b"abc"
@@ -81,6 +96,19 @@ async def test_unknown_files_are_swept_and_folders_left_alone(blobs: Blobs) -> N
     blobs.path("lost+found").mkdir()
     blobs.delete_unknown(["file-1"])
     assert stored(blobs) == ["file-1", "lost+found"]
+
+
+def test_what_cannot_be_swept_does_not_stop_the_start(
+    blobs: Blobs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EACCES, "in use")
+
+    blobs.path("file-1").write_bytes(b"x")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", refuse)
+        blobs.delete_unknown([])
+    assert "cannot be removed" in caplog.text
 
 
 @pytest.mark.parametrize(
