@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -53,8 +52,3 @@ def local(_servers: tuple[OpenAIServer, OpenAIServer]) -> Iterator[OpenAIServer]
     """The server behind the provider `local`."""
     yield _servers[1]
     _servers[1].default = Reply()
-
-
-@pytest.fixture
-def data_dir(tmp_path: Path) -> Path:
-    return tmp_path / "data"
