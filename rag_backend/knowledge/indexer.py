@@ -34,6 +34,8 @@ _BATCH_CHUNKS = 512
 """The writer stops collecting files once it has so many chunks: bounds memory and latency."""
 _EMBED_CHUNKS = 256
 """Chunks embedded in one go; `stop` waits for at most so many."""
+_RETRY_SECONDS = 60
+"""After this, a job is tried again whose failure could not even be recorded."""
 _WAITING_FILES = 64
 """Files that have been read and wait for the writer."""
 
@@ -109,8 +111,11 @@ class Indexer:
     def submit(self, file: StoreFile) -> None:
         """Index a file that was just attached; returns at once."""
         if file.status == "in_progress":
-            self._unfinished += 1
-            self._jobs.put_nowait((file.store_id, file.file_id))
+            self._enqueue(file.store_id, file.file_id)
+
+    def _enqueue(self, store_id: str, file_id: str) -> None:
+        self._unfinished += 1
+        self._jobs.put_nowait((store_id, file_id))
 
     def sweep(self) -> None:
         """Remove, soon, what the catalog has retired."""
@@ -220,8 +225,13 @@ class Indexer:
         try:
             await _finished(self._catalog.fail, store_id, file_id, code, message, written=written)
         except RAGError as problem:
-            # The job stays in progress, and is tried again at the next start.
-            log.error("the failure of %s could not be recorded: %s", file_id, problem)
+            # A full disk, most likely: the job stays in progress until there is room again.
+            log.error(
+                "%s cannot be indexed now, and is tried again in %d s: %s",
+                *(file_id, _RETRY_SECONDS, problem),
+            )
+            loop = asyncio.get_running_loop()
+            loop.call_later(_RETRY_SECONDS, self._enqueue, store_id, file_id)
 
     # Writer
 

@@ -157,6 +157,23 @@ async def test_a_full_disk_fails_the_file_and_leaves_nothing(
     assert_agreement(library)
 
 
+async def test_a_disk_too_full_to_record_the_failure_is_tried_again(
+    library: Library,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("rag_backend.knowledge.indexer._RETRY_SECONDS", 0)
+    full = StorageFull("The disk is full.")
+    fail_once(monkeypatch, library.indexer._catalog, "complete", full)
+    fail_once(monkeypatch, library.indexer._catalog, "fail", full)
+    await put(library, store, "a.md", b"Some text")
+    await settled(library, store)
+    assert statuses(library, store) == {"a.md": "completed"}
+    assert "tried again" in caplog.text
+    assert_agreement(library)
+
+
 @pytest.mark.parametrize("way", ["detach", "delete the file", "delete the store"])
 @pytest.mark.parametrize("moment", ["waiting", "embedding"])
 async def test_what_is_removed_in_progress_leaves_nothing(
