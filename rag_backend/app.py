@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from rag_backend.answering.condensing import Condenser
 from rag_backend.answering.pipeline import Pipeline
@@ -54,16 +55,20 @@ def create_app(settings: Settings, started: Started | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        parts.encoder.start()
-        await parts.library.start()
-        if started is not None:
-            started(parts)
-        yield
-        await parts.encoder.stop()
-        await parts.library.stop()
-        await parts.registry.aclose()
+        async with AsyncExitStack() as closing:
+            closing.push_async_callback(parts.registry.aclose)
+            closing.push_async_callback(parts.library.stop)
+            closing.push_async_callback(parts.encoder.stop)
+            parts.encoder.start()
+            await parts.library.start()
+            if started is not None:
+                started(parts)
+            yield
 
-    app = FastAPI(title="RAG backend", version=version("rag-backend"), lifespan=lifespan)
+    # Not FastAPI's own: its /docs is empty where the internet cannot be reached.
+    app = FastAPIOffline(
+        redoc_url=None, title="RAG backend", version=version("rag-backend"), lifespan=lifespan
+    )
     app.state.parts = parts
     for module in (chat, models, files, vector_stores, embeddings, operations):
         app.include_router(module.router)

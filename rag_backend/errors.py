@@ -5,6 +5,7 @@ RAGError
 ├── BadRequest            400  the request cannot be honoured as it stands
 │   └── UnsupportedFeature     valid for OpenAI, not offered here: refused, never ignored
 ├── Unauthorized          401
+├── Forbidden             403
 ├── NotFound              404
 ├── Conflict              409
 ├── TooLarge              413
@@ -75,6 +76,14 @@ class Unauthorized(RAGError):
     status = 401
     type = "authentication_error"
     code = "invalid_api_key"
+
+
+class Forbidden(RAGError):
+    """The server does not answer to the name it was reached by."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "host_not_allowed"
 
 
 class NotFound(RAGError):

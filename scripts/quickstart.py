@@ -39,7 +39,13 @@ def main() -> int:
     anywhere = settings.host in ("0.0.0.0", "::")
     url = f"http://{'127.0.0.1' if anywhere else settings.host}:{settings.port}"
     client = Client(url, settings.api_keys[0].get_secret_value() if settings.api_keys else "")
-    backend = subprocess.Popen([sys.executable, "-m", "rag_backend.main"])
+    # A stop by `kill` cleans up as Ctrl-C does, even where a shell started this with it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    environment = dict(os.environ)
+    if "log_level" not in settings.model_fields_set:
+        environment["LOG_LEVEL"] = "warning"  # a line a request would bury what is shown here
+    backend = subprocess.Popen([sys.executable, "-m", "rag_backend.main"], env=environment)
     try:
         if not wait_until_ready(client, backend):
             return backend.wait() or 1

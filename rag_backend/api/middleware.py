@@ -1,4 +1,4 @@
-"""What happens around every request: its id, the key, the body's size, counting and logging.
+"""What happens around every request: its id, the guard, the body's size, counting and logging.
 
 Plain ASGI: Starlette's BaseHTTPMiddleware would hide a client's disconnect from the routes.
 """
@@ -6,7 +6,6 @@ Plain ASGI: Starlette's BaseHTTPMiddleware would hide a client's disconnect from
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import re
 import secrets
@@ -21,11 +20,11 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rag_backend.api.failures import stopping, unexpected
+from rag_backend.api.guarding import Guard
 from rag_backend.api.parts import parts_of
-from rag_backend.errors import RAGError, TooLarge, Unauthorized
+from rag_backend.errors import RAGError, TooLarge
 from rag_backend.metrics import Metrics
 
-_OPEN_PATHS = ("/", "/health", "/docs", "/openapi.json")
 _MAX_JSON_MB = 32
 """Largest body in MiB, file uploads aside."""
 _CLIENT_CLOSED = 499  # nginx's number for it; nobody sees it but the log and the metrics
@@ -39,7 +38,7 @@ class RequestMiddleware:
 
     def __init__(self, app: ASGIApp, keys: Sequence[str], metrics: Metrics) -> None:
         self._app = app
-        self._keys = [key.encode() for key in keys]
+        self._guard = Guard(keys)
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -78,16 +77,9 @@ class RequestMiddleware:
             self._note(scope, request_id, status, time.monotonic() - began)
 
     def _refusal(self, scope: Scope, headers: Headers) -> RAGError | None:
-        if self._keys and scope["path"] not in _OPEN_PATHS:
-            scheme, _, token = headers.get("authorization", "").partition(" ")
-            sent = token.strip().encode("latin-1") if scheme.lower() == "bearer" else b""
-            # Every key is compared, so that the time taken says nothing about them.
-            matches = [hmac.compare_digest(sent, key) for key in self._keys]
-            if not any(matches):
-                return Unauthorized(
-                    "This backend needs an API key: send one of API_KEYS as "
-                    "`Authorization: Bearer …`."
-                )
+        refused = self._guard.refusal(scope["path"], headers)
+        if refused is not None:
+            return refused
         length = headers.get("content-length", "")
         if length.isdigit() and int(length) > _most_bytes(scope):
             return TooLarge(_too_large(scope))
