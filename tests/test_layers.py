@@ -23,6 +23,7 @@ FLOORS = {
     "rag_backend.llm": 30,
     "rag_backend.metrics": 20,
     "rag_backend.ownership": 20,
+    "rag_backend.text": 10,
     "rag_backend.listening": 20,
     "ingest.reading": 20,
     "ingest.chunking": 20,

@@ -16,7 +16,7 @@ from rag_backend.answering.language import says_unknown
 from rag_backend.answering.markers import Marker, find_markers
 from rag_backend.answering.statements import Statement, statements
 from rag_backend.knowledge.retriever import Passage
-from rag_backend.knowledge.text import content_terms
+from rag_backend.text import content_terms
 
 _SUPPORT = 0.6
 """Share of a sentence's content words that a passage must contain to be its source."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from rag_backend.knowledge.text import fold, is_vietnamese, nfc, words
 from rag_backend.llm.provider import Message
+from rag_backend.text import fold, nfc, words
 
 _GREETING = re.compile(
     r"(xin )?(chao|hello|hi|hey|good (morning|afternoon|evening)|thanks?( you)?|thank you|cam on)"
@@ -42,11 +42,6 @@ _UNKNOWN = (
         r"|không (?:có|tìm thấy) (?:đủ )?(?:thông tin|câu trả lời))"
     ),
 )
-
-
-def detect_language(text: str) -> str:
-    """ "vi" or "en"; anything that is not Vietnamese counts as English."""
-    return "vi" if is_vietnamese(text) else "en"
 
 
 def is_small_talk(text: str) -> bool:

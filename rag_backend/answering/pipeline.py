@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from rag_backend.answering.citing import Source, cite, cite_whole
 from rag_backend.answering.condensing import Condenser
-from rag_backend.answering.language import detect_language, is_client_task, is_small_talk
+from rag_backend.answering.language import is_client_task, is_small_talk
 from rag_backend.answering.markers import MarkerFilter
 from rag_backend.answering.prompting import grounded_messages
 from rag_backend.answering.replies import NOTHING_FOUND, fixed_reply
@@ -24,11 +24,12 @@ from rag_backend.llm.provider import ChatRequest, Chunk, Evidence, Grounding, LL
 from rag_backend.llm.rows import EXTRACTIVE
 from rag_backend.llm.streams import estimate_tokens
 from rag_backend.metrics import Metrics
+from rag_backend.text import language_of
 
 CHUNKS = 8
 """Chunks retrieved for an answer; neighbours among them become one passage."""
 
-RELEVANT = 0.4
+RELEVANT = 0.5
 """Least relevance (see Hit) of a passage that is put before the model."""
 
 HOUSE = "documents"
@@ -141,7 +142,7 @@ class Pipeline:
         kept = {source.number for source in shown}
         # As they stand in the documents, not as condensed: that is what gets quoted.
         sources = tuple(source for source in numbered if source.number in kept)
-        language = detect_language(question)
+        language = language_of(question)
         grounding = Grounding(question, language, tuple(map(_evidence, sources)), weights)
         marked = not _wants_json(asked.options)
         prompt = grounded_messages(
@@ -167,7 +168,7 @@ class Pipeline:
 
     def _plain(self, asked: Question, grounding: Literal["plain", "nothing"] = "plain") -> Plan:
         last = str(asked.messages[-1]["content"] or "")
-        unfounded = Grounding(question=last, language=detect_language(last))
+        unfounded = Grounding(question=last, language=language_of(last))
         request = ChatRequest(asked.messages, asked.options, asked.model, unfounded)
         stream = asked.provider.stream(request)
         return Plan(stream, asked.provider.name, grounding=grounding, prompt=asked.messages)
@@ -175,7 +176,7 @@ class Pipeline:
     def _nothing_found(self, asked: Question, question: str) -> Plan:
         if self._no_answer == "model" or _needs_model(asked.options):
             return self._plain(asked, "nothing")
-        reply = NOTHING_FOUND[detect_language(question)]
+        reply = NOTHING_FOUND[language_of(question)]
         return Plan(fixed_reply(reply, HOUSE), HOUSE, grounding="nothing")
 
     async def _write(self, plan: Plan, base_url: str) -> AsyncGenerator[Chunk, None]:

@@ -11,13 +11,13 @@ from rag_backend.answering.condensing import read_text
 from rag_backend.answering.language import is_small_talk
 from rag_backend.answering.prompting import render
 from rag_backend.errors import RAGError
-from rag_backend.knowledge.text import (
+from rag_backend.llm.provider import ChatRequest, LLMProvider, Message
+from rag_backend.text import (
     content_terms,
     has_vietnamese_letters,
     is_unaccented_vietnamese,
     words,
 )
-from rag_backend.llm.provider import ChatRequest, LLMProvider, Message
 
 PATIENCE = 10.0
 """Seconds for the local model to rewrite a question."""

@@ -42,7 +42,6 @@ from rag_backend.knowledge.tables import (
     store_files,
     stores,
 )
-from rag_backend.knowledge.text import nfc, question_key
 from rag_backend.knowledge.versions import (
     add_garbage_collection,
     add_garbage_postings,
@@ -54,6 +53,7 @@ from rag_backend.knowledge.versions import (
     retire,
     retire_older_versions,
 )
+from rag_backend.text import nfc, question_key
 
 _SQL_VARIABLES = 500
 """Items in one IN (...); SQLite's own limit is 32,766 values."""

@@ -18,7 +18,7 @@ from pathlib import Path
 import tantivy
 
 from rag_backend.errors import StorageBroken, StorageFull
-from rag_backend.knowledge.text import (
+from rag_backend.text import (
     bigrams,
     fold,
     has_vietnamese_letters,

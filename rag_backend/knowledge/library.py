@@ -16,7 +16,7 @@ from rag_backend.knowledge.catalog import Catalog, new_id
 from rag_backend.knowledge.indexer import Indexer
 from rag_backend.knowledge.models import FileRecord, Store, StoredChunk, StoreFile
 from rag_backend.knowledge.retriever import Hit, Retriever
-from rag_backend.knowledge.text import nfc
+from rag_backend.text import nfc
 
 DEFAULT_STORE = "default"
 _LONGEST_NAME = 255

@@ -15,7 +15,8 @@ from rag_backend.knowledge.encoder import Encoder, EncoderLoader
 from rag_backend.knowledge.fusion import fuse
 from rag_backend.knowledge.lexical import LexicalIndex
 from rag_backend.knowledge.models import Store, StoredChunk
-from rag_backend.knowledge.text import (
+from rag_backend.knowledge.vectors import VectorIndex
+from rag_backend.text import (
     has_vietnamese_letters,
     is_vietnamese,
     nfc,
@@ -23,7 +24,6 @@ from rag_backend.knowledge.text import (
     query_terms,
     words,
 )
-from rag_backend.knowledge.vectors import VectorIndex
 
 CANDIDATES = 100
 """Chunks taken from each of the two rankings."""

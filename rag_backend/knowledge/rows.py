@@ -10,7 +10,7 @@ from sqlalchemy import Integer, Row, String, column, select, values
 from ingest.document import Chunk
 from rag_backend.knowledge.models import StoredChunk, chunk_id
 from rag_backend.knowledge.tables import chunks, files, store_files
-from rag_backend.knowledge.text import question_key
+from rag_backend.text import question_key
 
 
 def of_file(store_id: str, file_id: str) -> Any:

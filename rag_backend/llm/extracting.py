@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from rag_backend.llm.provider import Evidence, Grounding
 from rag_backend.llm.statements import statements
-from rag_backend.llm.words import fold, pairs, term, words
+from rag_backend.text import bigrams, fold, term, words
 
 MOST_SENTENCES = 3
 MOST_CHARACTERS = 600
@@ -66,7 +66,7 @@ class _Candidate:
     def __post_init__(self) -> None:
         listed = words(self.text)
         self.words = frozenset(listed)
-        self.terms = frozenset(map(term, listed)) | frozenset(pairs(listed))
+        self.terms = frozenset(map(term, listed)) | frozenset(bigrams(map(fold, listed)))
 
     @property
     def in_context(self) -> _Candidate:
@@ -133,7 +133,9 @@ class _Query:
         weights = {t: max(w, 0.01) for t, w in grounding.terms.items()}
         if not weights:
             weights = _rarity({term(word) for word in listed}, candidates)
-        neighbours = [p for p in pairs(listed) if all(term(w) in weights for w in p.split("_"))]
+        neighbours = [
+            p for p in bigrams(map(fold, listed)) if all(term(w) in weights for w in p.split("_"))
+        ]
         return cls(
             weights=weights,
             typed={term(word): word for word in listed},

@@ -12,7 +12,7 @@ from rag_backend.errors import UnsupportedFeature
 from rag_backend.llm.extracting import Pick, first_sentence, pick
 from rag_backend.llm.provider import ChatRequest, Chunk, Grounding
 from rag_backend.llm.streams import estimate_tokens
-from rag_backend.llm.words import fold, language_of, words
+from rag_backend.text import fold, language_of, words
 
 _DIRECT = 0.35
 """Least share of the question's weight in a sentence that is shown as an answer. On XQuAD (five

@@ -10,8 +10,8 @@ from typing import Any
 from rag_backend.answering.citing import Source
 from rag_backend.knowledge.models import Store, StoredChunk
 from rag_backend.knowledge.retriever import Hit, Passage
-from rag_backend.knowledge.text import query_terms
 from rag_backend.llm.provider import ChatRequest, Chunk, Message
+from rag_backend.text import query_terms
 
 STORE = Store("vs-1", "default", 0, 0, {}, 1, 1, False, None, None)
 

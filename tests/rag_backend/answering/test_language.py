@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rag_backend.answering.language import detect_language, is_small_talk, says_unknown
+from rag_backend.answering.language import is_small_talk, says_unknown
+from rag_backend.text import language_of
 
 
 @pytest.mark.parametrize(
@@ -19,7 +20,7 @@ from rag_backend.answering.language import detect_language, is_small_talk, says_
     ],
 )
 def test_language(text: str, language: str) -> None:
-    assert detect_language(text) == language
+    assert language_of(text) == language
 
 
 @pytest.mark.parametrize(

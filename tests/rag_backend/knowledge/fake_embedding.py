@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rag_backend.knowledge.embedding import Kind, Vectors
-from rag_backend.knowledge.text import words
+from rag_backend.text import words
 
 
 class FakeEmbedding:

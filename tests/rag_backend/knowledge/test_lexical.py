@@ -9,7 +9,7 @@ import pytest
 
 from rag_backend.errors import StorageBroken
 from rag_backend.knowledge.lexical import LexicalIndex, body_tokens
-from rag_backend.knowledge.text import fold
+from rag_backend.text import fold
 
 TEXTS = {
     "law:0": "Luật Giao thông đường bộ quy định tốc độ tối đa trong khu dân cư.",

@@ -44,10 +44,7 @@ OFF_TOPIC = [
     "cach nau pho bo ngon nhu the nao",
     "ai la nguoi dau tien dat chan len mat trang",
     "truyen kieu do ai sang tac",
-    pytest.param(
-        "Thủ đô của nước Pháp là thành phố nào?",
-        marks=pytest.mark.xfail(reason="a row has both 'thành phố' and 'đô (la)'", strict=True),
-    ),
+    "Thủ đô của nước Pháp là thành phố nào?",
 ]
 MUTED = {"type": "eq", "key": "path", "value": "company/handbook.md"}
 

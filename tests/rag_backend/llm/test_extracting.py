@@ -6,7 +6,7 @@ import pytest
 
 from rag_backend.llm.extracting import MOST_CHARACTERS, MOST_SENTENCES, first_sentence, pick
 from rag_backend.llm.provider import Evidence, Grounding
-from rag_backend.llm.words import language_of
+from rag_backend.text import language_of
 
 LEAVE = Evidence(
     1,

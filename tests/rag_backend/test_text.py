@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from rag_backend.knowledge import text
+from rag_backend import text
 
 
 @pytest.mark.parametrize(

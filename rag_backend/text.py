@@ -122,6 +122,11 @@ def _stemmer() -> snowballstemmer.stemmer:
     return snowballstemmer.stemmer("english")
 
 
+def term(word: str) -> str:
+    """A lower-case word as terms are compared: folded, and stemmed as an English word."""
+    return stem(fold(word))
+
+
 def bigrams(tokens: Iterable[str]) -> list[str]:
     """Neighbouring pairs, joined by "_": Vietnamese words are mostly two syllables long."""
     listed = list(tokens)
@@ -135,6 +140,11 @@ def is_vietnamese(text: str) -> bool:
     listed = words(text)
     known = sum(word in _SHARED_LETTERS for word in listed)
     return known * 2 > len(listed) or is_unaccented_vietnamese(text)
+
+
+def language_of(text: str) -> str:
+    """ "vi" or "en"; anything that is not Vietnamese counts as English."""
+    return "vi" if is_vietnamese(text) else "en"
 
 
 def is_unaccented_vietnamese(text: str) -> bool:
@@ -166,7 +176,7 @@ def content_words(text: str) -> list[str]:
 
 def content_terms(text: str) -> list[str]:
     """`content_words`, folded and stemmed, each once."""
-    return list(dict.fromkeys(stem(fold(word)) for word in content_words(text)))
+    return list(dict.fromkeys(term(word) for word in content_words(text)))
 
 
 def query_terms(text: str) -> dict[str, str]:
@@ -176,7 +186,7 @@ def query_terms(text: str) -> dict[str, str]:
     words ("gia": giá, gia, già …), two together are rarely ambiguous.
     """
     listed = content_words(text)
-    terms = {stem(fold(word)): word for word in listed}
+    terms = {term(word): word for word in listed}
     if is_unaccented_vietnamese(text):
         content = set(listed)
         neighbours = itertools.pairwise(words(text))
