@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from ingest.client import Client, health
 from ingest.display import Report
 from ingest.errors import CommandError
-from ingest.settings import DEFAULT_URL, ClientSettings
+from ingest.settings import ClientSettings
 
 _START_SECONDS = 600.0
 _STOP_SECONDS = 30.0
@@ -29,7 +29,7 @@ def connect(settings: ClientSettings, report: Report) -> Iterator[Client]:
     Raises:
         CommandError: Nothing answers and none may be started, or something else does.
     """
-    url = settings.url or DEFAULT_URL
+    url = settings.url or settings.default_url
     match health(url):
         case "silent" if settings.url is None:
             with started(url, report), Client(url, settings.api_key) as client:

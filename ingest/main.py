@@ -24,7 +24,7 @@ from ingest.client import Client, ConnectionLost
 from ingest.display import Report
 from ingest.errors import CommandError
 from ingest.folder import Digests, printable, roots_of
-from ingest.settings import DEFAULT_URL, load_settings
+from ingest.settings import DEFAULT_PORT, load_settings
 from ingest.watching import changes
 
 DEFAULT_STORE = "default"
@@ -35,8 +35,9 @@ _EPILOG = f"""\
 A file or folder that is itself called `list` is given as ./list.
 
 RAG_BACKEND_URL and RAG_BACKEND_API_KEY, from the environment or .env, stand in for
---url and --api-key. Without any URL, {DEFAULT_URL} is used, and where
-no backend answers there, one is started for the duration."""
+--url and --api-key. Without any URL, this machine's port PORT is used (from the
+environment or .env, else {DEFAULT_PORT}), and where no backend answers there, one is
+started for the duration."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -150,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
             name, prog=f"python -m ingest {name}", help=summary, description=summary, usage=usage
         )
         made.add_argument("--store", default=DEFAULT_STORE, metavar="NAME", help="vector store")
-        made.add_argument("--url", help=f"the backend's address (default: {DEFAULT_URL})")
+        made.add_argument("--url", help="the backend's address (default: this machine, see below)")
         made.add_argument("--api-key", metavar="KEY", help="one of the backend's API_KEYS")
         return made
 

@@ -17,18 +17,22 @@ from ingest.errors import CommandError
 
 ENV_FILE = Path(".env")
 PREFIX = "RAG_BACKEND_"
-DEFAULT_URL = "http://127.0.0.1:30000"
+DEFAULT_PORT = 30000
+DEFAULT_URL = f"http://127.0.0.1:{DEFAULT_PORT}"
 
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
-    """Where the backend is; `documented()` lists the variables for the documents' test."""
+    """Where the backend is; `documented()` lists the variables for the documents' test.
+
+    `default_url` is where one on this machine listens, and where one is started if need be.
+    """
 
     url: str | None = field(
         default=None,
         metadata={
-            "description": f"Backend that `python -m ingest` talks to; empty: {DEFAULT_URL}, and "
-            "one is started there for the duration where none answers"
+            "description": "Backend that `python -m ingest` talks to; empty: 127.0.0.1 at PORT, "
+            "and one is started there for the duration where none answers"
         },
     )
     api_key: str | None = field(
@@ -38,11 +42,16 @@ class ClientSettings:
             "description": "Key that `python -m ingest` sends, one of the backend's API_KEYS"
         },
     )
+    default_url: str = DEFAULT_URL
 
 
 def documented() -> list[tuple[str, str]]:
     """(variable, what it is for) in order of declaration."""
-    return [(PREFIX + f.name.upper(), f.metadata["description"]) for f in fields(ClientSettings)]
+    return [
+        (PREFIX + f.name.upper(), f.metadata["description"])
+        for f in fields(ClientSettings)
+        if f.metadata
+    ]
 
 
 def load_settings(
@@ -51,6 +60,8 @@ def load_settings(
     environment: Mapping[str, str] | None = None,
 ) -> ClientSettings:
     """Read the environment and `.env`; `url` and `api_key` (from flags) win over both.
+
+    PORT is the backend's own variable: it counts where no URL is given.
 
     Raises:
         CommandError: `.env` cannot be read, or a value is not allowed.
@@ -62,11 +73,16 @@ def load_settings(
     real = os.environ if environment is None else environment
 
     def value(name: str) -> str | None:
-        return (real.get(PREFIX + name) or written.get(PREFIX + name) or "").strip() or None
+        return (real.get(name) or written.get(name) or "").strip() or None
 
-    address = ("--url", url) if url is not None else (f"{PREFIX}URL", value("URL"))
-    key = ("--api-key", api_key) if api_key is not None else (f"{PREFIX}API_KEY", value("API_KEY"))
-    return ClientSettings(_checked_url(*address), _checked_key(*key))
+    def given(flag: str, argument: str | None, name: str) -> tuple[str, str | None]:
+        return (flag, argument) if argument is not None else (name, value(name))
+
+    address = _checked_url(*given("--url", url, f"{PREFIX}URL"))
+    key = _checked_key(*given("--api-key", api_key, f"{PREFIX}API_KEY"))
+    if address is not None:
+        return ClientSettings(address, key)
+    return ClientSettings(None, key, f"http://127.0.0.1:{_checked_port(value('PORT'))}")
 
 
 def _checked_url(source: str, url: str | None) -> str | None:
@@ -82,6 +98,14 @@ def _checked_url(source: str, url: str | None) -> str | None:
     if not valid or parts.query or parts.fragment:
         raise CommandError(refusal)
     return url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def _checked_port(port: str | None) -> int:
+    if port is None:
+        return DEFAULT_PORT
+    if not (port.isdecimal() and len(port) <= 5 and 1 <= int(port) <= 65535):
+        raise CommandError(f"PORT={port!r} is not allowed: it should be a number from 1 to 65535")
+    return int(port)
 
 
 def _checked_key(source: str, key: str | None) -> str | None:

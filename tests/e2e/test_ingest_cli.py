@@ -75,15 +75,12 @@ def test_the_life_of_a_folder(running: BackendProcess, documents: Path, tmp_path
 
 def test_a_backend_is_started_and_stopped(documents: Path, tmp_path: Path) -> None:
     port = free_port()
-    code = (
-        "import sys, ingest.backend; from ingest.main import main; "
-        f"ingest.backend.DEFAULT_URL = 'http://127.0.0.1:{port}'; sys.exit(main(sys.argv[1:]))"
-    )
+    (tmp_path / ".env").write_text(f"PORT={port}\n", "utf-8")
     for expected in ("added", "unchanged"):
         done = subprocess.run(
-            [sys.executable, "-c", code, str(documents / "traffic")],
+            [sys.executable, "-m", "ingest", str(documents / "traffic")],
             cwd=tmp_path,
-            env=environment(DATA_DIR=str(tmp_path / "data")),
+            env=environment(PORT="", DATA_DIR=str(tmp_path / "data")),
             capture_output=True,
             text=True,
             timeout=PATIENCE,

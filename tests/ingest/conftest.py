@@ -57,7 +57,7 @@ class CommandLine:
 @pytest.fixture(autouse=True)
 def _process_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What `main` changes in its process, and what it would read there, stays out of the tests."""
-    for name in ("RAG_BACKEND_URL", "RAG_BACKEND_API_KEY"):
+    for name in ("RAG_BACKEND_URL", "RAG_BACKEND_API_KEY", "PORT"):
         monkeypatch.delenv(name, raising=False)
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}

@@ -101,7 +101,7 @@ def test_without_a_url_one_is_started_at_the_default(
     report: Report, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    monkeypatch.setattr("ingest.backend.DEFAULT_URL", url)
+    settings = ClientSettings(default_url=url)
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    with pytest.raises(CommandError, match="not installed"), connect(ClientSettings(), report):
+    with pytest.raises(CommandError, match=f"{url}.*not installed"), connect(settings, report):
         pass

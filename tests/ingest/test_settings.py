@@ -36,6 +36,21 @@ def test_an_empty_value_is_not_set() -> None:
     assert settings == ClientSettings("http://file:1", None)
 
 
+def test_without_a_url_the_port_is_the_backends() -> None:
+    assert load_settings(environment={}).default_url == "http://127.0.0.1:30000"
+    Path(".env").write_text("PORT=31500\n", "utf-8")
+    assert load_settings(environment={}).default_url == "http://127.0.0.1:31500"
+    assert load_settings(environment={"PORT": ""}).default_url == "http://127.0.0.1:31500"
+    assert load_settings(environment={"PORT": "31501"}).default_url == "http://127.0.0.1:31501"
+
+
+@pytest.mark.parametrize("port", ["eighty", "0", "65536", "-1", "1.5", "9" * 5000])
+def test_a_port_that_is_none_is_one_line(port: str) -> None:
+    with pytest.raises(CommandError, match=r"^PORT='.*' is not allowed: .* 1 to 65535$"):
+        load_settings(environment={"PORT": port})
+    assert load_settings("http://h:1", environment={"PORT": port}).url == "http://h:1"
+
+
 @pytest.mark.parametrize("url", ["http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/"])
 def test_the_path_that_people_copy_is_dropped(url: str) -> None:
     assert load_settings(url, environment={}).url == "http://h:1"
