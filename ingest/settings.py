@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from io import StringIO
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 
 from ingest.errors import CommandError
 
@@ -64,12 +66,10 @@ def load_settings(
     PORT is the backend's own variable: it counts where no URL is given.
 
     Raises:
-        CommandError: `.env` cannot be read, or a value is not allowed.
+        CommandError: `.env` cannot be read or has a line that sets nothing, or a value is not
+            allowed.
     """
-    try:
-        written = {k.upper(): v for k, v in dotenv_values(ENV_FILE, encoding="utf-8").items()}
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandError(f"{ENV_FILE} cannot be read: {error}") from error
+    written = {k.upper(): v for k, v in dotenv_values(stream=StringIO(_env_text())).items()}
     real = os.environ if environment is None else environment
 
     def value(name: str) -> str | None:
@@ -83,6 +83,32 @@ def load_settings(
     if address is not None:
         return ClientSettings(address, key)
     return ClientSettings(None, key, f"http://127.0.0.1:{_checked_port(value('PORT'))}")
+
+
+def _env_text() -> str:
+    """What `.env` contains, every line of it well-formed: python-dotenv only warns of others."""
+    try:
+        there = ENV_FILE.is_file() or ENV_FILE.is_fifo()
+        text = ENV_FILE.read_text("utf-8") if there else ""
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{ENV_FILE} is not UTF-8 text: save it as UTF-8") from error
+    except OSError as error:
+        raise CommandError(f"{ENV_FILE} cannot be read: {error.strerror or error}") from error
+    for binding in parse_stream(StringIO(text)):
+        if binding.error:
+            line = binding.original.string
+            number = binding.original.line + line[: -len(line.lstrip())].count("\n")
+            raise CommandError(
+                f"{ENV_FILE} line {number} is not NAME=value: {_without_value(line)!r}"
+            )
+    return text
+
+
+def _without_value(line: str) -> str:
+    """The name on a malformed line, and a number after it; all else may be a secret."""
+    name, *rest = line.partition("=")[0].split(maxsplit=1) or [""]
+    harmless = not rest or (rest[0].strip().isdecimal() and len(rest[0].strip()) <= 5)
+    return " ".join([name[:40], *(rest if harmless else ["…"])]).strip()
 
 
 def _checked_url(source: str, url: str | None) -> str | None:

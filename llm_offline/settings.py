@@ -7,10 +7,12 @@ over the real environment, which wins over `.env` in the working directory. An e
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -93,15 +95,38 @@ def load_settings(**flags: Any) -> Settings:
     """Read the environment and `.env`; `flags` (by field name) win over both.
 
     Raises:
-        StartError: one line a bad value: flag or variable, the value, what is allowed.
+        StartError: one line a bad value: flag or variable, the value, what is allowed; or what is
+            wrong with `.env`.
     """
     try:
+        _check_env_file()
         return Settings(**flags)
     except ValidationError as error:
         problems = [_one_line(problem, flags) for problem in error.errors()]
         raise StartError("\n".join(problems)) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise StartError(f"{ENV_FILE} cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise StartError(f"{ENV_FILE} is not UTF-8 text: save it as UTF-8") from error
+    except OSError as error:
+        raise StartError(f"{ENV_FILE} cannot be read: {error.strerror or error}") from error
+
+
+def _check_env_file() -> None:
+    """Refuse a line that sets nothing, of which python-dotenv would only warn."""
+    text = ENV_FILE.read_text("utf-8") if ENV_FILE.is_file() else ""
+    for binding in parse_stream(StringIO(text)):
+        if binding.error:
+            line = binding.original.string
+            number = binding.original.line + line[: -len(line.lstrip())].count("\n")
+            raise StartError(
+                f"{ENV_FILE} line {number} is not NAME=value: {_without_value(line)!r}"
+            )
+
+
+def _without_value(line: str) -> str:
+    """The name on a malformed line, and a number after it; all else may be a secret."""
+    name, *rest = line.partition("=")[0].split(maxsplit=1) or [""]
+    harmless = not rest or (rest[0].strip().isdecimal() and len(rest[0].strip()) <= 5)
+    return " ".join([name[:40], *(rest if harmless else ["…"])]).strip()
 
 
 def _one_line(problem: Any, flags: dict[str, Any]) -> str:

@@ -80,5 +80,38 @@ def test_a_misspelt_name_in_the_env_file_is_found() -> None:
 
 def test_an_env_file_that_is_not_text_is_one_line() -> None:
     Path(".env").write_bytes(b"LLM_OFFLINE_PORT=\xff\xfe\n")
-    with pytest.raises(StartError, match=r"\.env cannot be read"):
+    with pytest.raises(StartError, match=r"\.env is not UTF-8 text"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("# one\n\nPORT 32008\n", "line 3 is not NAME=value: 'PORT 32008'"),
+        ("A=1\r\nPORT 32008\r\nB=2\r\n", "line 2 is not NAME=value: 'PORT 32008'"),
+        ("API_KEY s3cret\n", "line 1 is not NAME=value: 'API_KEY …'"),
+        ("API KEY=s3cret\n", "line 1 is not NAME=value: 'API …'"),
+        ('API_KEY="s3cret\n', "line 1 is not NAME=value: 'API_KEY'"),
+        ("=s3cret\n", "line 1 is not NAME=value: ''"),
+    ],
+)
+def test_a_malformed_line_is_named_without_its_value(
+    text: str, named: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path(".env").write_bytes(text.encode())
+    with pytest.raises(StartError) as refused:
+        load_settings()
+    assert str(refused.value) == f".env {named}"
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_what_notepad_calls_unicode_is_one_sentence(encoding: str) -> None:
+    Path(".env").write_bytes("\ufeffPORT=31500\r\n".encode(encoding))
+    with pytest.raises(StartError, match=r"^\.env is not UTF-8 text: save it as UTF-8$"):
+        load_settings()
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name() -> None:
+    Path(".env").write_text("\ufeffLLM_OFFLINE_PORT=31500\r\n", "utf-8")
+    assert load_settings().port == 31500
