@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from queue import Empty, SimpleQueue
 from typing import Protocol
@@ -170,23 +170,47 @@ class Sender:
         if time.monotonic() < self._next_look:
             return
         before, unfinished = len(self._indexing), 0
+        anew: list[StoredFile] | None = None  # the store's files, read once a look at most
         for file_id, job in list(self._indexing.items()):
             try:
                 now = self._client.stored_file(self._store, file_id)
             except NotThere:
-                result = Result(job, "it was removed or replaced by another client meanwhile")
-            else:
-                if now.status == "in_progress":
-                    unfinished += 1
-                    if unfinished == _LOOKS:
-                        break
-                    continue
-                result = Result(job, _failure(now))
+                del self._indexing[file_id]
+                anew = self._files() if anew is None else anew
+                self._look_for_another(job, anew)
+                continue
+            if now.status == "in_progress":
+                unfinished += 1
+                if unfinished == _LOOKS:
+                    break
+                continue
             del self._indexing[file_id]
-            self._watcher.done(result)
+            self._watcher.done(Result(job, _failure(now)))
         finished = len(self._indexing) < before
         self._interval = _TICK if finished else min(1.5 * self._interval, _LONGEST_TICK)
         self._next_look = time.monotonic() + self._interval
+
+    def _files(self) -> list[StoredFile]:
+        try:
+            return self._client.stored_files(self._store)
+        except NotThere:  # the store itself has been deleted
+            return []
+
+    def _look_for_another(self, job: Job, files: Sequence[StoredFile]) -> None:
+        """End a job whose file has gone, or wait for the same file of another client.
+
+        Two runs over one folder each send its files, and the later version retires the earlier.
+        """
+        file = job.file
+        same = {f.status: f for f in files if (f.path, f.sha256) == (file.identity, file.sha256)}
+        job = replace(job, outcome="unchanged")
+        if "completed" in same:
+            self._watcher.done(Result(job))
+        elif "in_progress" in same:
+            self._indexing[same["in_progress"].id] = job
+        else:
+            reason = "it was removed or replaced by another client meanwhile"
+            self._watcher.done(Result(job, reason))
 
     def _finish(self, threads: Sequence[threading.Thread]) -> None:
         """Let what is being sent be sent, and nothing after it."""

@@ -133,6 +133,31 @@ def test_an_interrupted_run_is_continued(
     assert len({(file.attributes or {})["path"] for file in listed}) == 150
 
 
+def test_two_runs_over_one_folder_at_the_same_time(running: BackendProcess, tmp_path: Path) -> None:
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    for at in range(40):
+        (folder / f"{at}.txt").write_text(f"Biên bản số {at} của kho {at * 7}.\n", "utf-8")
+    place = [str(folder), "--url", running.url, "--store", "hai người"]
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-m", "ingest", *place],
+            cwd=tmp_path,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    outputs = [run.communicate(timeout=PATIENCE) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], outputs
+    assert [sum(counts(out).values()) for out, _ in outputs] == [40, 40]
+    with running.client() as client:
+        listed = list(client.vector_stores.files.list("hai người", limit=100))
+    assert len(listed) == 40
+
+
 def test_nobody_reads_the_output(running: BackendProcess, documents: Path, tmp_path: Path) -> None:
     place = ("--url", running.url, "--store", "ống")
     assert ingest(str(documents), *place, folder=tmp_path).returncode == 0

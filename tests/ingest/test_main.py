@@ -14,7 +14,7 @@ from ingest.client import Client
 from ingest.main import main
 from ingest.sending import Sender
 from tests.ingest.conftest import CommandLine
-from tests.ingest.fake_backend import FakeBackend
+from tests.ingest.fake_backend import Entry, FakeBackend
 
 
 def test_a_folder_is_stored_once(ingest: CommandLine, folder: Path) -> None:
@@ -233,6 +233,50 @@ def test_a_run_after_a_break_waits_for_what_was_sent(
     uploads = fake.requests["POST upload"]
     assert on_fake(folder).counts() == {"added": 3}
     assert fake.requests["POST upload"] == uploads
+
+
+@pytest.mark.parametrize(
+    ("status", "sha256", "expected"),
+    [
+        ("completed", None, {"unchanged": 3}),
+        ("in_progress", None, {"unchanged": 3}),
+        ("completed", "other bytes", {"failed": 3}),
+        ("failed", None, {"failed": 3}),
+    ],
+)
+def test_another_run_over_the_same_folder_was_later(
+    fake: FakeBackend,
+    on_fake: CommandLine,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    status: str,
+    sha256: str | None,
+    expected: dict[str, int],
+) -> None:
+    fake.indexing.clear()
+    look = Sender._look
+
+    def replace_first(self: Sender) -> None:
+        with fake.lock:
+            mine = fake.stores["kho"]
+            if len(mine) == 3 and not fake.indexing.is_set():
+                fake.indexing.set()
+                for entry in mine:
+                    fake.files[f"other-{entry.id}"] = fake.files.pop(entry.id)
+                fake.stores["kho"] = [
+                    Entry(
+                        f"other-{entry.id}",
+                        entry.attributes | ({"sha256": sha256} if sha256 else {}),
+                        status,
+                    )
+                    for entry in mine
+                ]
+        look(self)
+
+    monkeypatch.setattr(Sender, "_look", replace_first)
+    result = on_fake(folder)
+    assert result.counts() == expected
+    assert result.status == ("failed" in expected)
 
 
 def test_a_lost_connection_is_one_line(
