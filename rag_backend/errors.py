@@ -48,6 +48,11 @@ class RAGError(Exception):
             }
         }
 
+    @property
+    def client_status(self) -> int:
+        """The HTTP status that a client of ours sees."""
+        return self.status
+
     def headers(self) -> dict[str, str]:
         """Response headers that belong to the error."""
         return {}
@@ -191,6 +196,11 @@ class UpstreamRefused(UpstreamError):
     ) -> None:
         super().__init__(message, param=param, code=code or "upstream_refused")
         self.status = status
+
+    @property
+    def client_status(self) -> int:
+        """A key that the upstream refuses is this server's, not the client's: a bad gateway."""
+        return 502 if self.status in (401, 403) else self.status
 
 
 class UpstreamBroken(UpstreamError):

@@ -67,6 +67,7 @@ def _run(settings: Settings) -> int:
     from rag_backend.startup import announce_settings
 
     announce_settings(settings, _say)
+    os.umask(0o077)  # what is stored here is confidential: this user's alone
     listener = bind(settings.host, settings.port)
     try:
         with owned(settings.data_dir, settings.port):

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -41,8 +42,16 @@ def _http_urls(value: object) -> object:
     return tuple(_http_url(url) for url in urls) if isinstance(urls, tuple) else urls
 
 
+def _keys(value: object) -> object:
+    """Comma-separated keys that fit into an HTTP header."""
+    keys = _comma_separated(value)
+    if isinstance(keys, tuple) and not all(str(k).isascii() and str(k).isprintable() for k in keys):
+        raise ValueError("keys of ASCII letters, digits and signs only")
+    return keys
+
+
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
-Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_comma_separated)]
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_keys)]
 Url = Annotated[str, BeforeValidator(_http_url)]
 Urls = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_http_urls)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -144,11 +153,27 @@ def load_settings(**overrides: Any) -> Settings:
         StartError: one line a bad value: the variable, the value, what is allowed.
     """
     try:
+        _check_env_file()
         return Settings(**overrides)
     except ValidationError as error:
         raise StartError("\n".join(_one_line(problem) for problem in error.errors())) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise StartError(f"{ENV_FILE} cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise StartError(f"{ENV_FILE} is not UTF-8 text: save it as UTF-8.") from error
+    except OSError as error:
+        raise StartError(f"{ENV_FILE} cannot be read: {error.strerror or error}.") from error
+
+
+def _check_env_file() -> None:
+    """Raise StartError for a line that is no setting; it would be passed over in silence."""
+    if not ENV_FILE.is_file():
+        return
+    with ENV_FILE.open(encoding="utf-8") as stream:
+        for binding in parse_stream(stream):
+            if binding.error:
+                # Up to the "=" only: what follows may be a secret.
+                line = binding.original.string.strip().partition("=")[0][:40]
+                number = binding.original.line
+                raise StartError(f"{ENV_FILE} line {number} is not NAME=value: {line!r}")
 
 
 def _one_line(problem: Any) -> str:

@@ -45,7 +45,7 @@ _UNACCENTED = frozenset(
         "ngoai tren duoi phai toi chung anh chi xin ve nguoi ngay thang gio phut quy dinh luat "
         "giao thong muc phat tien xe vien cong ty nghi phep luong lam viec chao hom la nuoc thu "
         "tuc dang ky hiem xa hoi hop dong thue nha dat dau ngan hang dien thoai gia biet giup "
-        "phi lai"
+        "phi lai dieu khoan noi"
     ).split()
 )
 
@@ -60,6 +60,12 @@ _SYLLABLE = re.compile(
 # ... and what in it hardly any English word has that looks like one.
 _UNLIKE_ENGLISH = re.compile(
     "^(?:ngh?|nh|kh|tr[au])|ieu|uye|uoi|uo[nmc]|oai|^gi[aou]|[aeo][uo]$|ie[mn]"
+)
+
+# The numbered parts of laws and handbooks, folded.
+_REFERENCE = re.compile(
+    r"\b(dieu|chuong|muc|phan|phu luc|article|section|chapter|part|appendix|annex) "
+    r"(\d+(?:\.\d+)*|[ivxlc]+)\b"
 )
 
 # "hoà" and "hòa" are spellings of one word; so are all these at the end of a syllable.
@@ -197,6 +203,11 @@ def query_terms(text: str) -> dict[str, str]:
 def present_terms(text: str) -> frozenset[str]:
     """Every term of `query_terms` that could match in this text."""
     return frozenset(content_terms(text)).union(bigrams(fold(word) for word in words(text)))
+
+
+def references(text: str) -> frozenset[str]:
+    """Numbered parts that a text names: "Điều 5 Chương II" → {"dieu 5", "chuong ii"}."""
+    return frozenset(" ".join(found.groups()) for found in _REFERENCE.finditer(fold(text)))
 
 
 def question_key(text: str) -> str:

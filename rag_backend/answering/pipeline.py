@@ -14,17 +14,17 @@ from rag_backend.answering.language import is_client_task, is_small_talk
 from rag_backend.answering.markers import MarkerFilter
 from rag_backend.answering.prompting import grounded_messages
 from rag_backend.answering.replies import NOTHING_FOUND, fixed_reply
-from rag_backend.answering.rewriting import rewrite
+from rag_backend.answering.rewriting import Rewritten, rewrite
 from rag_backend.answering.wire import ChunkWriter, without_empty
 from rag_backend.errors import UpstreamBroken
 from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.models import Store, StoredChunk
-from rag_backend.knowledge.retriever import Passage, merge_neighbours
+from rag_backend.knowledge.retriever import Passage, is_named, merge_neighbours
 from rag_backend.llm.provider import ChatRequest, Chunk, Evidence, Grounding, LLMProvider, Message
 from rag_backend.llm.rows import EXTRACTIVE
 from rag_backend.llm.streams import estimate_tokens
 from rag_backend.metrics import Metrics
-from rag_backend.text import language_of
+from rag_backend.text import content_terms, language_of, present_terms, words
 
 CHUNKS = 8
 """Chunks retrieved for an answer; neighbours among them become one passage."""
@@ -106,14 +106,14 @@ class Pipeline:
         curated = await self._curated(asked, asked_for)
         if curated is not None:
             return curated
-        question = await rewrite(asked.messages, self._local)
-        if question != asked_for:
-            curated = await self._curated(asked, question)
+        rewritten = await rewrite(asked.messages, self._local)
+        if rewritten.text != asked_for:
+            curated = await self._curated(asked, rewritten.text)
             if curated is not None:
                 return curated
-        passages = await self._retrieve(asked.store, question)
+        question, passages = await self._passages(asked.store, rewritten)
         if not passages:
-            return self._nothing_found(asked, question)
+            return self._nothing_found(asked)
         return await self._grounded(asked, question, passages)
 
     async def _asks_documents(self, asked: Question) -> bool:
@@ -131,9 +131,27 @@ class Pipeline:
         row = await self._library.curated(asked.store, question)
         return None if row is None else _from_curated(row)
 
+    async def _passages(self, store: Store, asked: Rewritten) -> tuple[str, list[Passage]]:
+        """The question that was looked up, and what was found.
+
+        A follow-up that names a subject of its own is looked up alone; joined to the question
+        before it, only what mentions that subject counts.
+        """
+        if not asked.subject:
+            return asked.text, await self._retrieve(store, asked.text)
+        alone = await self._retrieve(store, asked.subject)
+        if alone:
+            return asked.subject, alone
+        named = set(content_terms(asked.subject))
+        joined = await self._retrieve(store, asked.text)
+        return asked.text, [p for p in joined if named & present_terms(p.text)]
+
     async def _retrieve(self, store: Store, question: str) -> list[Passage]:
+        """Relevant passages; where the question names a part ("Điều 5"), those of that part."""
         hits = await self._library.search(store, question, CHUNKS)
-        return [p for p in merge_neighbours(hits) if p.relevance >= RELEVANT]
+        passages = [p for p in merge_neighbours(hits) if p.relevance >= RELEVANT]
+        named = [p for p in passages if is_named(question, p.best)]
+        return named or passages
 
     async def _grounded(self, asked: Question, question: str, passages: Sequence[Passage]) -> Plan:
         weights = await self._library.term_weights(asked.store, question)
@@ -142,7 +160,7 @@ class Pipeline:
         kept = {source.number for source in shown}
         # As they stand in the documents, not as condensed: that is what gets quoted.
         sources = tuple(source for source in numbered if source.number in kept)
-        language = language_of(question)
+        language = _language(asked)
         grounding = Grounding(question, language, tuple(map(_evidence, sources)), weights)
         marked = not _wants_json(asked.options)
         prompt = grounded_messages(
@@ -173,10 +191,10 @@ class Pipeline:
         stream = asked.provider.stream(request)
         return Plan(stream, asked.provider.name, grounding=grounding, prompt=asked.messages)
 
-    def _nothing_found(self, asked: Question, question: str) -> Plan:
+    def _nothing_found(self, asked: Question) -> Plan:
         if self._no_answer == "model" or _needs_model(asked.options):
             return self._plain(asked, "nothing")
-        reply = NOTHING_FOUND[language_of(question)]
+        reply = NOTHING_FOUND[_language(asked)]
         return Plan(fixed_reply(reply, HOUSE), HOUSE, grounding="nothing")
 
     async def _write(self, plan: Plan, base_url: str) -> AsyncGenerator[Chunk, None]:
@@ -269,6 +287,14 @@ def _citations(plan: Plan, text: str, base_url: str) -> list[dict[str, Any]]:
     if plan.whole:
         return [cite_whole(text, plan.sources[0], base_url)]
     return cite(text, plan.sources, base_url, marked=plan.marked)
+
+
+def _language(asked: Question) -> str:
+    """The last message's language; a short one without diacritics takes the conversation's."""
+    said = [str(m["content"] or "") for m in asked.messages if m["role"] == "user"]
+    if len(words(said[-1])) <= 3 and len(said) > 1 and said[-1].isascii():
+        return language_of(said[-2])
+    return language_of(said[-1])
 
 
 def _usage(

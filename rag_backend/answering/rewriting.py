@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from rag_backend.answering.condensing import read_text
 from rag_backend.answering.language import is_small_talk
@@ -13,7 +14,9 @@ from rag_backend.answering.prompting import render
 from rag_backend.errors import RAGError
 from rag_backend.llm.provider import ChatRequest, LLMProvider, Message
 from rag_backend.text import (
+    STOP_WORDS,
     content_terms,
+    fold,
     has_vietnamese_letters,
     is_unaccented_vietnamese,
     words,
@@ -41,15 +44,35 @@ _POINTS_BACK = {
         r"|\b(no|do|ay|nay|nhu vay|nhu the)\b|\bthi sao$"
     ),
 }
+# How a follow-up turns to something else, at its beginning or its end.
+_TURN = re.compile(
+    r"^(and|but|so|also|then|or)( (what|how) about)?\b|^(what|how) about\b"
+    r"|^((thế|vậy|the|vay) )?(còn|con)\b|^(thế|vậy|the|vay)\b|^(và|va)\b"
+    r"|\b(thì sao|thi sao)( (nhỉ|vậy|ạ|nhi|vay|a))?$"
+)
+_NAMES_NOTHING = frozenset(
+    "since until now else more again why when anything thi sao nua vay khi".split()
+)
 _PLACE = re.compile(r"\b(công ty|nước|cơ quan|đơn vị|nơi|cong ty|nuoc) (này|nay)\b")
 """Points at the reader's own house, not back into the conversation."""
 
 log = logging.getLogger(__name__)
 
 
+class Rewritten(NamedTuple):
+    """A question that stands alone.
+
+    `subject` is what a follow-up names of its own ("and sick leave?"), where it could only be
+    joined to the question before it: the older question must not answer for it.
+    """
+
+    text: str
+    subject: str = ""
+
+
 async def rewrite(
     messages: Sequence[Message], local: LLMProvider | None, patience: float = PATIENCE
-) -> str:
+) -> Rewritten:
     """The last user message as a question that stands alone.
 
     A first question, and one that needs none of the conversation, is returned as it is. Otherwise
@@ -60,13 +83,27 @@ async def rewrite(
     *earlier, question = asked
     earlier = [text for text in earlier if text.strip() and not is_small_talk(text)]
     if not earlier or not depends_on_history(question):
-        return question
+        return Rewritten(question)
     if local is not None:
         rewritten = await _by_model(messages, question, local, patience)
         if rewritten:
-            return rewritten
+            return Rewritten(rewritten)
     whole = (text for text in reversed(earlier) if not depends_on_history(text))
-    return f"{next(whole, earlier[-1])}\n{question}"
+    return Rewritten(f"{next(whole, earlier[-1])}\n{question}", own_subject(question))
+
+
+def own_subject(question: str) -> str:
+    """What a follow-up that turns to something else names: "And sick leave?" → "sick leave".
+
+    "" where it does not turn ("How long is it?"), or names nothing ("And since when?").
+    """
+    plain = " ".join(words(question))
+    turned = _TURN.sub(" ", plain).strip()
+    if turned == plain:
+        return ""
+    named = [word for word in turned.split() if fold(word) not in _NAMES_NOTHING]
+    named = [word for word in named if word not in STOP_WORDS]
+    return turned if named else ""
 
 
 def depends_on_history(question: str) -> bool:

@@ -37,7 +37,7 @@ def stopping() -> RAGError:
 
 async def _known(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RAGError)  # noqa: S101
-    return JSONResponse(error.envelope(), error.status, error.headers())
+    return JSONResponse(error.envelope(), error.client_status, error.headers())
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:

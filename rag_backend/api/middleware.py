@@ -91,7 +91,10 @@ class RequestMiddleware:
         label = getattr(route, "path", "unknown")
         self._metrics.requests.labels(label, str(status)).inc()
         self._metrics.request_seconds.labels(label).observe(seconds)
-        log.info(
+        # Whoever watches over the server asks every few seconds.
+        level = logging.DEBUG if label in ("/health", "/metrics") else logging.INFO
+        log.log(
+            level,
             "%s %s %d %.0f ms %s",
             scope["method"],
             quote(scope["path"]),  # a line break in it would make a line of its own in the log
@@ -102,7 +105,7 @@ class RequestMiddleware:
 
 
 def _refuse(error: RAGError) -> JSONResponse:
-    return JSONResponse(error.envelope(), error.status, error.headers())
+    return JSONResponse(error.envelope(), error.client_status, error.headers())
 
 
 def _request_id(headers: Headers) -> str:

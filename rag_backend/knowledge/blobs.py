@@ -74,15 +74,32 @@ class Blobs:
         """Delete a file's bytes, if they are there."""
         self.path(file_id).unlink(missing_ok=True)
 
-    def delete_unknown(self, known: Iterable[str]) -> None:
-        """Delete what a crash left between writing bytes and recording them."""
+    def set_aside_unknown(self, known: Iterable[str]) -> None:
+        """Delete half-written bytes; move whole ones that no file owns into the folder `lost`.
+
+        A crash between writing bytes and recording them leaves such a file. So does a catalog that
+        was lost, or restored from a backup: then they are somebody's documents.
+        """
         keep = set(known)
-        for path in self._directory.iterdir():
-            if path.name not in keep and path.is_file():
-                try:
-                    path.unlink(missing_ok=True)
-                except OSError as error:
-                    log.warning("%s belongs to no file and cannot be removed: %s", path, error)
+        unknown = [p for p in self._directory.iterdir() if p.name not in keep and p.is_file()]
+        whole = [path for path in unknown if path.suffix != ".part"]
+        lost = self._directory / "lost"
+        try:
+            for path in set(unknown) - set(whole):
+                path.unlink(missing_ok=True)
+            if whole:
+                lost.mkdir(exist_ok=True)
+            for path in whole:
+                path.replace(lost / path.name)
+        except OSError as error:
+            log.warning("files that the catalog does not know cannot be moved: %s", error)
+        if whole:
+            log.warning(
+                "%d stored files are not in the catalog; they are kept in %s. If the catalog was "
+                "lost, ingest the documents again, or put its backup back and move them back.",
+                len(whole),
+                lost,
+            )
 
 
 def _append(target: IO[bytes], part: bytes, digest: hashlib._Hash) -> None:

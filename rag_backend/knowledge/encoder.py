@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from rag_backend.errors import Conflict, StartError, Starting
@@ -42,7 +44,7 @@ class EncoderLoader:
 
     def start(self) -> None:
         """Begin to load; call once, inside the event loop."""
-        self._task = asyncio.create_task(asyncio.to_thread(self._load_and_probe))
+        self._task = asyncio.create_task(self._in_a_thread())
 
     async def stop(self) -> None:
         """Wait no longer for it."""
@@ -68,6 +70,20 @@ class EncoderLoader:
         """Whether the encoder is loaded."""
         task = self._task
         return task is not None and task.done() and not task.cancelled() and not task.exception()
+
+    async def _in_a_thread(self) -> Encoder:
+        """Load in a thread that does not keep the process: a hub's retries can take minutes."""
+        loaded: Future[Encoder] = Future()
+        loaded.set_running_or_notify_cancel()  # whoever waits may go; the thread will not
+
+        def load() -> None:
+            try:
+                loaded.set_result(self._load_and_probe())
+            except Exception as error:  # noqa: BLE001 - raised where the encoder is waited for
+                loaded.set_exception(error)
+
+        threading.Thread(target=load, name="encoder", daemon=True).start()
+        return await asyncio.wrap_future(loaded)
 
     def _load_and_probe(self) -> Encoder:
         embedding = self._load()

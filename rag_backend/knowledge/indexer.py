@@ -134,7 +134,7 @@ class Indexer:
     async def _recover(self) -> None:
         """Jobs back into the queue; what a crash left behind away."""
         known = await asyncio.to_thread(self._catalog.list_files)
-        await asyncio.to_thread(self._blobs.delete_unknown, {file.id for file in known})
+        await asyncio.to_thread(self._blobs.set_aside_unknown, {file.id for file in known})
         await _finished(self._sweeper.collect)
         unfinished = await asyncio.to_thread(self._catalog.list_store_files, None, "in_progress")
         await asyncio.to_thread(self._clear, unfinished)

@@ -22,6 +22,7 @@ from rag_backend.text import (
     nfc,
     present_terms,
     query_terms,
+    references,
     words,
 )
 
@@ -108,9 +109,9 @@ class Retriever:
         found = await asyncio.to_thread(
             self._catalog.visible_chunks, store.id, [item for item, _ in ranked]
         )
-        scored = [(found[item], score) for item, score in ranked if item in found][:k]
+        scored = [(found[item], score) for item, score in ranked if item in found]
         trusted = _trusted_cosines(encoder, query, dense)
-        return _hits(query, scored, weights, trusted)
+        return _hits(query, _named_first(query, scored)[:k], weights, trusted)
 
     async def term_weights(self, store: Store, query: str) -> dict[str, float]:
         """Inverse document frequency of the query's terms (see `text.query_terms`)."""
@@ -133,6 +134,25 @@ class Retriever:
         return [f.file_id for f in listed if attribute_filters.matches(filters, f.attributes)]
 
 
+def _named_first(
+    query: str, scored: Sequence[tuple[StoredChunk, float]]
+) -> list[tuple[StoredChunk, float]]:
+    """Parts that the query names by number ("Điều 5") before all others, however common the words.
+
+    Fused scores lie in 0..1, so one more outranks them.
+    """
+    if not references(query):
+        return list(scored)
+    raised = [(chunk, score + is_named(query, chunk)) for chunk, score in scored]
+    return sorted(raised, key=lambda pair: -pair[1])
+
+
+def is_named(query: str, chunk: StoredChunk) -> bool:
+    """Whether the query names, by number, a part whose heading stands above the chunk."""
+    wanted = references(query)
+    return bool(wanted) and wanted <= references(" › ".join(chunk.heading_path))
+
+
 def _trusted_cosines(
     encoder: Encoder, query: str, dense: Iterable[tuple[str, float]]
 ) -> dict[str, float]:
@@ -150,7 +170,11 @@ def _hits(
     cosines: Mapping[str, float],
 ) -> list[Hit]:
     relevances = [
-        max(_shared(query, weights, chunk.indexed_text), _from_cosine(cosines.get(chunk.id, 0.0)))
+        max(
+            _shared(query, weights, chunk.indexed_text),
+            _from_cosine(cosines.get(chunk.id, 0.0)),
+            float(is_named(query, chunk)),
+        )
         for chunk, _ in scored
     ]
     top = max((score for _, score in scored), default=0.0) or 1.0
@@ -186,6 +210,8 @@ def _shared(query: str, weights: Mapping[str, float], text: str) -> float:
         weighed |= {(a, b): (weighed[a,] + weighed[b,]) / 2 for a, b in pairs}
         written = words(text)
         present = {(word,) for word in written}.union(pairwise(written))
+    # Amounts and dates are what a question leaves open or guesses at ("20 minutes late").
+    weighed = {t: w for t, w in weighed.items() if not any(word.isdigit() for word in t)} or weighed
     matched = [weight for term, weight in weighed.items() if term in present]
     share = sum(matched) / (sum(weighed.values()) or 1.0)
     return share / 2 if len(matched) == 1 < len(weighed) else share

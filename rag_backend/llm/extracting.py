@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from rag_backend.llm.provider import Evidence, Grounding
 from rag_backend.llm.statements import statements
-from rag_backend.text import bigrams, fold, term, words
+from rag_backend.text import bigrams, fold, references, term, words
 
 MOST_SENTENCES = 3
 MOST_CHARACTERS = 600
@@ -90,6 +90,9 @@ class _Candidate:
         )
 
 
+_CLAUSE = re.compile(r"\b(?:khoan|clause|paragraph) (\d+)\b")
+
+
 def pick(grounding: Grounding) -> list[Pick]:
     """At most three sentences and 600 characters, in the order in which they are to be read.
 
@@ -110,6 +113,21 @@ def first_sentence(passages: Sequence[Evidence]) -> Pick | None:
         if not candidate.introduces:
             return Pick(candidate.evidence.number, _shortened(candidate.text, MOST_CHARACTERS), 0.0)
     return None
+
+
+def named_part(grounding: Grounding) -> str:
+    """The part that a question names by number, verbatim; "" where the best passage is not it.
+
+    "What does Article 5 say?" shares no word with what Article 5 says. Of "khoản 2", "clause 2",
+    only that numbered line.
+    """
+    best, wanted = grounding.passages[0], references(grounding.question)
+    if not wanted or not wanted <= references(best.title):
+        return ""
+    clause = _CLAUSE.search(fold(grounding.question))
+    lines = best.text.splitlines()
+    named = [line for line in lines if clause and re.match(rf"\W*{clause[1]}\s*[.)]", line)]
+    return f"{_shortened(chr(10).join(named or lines), MOST_CHARACTERS)} [{best.number}]"
 
 
 def _candidates(passages: Sequence[Evidence]) -> Iterator[_Candidate]:

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Any
 
 from rag_backend.errors import UnsupportedFeature
-from rag_backend.llm.extracting import Pick, first_sentence, pick
+from rag_backend.llm.extracting import Pick, first_sentence, named_part, pick
 from rag_backend.llm.provider import ChatRequest, Chunk, Grounding
 from rag_backend.llm.streams import estimate_tokens
 from rag_backend.text import fold, language_of, words
@@ -30,22 +30,22 @@ _THANKS = re.compile(
 _SAYINGS: Mapping[str, Mapping[str, str]] = {
     "en": {
         "greeting": "Hello! I answer questions from your documents and show the sources. "
-        "Add documents with `python -m ingest PATH`, then ask.",
+        "What would you like to know?",
         "thanks": "You are welcome! Ask me anything else about your documents.",
-        "nothing": "No language model is configured, and no document matches this. To switch a "
-        "model on, set LOCAL_LLM_API_URL (a model server on your network) or OPENAI_API_KEY and "
-        "restart; to add documents, run `python -m ingest PATH`.",
+        "nothing": "There is no document here that could answer this. Add some with "
+        "`python -m ingest PATH`; for answers without documents, switch a language model on "
+        "(LOCAL_LLM_API_URL or OPENAI_API_KEY).",
         "unreached": "No language model answered, and no document matches this. "
         "Check the model server (LOCAL_LLM_API_URL or OPENAI_API_KEY), then ask again.",
         "nearest": "No sentence in the documents answers this directly. The nearest one:",
     },
     "vi": {
         "greeting": "Xin chào! Tôi trả lời câu hỏi dựa trên tài liệu của bạn và nêu rõ nguồn. "
-        "Hãy thêm tài liệu bằng lệnh `python -m ingest PATH`, rồi đặt câu hỏi.",
+        "Bạn muốn hỏi gì?",
         "thanks": "Không có gì! Bạn cứ hỏi thêm về tài liệu của mình.",
-        "nothing": "Chưa có mô hình ngôn ngữ nào được cấu hình, và không có tài liệu nào phù hợp. "
-        "Để bật mô hình, hãy đặt LOCAL_LLM_API_URL (máy chủ mô hình trong mạng của bạn) hoặc "
-        "OPENAI_API_KEY rồi khởi động lại; để thêm tài liệu, chạy `python -m ingest PATH`.",
+        "nothing": "Ở đây chưa có tài liệu nào trả lời được câu hỏi này. Hãy thêm tài liệu bằng "
+        "lệnh `python -m ingest PATH`; muốn hỏi đáp không cần tài liệu thì bật một mô hình ngôn "
+        "ngữ (LOCAL_LLM_API_URL hoặc OPENAI_API_KEY).",
         "unreached": "Không có mô hình ngôn ngữ nào trả lời, và không có tài liệu nào phù hợp. "
         "Hãy kiểm tra máy chủ mô hình (LOCAL_LLM_API_URL hoặc OPENAI_API_KEY) rồi hỏi lại.",
         "nearest": "Không có câu nào trong tài liệu trả lời trực tiếp. Câu gần nhất:",
@@ -96,7 +96,7 @@ class Extractive:
         picks = pick(request.grounding)
         if any(p.coverage >= _DIRECT for p in picks):
             return "\n".join(f"{p.text} [{p.number}]" for p in picks)
-        return _nearest(request.grounding, picks)
+        return named_part(request.grounding) or _nearest(request.grounding, picks)
 
     def _without_documents(self, request: ChatRequest) -> str:
         said = next((m for m in reversed(request.messages) if m["role"] == "user"), {})

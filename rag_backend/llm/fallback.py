@@ -43,8 +43,12 @@ class Fallback:
         for provider in self._providers:
             try:
                 return await begin(provider, request)
-            except UpstreamRefused:
-                raise
+            except UpstreamRefused as error:
+                # The prompt is ours: whoever reads more, or needs none, may still answer.
+                if error.code != "context_length_exceeded":
+                    raise
+                errors.append(error)
+                log.warning("%s", error)
             except UpstreamError as error:
                 errors.append(error)
                 log.warning("%s", error)

@@ -57,7 +57,7 @@ CASES = [
     pytest.param(
         [Reply.error(429, headers={"retry-after": "60"})], 429, "rate_limit_exceeded", id="limited"
     ),
-    pytest.param([Reply.error(401)], 401, None, id="wrong key"),
+    pytest.param([Reply.error(401)], 502, None, id="wrong key"),
     pytest.param([Reply.html()] * 2, 502, "upstream_broken", id="a web page"),
     pytest.param([Reply(cut="first_token")] * 2, 502, "upstream_broken", id="cut at once"),
 ]

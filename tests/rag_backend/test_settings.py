@@ -140,7 +140,7 @@ def test_names_that_nobody_reads(folder: Path) -> None:
 
 def test_a_file_that_is_not_utf8(folder: Path) -> None:
     (folder / ".env").write_bytes("DATA_DIR=dữ".encode("utf-16"))
-    with pytest.raises(StartError, match=r"\.env cannot be read"):
+    with pytest.raises(StartError, match=r"save it as UTF-8"):
         load_settings()
 
 

@@ -82,3 +82,16 @@ def test_stemming_is_the_same_from_any_thread() -> None:
     with ThreadPoolExecutor(4) as pool:
         stems = list(pool.map(stem, listed))
     assert stems == [stem(word) for word in listed]
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        ("Điều 3 quy định gì?", {"dieu 3"}),
+        ("khoan 2 dieu 12 chuong ii", {"dieu 12", "chuong ii"}),
+        ("What does Section 4.2 say?", {"section 4.2"}),
+        ("Điều kiện hưởng phép năm 2024", set()),
+    ],
+)
+def test_references(said: str, named: set[str]) -> None:
+    assert text.references(said) == named

@@ -90,25 +90,29 @@ async def test_a_client_that_goes_away_leaves_nothing(blobs: Blobs) -> None:
     assert stored(blobs) == []
 
 
-async def test_unknown_files_are_swept_and_folders_left_alone(blobs: Blobs) -> None:
+async def test_half_written_files_go_and_unknown_ones_are_kept_aside(
+    blobs: Blobs, caplog: pytest.LogCaptureFixture
+) -> None:
     for name in ("file-1", "file-2", "file-3.part"):
         blobs.path(name).write_bytes(b"x")
     blobs.path("lost+found").mkdir()
-    blobs.delete_unknown(["file-1"])
-    assert stored(blobs) == ["file-1", "lost+found"]
+    blobs.set_aside_unknown(["file-1"])
+    assert stored(blobs) == ["file-1", "lost", "lost+found"]
+    assert (blobs.path("lost") / "file-2").read_bytes() == b"x"
+    assert "1 stored files are not in the catalog" in caplog.text
 
 
-def test_what_cannot_be_swept_does_not_stop_the_start(
+def test_what_cannot_be_moved_does_not_stop_the_start(
     blobs: Blobs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(_path: Path, missing_ok: bool = False) -> None:
+    def refuse(_path: Path, _target: Path) -> None:
         raise PermissionError(errno.EACCES, "in use")
 
     blobs.path("file-1").write_bytes(b"x")
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "unlink", refuse)
-        blobs.delete_unknown([])
-    assert "cannot be removed" in caplog.text
+        patched.setattr(Path, "replace", refuse)
+        blobs.set_aside_unknown([])
+    assert "cannot be moved" in caplog.text
 
 
 @pytest.mark.parametrize(
