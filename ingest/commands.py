@@ -9,13 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 from ingest.client import Client, ConnectionLost, NotThere, Refused, Store, StoredFile
-from ingest.display import Report, name_of, show_files
+from ingest.display import Report, name_of, number_of, show_files, some_of
 from ingest.errors import CommandError
-from ingest.folder import Digests, Found, Problem, identity_of, is_under, walk
+from ingest.folder import Digests, Found, Problem, Walk, bare, identity_of, is_under, shown, walk
 from ingest.plan import Plan, make_plan
-from ingest.reading.formats import SUFFIXES
+from ingest.reading.formats import SUFFIXES, suffix_of
 from ingest.sending import SENDERS, Sender
 
+_OLD_OFFICE = (".doc", ".xls", ".ppt")
 _PAUSE = 0.5  # seconds between two looks at a store being rebuilt
 
 
@@ -27,8 +28,13 @@ def add(
     *,
     delete_missing: bool = False,
     digests: Digests | None = None,
+    told: set[str] | None = None,
 ) -> int:
     """Make the store hold the files under the roots as they are on disk.
+
+    Args:
+        told: Paths of stored files whose absence from the disk is known; where given, it is
+            brought up to date, and a quiet report says which are new.
 
     Returns:
         The exit status: 1 when a file failed.
@@ -46,9 +52,11 @@ def add(
     plan = make_plan(files, found.files, stored, roots, delete_missing=delete_missing)
     report.counts["unchanged"] = plan.unchanged
     _carry_out(plan, client, store, report)
-    if not found.files and not found.problems:
-        report.say(f"No file of a known format was found: {' '.join(sorted(SUFFIXES))}")
+    report.counts["skipped"] = len(found.skipped)
+    report.notes += _notes(roots, found)
     report.summary(f"Store {store.name} at {client.url}")
+    if told is not None and not delete_missing:
+        _tell_missing(plan, told, report)
     return 1 if report.failures else 0
 
 
@@ -108,6 +116,40 @@ def _read(files: dict[str, Path], digests: Digests, report: Report) -> list[Foun
             else:
                 readable.append(result)
     return readable
+
+
+def _notes(roots: Sequence[Path], found: Walk) -> list[str]:
+    """What the walk passed over, and folders in which it found nothing at all."""
+    notes: list[str] = []
+    if found.skipped:
+        # Old Office files first: these are documents, and something can be done about them.
+        paths = sorted(found.skipped.values(), key=lambda p: (not _is_old_office(p), p))
+        names = some_of([shown(identity_of(path)) for path in paths])
+        kind = "an unknown type" if len(paths) == 1 else "unknown types"
+        hint = (
+            " (old Office files: save as .docx, .xlsx, .pptx)" if _is_old_office(paths[0]) else ""
+        )
+        notes.append(f"Skipped {number_of(paths)} of {kind}: {names}{hint}")
+    known = " ".join(sorted(SUFFIXES))
+    for root in bare(roots, found) if not found.problems else []:
+        notes.append(f"No file of a known format is in {shown(identity_of(root))}: {known}")
+    return notes
+
+
+def _is_old_office(path: Path) -> bool:
+    return suffix_of(path.name) in _OLD_OFFICE
+
+
+def _tell_missing(plan: Plan, told: set[str], report: Report) -> None:
+    """Say which stored files have vanished from the disk since the last run, each once."""
+    missing = {item.path for item in plan.missing if item.path}
+    new = sorted(missing - told)
+    told.clear()
+    told.update(missing)
+    if new and report.quiet:
+        stay = "stays" if len(new) == 1 else "stay"
+        names = some_of([shown(path) for path in new])
+        report.say(f"Gone from disk, but {stay} in the store (use --delete-missing): {names}")
 
 
 def _carry_out(plan: Plan, client: Client, store: Store, report: Report) -> None:

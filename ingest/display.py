@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
 from datetime import datetime
 from typing import get_args
@@ -29,17 +30,23 @@ from ingest.plan import Outcome
 from ingest.sending import Result
 
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+_CHANGES = tuple(outcome for outcome in OUTCOMES if outcome not in ("unchanged", "skipped"))
+_NAMED = 5  # files that one line names
 
 
 class Report:
     """Collects what happens in a run, and shows it as it does."""
 
     def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
-        """`quiet`: one line for a run that changes something, nothing for any other."""
-        self._quiet = quiet
+        """`quiet`: one line for a run that changes something, nothing for any other.
+
+        `notes` are lines of the full summary.
+        """
+        self.quiet = quiet
         self.console = console or Console(highlight=False)
         self.counts: Counter[Outcome] = Counter()
         self.failures: list[Problem] = []
+        self.notes: list[str] = []
         self._progress: Progress | None = None
         self._task = TaskID(0)
 
@@ -54,7 +61,7 @@ class Report:
             with self.console.status(Text(text)):
                 yield
         else:
-            if not self._quiet:
+            if not self.quiet:
                 self.say(text)
             yield
 
@@ -109,18 +116,19 @@ class Report:
 
     def summary(self, place: str) -> None:
         """How the run ended, with every file that failed and why."""
-        if self._quiet:
+        if self.quiet:
             self._short_summary()
         else:
             self._full_summary(place)
         if self.failures:
-            files = "1 file" if len(self.failures) == 1 else f"{len(self.failures)} files"
-            self.say(f"{files} failed; all others are stored:", "bold red")
+            stored = any(self.counts[o] for o in ("added", "replaced", "moved", "unchanged"))
+            others = "; all others are stored" if stored else ""
+            self.say(f"{number_of(self.failures)} failed{others}:", "bold red")
         for problem in self.failures:
             self._show(problem)
 
     def _short_summary(self) -> None:
-        changes = [f"{o} {self.counts[o]}" for o in OUTCOMES if self.counts[o] and o != "unchanged"]
+        changes = [f"{o} {self.counts[o]}" for o in _CHANGES if self.counts[o]]
         if changes:
             self.say(f"{datetime.now():%H:%M:%S}  {', '.join(changes)}")
 
@@ -131,6 +139,8 @@ class Report:
             number = self.counts[outcome]
             style = "dim" if not number else "bold red" if outcome == "failed" else "bold"
             self.say(f"  {outcome:<9}  {number:>{width}}", style)
+        for note in self.notes:
+            self.say(note)
 
     def _show(self, problem: Problem) -> None:
         if self.console.is_terminal:
@@ -156,17 +166,19 @@ def show_files(
 ) -> None:
     """A store's files: a table on a terminal, elsewhere `status, id, name` between tabs.
 
+    That there are none is said on stderr, where no program takes it for a file.
+
     Args:
         names: What files without a path are called, by id.
     """
     listed = sorted(((name_of(file, names), file) for file in files), key=lambda pair: pair[0])
+    if not listed:
+        print(f"The store {printable(store.name)!r} is empty.", file=sys.stderr)
+        return
     if not console.is_terminal:
         for name, file in listed:
             # Not through the console: it would turn tabs into spaces.
             print(file.status, file.id, printable(name), sep="\t", file=console.file)
-        return
-    if not listed:
-        console.print(Text(f"The store {store.name} is empty."))
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("Status", no_wrap=True)
@@ -179,11 +191,21 @@ def show_files(
         style = {"completed": "green", "failed": "red"}.get(file.status, "yellow")
         table.add_row(Text(_STATUS.get(file.status, file.status), style), cell, _size(file))
     console.print(table)
-    files_in = "1 file" if len(listed) == 1 else f"{len(listed)} files"
-    console.print(Text(f"{files_in} in the store {store.name}", "dim"))
+    console.print(Text(f"{number_of(listed)} in the store {store.name}", "dim"))
 
 
 _STATUS = {"completed": "stored", "in_progress": "waiting"}
+
+
+def number_of(files: Sized) -> str:
+    """`1 file`, `2 files`."""
+    return "1 file" if len(files) == 1 else f"{len(files)} files"
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first few names, and how many there are besides."""
+    more = [f"{len(names) - _NAMED} more"] if len(names) > _NAMED else []
+    return ", ".join([*names[:_NAMED], *more])
 
 
 def name_of(file: StoredFile, names: dict[str, str]) -> str:

@@ -37,10 +37,17 @@ class Found:
 
 @dataclass(slots=True)
 class Walk:
-    """What a walk came across: files by identity, and problems."""
+    """What a walk came across.
+
+    Attributes:
+        files: To be sent, by identity.
+        problems: What cannot be used.
+        skipped: Files of unknown formats, by their real path.
+    """
 
     files: dict[str, Path] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    skipped: dict[str, Path] = field(default_factory=dict)
 
 
 def roots_of(arguments: Sequence[str]) -> list[Path]:
@@ -64,9 +71,10 @@ def roots_of(arguments: Sequence[str]) -> list[Path]:
 def walk(roots: Iterable[Path]) -> Walk:
     """Every file to send under the roots, in a stable order.
 
-    Hidden entries, Office's lock files and unknown formats are passed over, except a file that is
-    itself a root. Links are followed after everything that is really there, each file and folder
-    once, so that a loop ends and what a link shows a second time is not sent twice.
+    Hidden entries, Office's lock files and unknown formats are passed over, the last not without
+    being noted, except a file that is itself a root. Links are followed after everything that is
+    really there, each file and folder once, so that a loop ends and what a link shows a second
+    time is not sent twice.
     """
     found, seen = Walk(), set[str]()
     linked: deque[Path] = deque()
@@ -83,10 +91,22 @@ def walk(roots: Iterable[Path]) -> Walk:
             continue
         if link.is_dir():
             _walk_folder(link, found, seen, linked)
-        elif link.is_file() and is_wanted(link.name):
-            seen.add(real)
-            _add(found, link)
+        elif link.is_file():
+            _take(link, real, found, seen)
+    for real in found.skipped.keys() & seen:
+        del found.skipped[real]  # passed over in its folder, but also given by its name
     return found
+
+
+def bare(roots: Iterable[Path], found: Walk) -> list[Path]:
+    """The folders among the roots in which a walk found no file to send."""
+    folders = [root for root in roots if root.is_dir()]
+    empty = [root for root in folders if not any(is_under(i, [root]) for i in found.files)]
+    if not empty:
+        return []
+    # A folder given twice, once as a link, is walked once: only real paths show that it has files.
+    real = [identity_of(Path(os.path.realpath(path))) for path in found.files.values()]
+    return [r for r in empty if not any(is_under(i, [Path(os.path.realpath(r))]) for i in real)]
 
 
 def is_wanted(name: str) -> bool:
@@ -116,12 +136,20 @@ def _walk_folder(top: Path, found: Walk, seen: set[str], linked: deque[Path]) ->
                 linked.append(path)
             elif entry.is_dir():
                 below.append(path)
-            elif entry.is_file() and is_wanted(entry.name):
-                real_file = os.path.join(real, entry.name)
-                if real_file not in seen:
-                    seen.add(real_file)
-                    _add(found, path)
+            elif entry.is_file():
+                _take(path, os.path.join(real, entry.name), found, seen)
         folders.extend(reversed(below))
+
+
+def _take(path: Path, real: str, found: Walk, seen: set[str]) -> None:
+    """Note a file that a walk came across."""
+    if real in seen:
+        return
+    if is_wanted(path.name):
+        seen.add(real)
+        _add(found, path)
+    elif not path.name.startswith("~$"):
+        found.skipped[real] = path
 
 
 def _add(found: Walk, path: Path) -> None:

@@ -32,6 +32,10 @@ COMMANDS = ("add", "list", "remove", "rebuild")
 INTERRUPTED = 130
 _WITH_VALUE = ("--store", "--url", "--api-key")
 _EPILOG = f"""\
+Exit status: 0 all is well, also where a folder has no file of a known format (which is
+said); 1 a file failed or the backend went away; 2 the command cannot be carried out;
+130 interrupted.
+
 A file or folder that is itself called `list` is given as ./list.
 
 RAG_BACKEND_URL and RAG_BACKEND_API_KEY, from the environment or .env, stand in for
@@ -83,7 +87,7 @@ def _run(options: argparse.Namespace) -> int:
 def _add(client: Client, store: str, options: argparse.Namespace) -> int:
     digests = Digests()
     # The roots are looked at again each time: one that is gone must not count as emptied.
-    run = partial(commands.add, client, store, digests=digests)
+    run = partial(commands.add, client, store, digests=digests, told=set())
     status = run(roots_of(options.paths), Report(), delete_missing=options.delete_missing)
     if not options.watch:
         return status

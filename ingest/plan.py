@@ -11,7 +11,7 @@ from typing import Literal
 from ingest.client import StoredFile
 from ingest.folder import Found, is_gone, is_under
 
-Outcome = Literal["added", "replaced", "moved", "unchanged", "removed", "failed"]
+Outcome = Literal["added", "replaced", "moved", "unchanged", "removed", "skipped", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +39,14 @@ class Plan:
     Attributes:
         superseded: Entries that a completed one with the bytes on disk makes meaningless: to be
             deleted first.
-        removals: Entries whose files no longer exist: to be deleted last.
+        missing: Entries whose files no longer exist.
+        removals: Those of them that are to be deleted, last.
     """
 
     jobs: list[Job] = field(default_factory=list)
     unchanged: int = 0
     superseded: list[StoredFile] = field(default_factory=list)
+    missing: list[StoredFile] = field(default_factory=list)
     removals: list[StoredFile] = field(default_factory=list)
 
 
@@ -83,8 +85,8 @@ def make_plan(
             _compare(file, entries[file.identity], plan)
         else:
             _new(file, missing, plan)
-    if delete_missing:
-        plan.removals = list(missing)
+    plan.missing = list(missing)
+    plan.removals = plan.missing if delete_missing else []
     return plan
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ingest.client import Store, StoredFile
-from ingest.display import Report, show_files
+from ingest.display import Report, show_files, some_of
 from ingest.folder import Found, Problem
 from ingest.plan import Job
 from ingest.sending import Result
@@ -102,9 +102,25 @@ def test_a_list_for_people() -> None:
     assert "3 files in the store kho" in _unstyled(text(shown))
 
 
-def test_an_empty_list() -> None:
-    shown, piped = console(60, terminal=True), console(60, terminal=False)
+@pytest.mark.parametrize("terminal", [True, False])
+def test_an_empty_list(terminal: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = console(60, terminal=terminal)
     show_files(shown, STORE, [], {})
-    show_files(piped, STORE, [], {})
-    assert "empty" in text(shown)
-    assert text(piped) == ""
+    assert text(shown) == ""
+    assert capsys.readouterr() == ("", "The store 'kho' is empty.\n")
+
+
+def test_others_are_stored_only_if_there_are_others() -> None:
+    shown = console(80, terminal=False)
+    report = Report(shown)
+    report.failed(Problem("a", "b"))
+    report.summary("Store")
+    assert "\n1 file failed:\n" in text(shown)
+    report.count("added", "c")
+    report.summary("Store")
+    assert "\n1 file failed; all others are stored:\n" in text(shown)
+
+
+def test_a_few_of_many_names() -> None:
+    assert some_of(["a", "b"]) == "a, b"
+    assert some_of([*"abcdefg"]) == "a, b, c, d, e, 2 more"

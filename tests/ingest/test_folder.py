@@ -14,6 +14,7 @@ from ingest.folder import (
     Digests,
     Found,
     Problem,
+    bare,
     identity_of,
     is_gone,
     is_under,
@@ -45,6 +46,26 @@ def test_hidden_entries_and_lock_files_are_passed_over(tmp_path: Path) -> None:
         write(tmp_path / name)
     assert names(tmp_path) == ["plan.docx"]
     assert not is_wanted("~$plan.docx")
+
+
+def test_unknown_formats_are_noted(tmp_path: Path) -> None:
+    for name in ("a.md", "old.doc", "sub/photo.JPG", "Makefile", ".hidden", "~$old.doc"):
+        write(tmp_path / name)
+    (tmp_path / "again.doc").symlink_to(tmp_path / "old.doc")
+    found = walk([tmp_path, tmp_path / "Makefile"])
+    assert {path.name for path in found.skipped.values()} <= {"old.doc", "again.doc", "photo.JPG"}
+    assert len(found.skipped) == 2
+    assert [path.name for path in found.files.values()] == ["a.md", "Makefile"]
+    assert not found.problems
+
+
+def test_folders_without_a_file_to_send(tmp_path: Path) -> None:
+    write(tmp_path / "full" / "a.md")
+    write(tmp_path / "photos" / "b.jpg")
+    (tmp_path / "link").symlink_to(tmp_path / "full", target_is_directory=True)
+    roots = [tmp_path / "full", tmp_path / "link", tmp_path / "photos", tmp_path / "photos/b.jpg"]
+    assert bare(roots[:3], walk(roots[:3])) == [tmp_path / "photos"]
+    assert bare(roots, walk(roots)) == []
 
 
 def test_a_file_given_is_taken_whatever_it_is_called(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_a_file_given_by_name_is_sent_whatever_its_suffix(
     ingest: CommandLine, folder: Path
 ) -> None:
     (folder / "ghi chú.dat").write_text("Mã kho là KH-7.\n", "utf-8")
-    assert ingest(folder).counts() == {"added": 3}
+    assert ingest(folder).counts() == {"added": 3, "skipped": 1}
     assert ingest("add", folder / "ghi chú.dat").counts() == {"added": 1}
 
 
@@ -357,6 +357,51 @@ def test_an_empty_folder_says_what_is_known(on_fake: CommandLine, tmp_path: Path
     result = on_fake(tmp_path)
     assert result.status == 0
     assert ".docx" in result.out
+
+
+def test_skipped_files_are_said(
+    on_fake: CommandLine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "a photo.jpg").write_bytes(b"x")
+    result = on_fake(folder)
+    assert result.status == 0
+    assert result.out.splitlines()[-1] == "Skipped 1 file of an unknown type: a photo.jpg"
+    (folder / "con" / "old.doc").write_bytes(b"x")
+    result = on_fake(folder)
+    assert result.counts() == {"unchanged": 3, "skipped": 2}
+    assert result.out.splitlines()[-1] == (
+        "Skipped 2 files of unknown types: con/old.doc, a photo.jpg "
+        "(old Office files: save as .docx, .xlsx, .pptx)"
+    )
+
+
+def test_one_folder_of_two_has_nothing_known(
+    on_fake: CommandLine, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "photos").mkdir()
+    result = on_fake(folder, tmp_path / "photos")
+    assert (result.status, result.counts()) == (0, {"added": 3})
+    assert f"No file of a known format is in {tmp_path}/photos: " in result.out
+
+
+def test_watch_says_that_a_deleted_file_stays(
+    on_fake: CommandLine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "photo.jpg").write_bytes(b"x")
+
+    def delete(_roots: object, **_options: object) -> Iterator[None]:
+        (folder / "hours.txt").unlink()
+        yield
+        yield  # said once
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ingest.main.changes", delete)
+    shown = on_fake(folder, "--watch").out
+    _, watched = shown.split("Watching for changes; Ctrl-C ends.\n")
+    assert watched == "Gone from disk, but stays in the store (use --delete-missing): hours.txt\n"
+    assert len(on_fake.stored()) == 3
 
 
 def test_watch_follows_changes_until_interrupted(
