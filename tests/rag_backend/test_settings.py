@@ -147,3 +147,17 @@ def test_a_file_that_is_not_utf8(folder: Path) -> None:
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_settings().port = 1  # type: ignore[misc]
+
+
+def test_a_line_that_is_no_setting(folder: Path) -> None:
+    write(folder, "HOST=127.0.0.1\nOPENAI_API_KEY sk-secret=abc\n")
+    with pytest.raises(StartError, match=r"\.env line 2 is not NAME=value") as caught:
+        load_settings()
+    assert "abc" not in str(caught.value)
+
+
+def test_keys_fit_into_a_header(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEYS", "khoá,ok")
+    with pytest.raises(StartError, match=r"API_KEYS=.*ASCII") as caught:
+        load_settings()
+    assert "khoá" not in str(caught.value)

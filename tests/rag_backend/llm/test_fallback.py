@@ -107,3 +107,10 @@ async def test_closing_closes_the_one_that_answers() -> None:
         assert text_of([await anext(chunks)]) == ""
         assert second.open == 1
     assert second.open == 0
+
+
+async def test_a_prompt_too_long_for_one_goes_to_the_next() -> None:
+    full = UpstreamRefused("too long", status=400, code="context_length_exceeded")
+    first = Scripted([full], name="local")
+    second = Scripted(saying("Twelve."), name="extractive")
+    assert await collect(Fallback([first, second])) == saying("Twelve.")
