@@ -13,8 +13,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from dotenv.parser import parse_stream
 
+from ingest.env_file import read_env_file
 from ingest.errors import CommandError
 
 ENV_FILE = Path(".env")
@@ -86,29 +86,10 @@ def load_settings(
 
 
 def _env_text() -> str:
-    """What `.env` contains, every line of it well-formed: python-dotenv only warns of others."""
     try:
-        there = ENV_FILE.is_file() or ENV_FILE.is_fifo()
-        text = ENV_FILE.read_text("utf-8") if there else ""
-    except UnicodeDecodeError as error:
-        raise CommandError(f"{ENV_FILE} is not UTF-8 text: save it as UTF-8") from error
-    except OSError as error:
-        raise CommandError(f"{ENV_FILE} cannot be read: {error.strerror or error}") from error
-    for binding in parse_stream(StringIO(text)):
-        if binding.error:
-            line = binding.original.string
-            number = binding.original.line + line[: -len(line.lstrip())].count("\n")
-            raise CommandError(
-                f"{ENV_FILE} line {number} is not NAME=value: {_without_value(line)!r}"
-            )
-    return text
-
-
-def _without_value(line: str) -> str:
-    """The name on a malformed line, and a number after it; all else may be a secret."""
-    name, *rest = line.partition("=")[0].split(maxsplit=1) or [""]
-    harmless = not rest or (rest[0].strip().isdecimal() and len(rest[0].strip()) <= 5)
-    return " ".join([name[:40], *(rest if harmless else ["…"])]).strip()
+        return read_env_file(ENV_FILE)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
 
 
 def _checked_url(source: str, url: str | None) -> str | None:

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from dotenv.parser import parse_stream
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from ingest.env_file import read_env_file
 from rag_backend.errors import StartError
 
 ENV_FILE = Path(".env")
@@ -153,27 +153,12 @@ def load_settings(**overrides: Any) -> Settings:
         StartError: one line a bad value: the variable, the value, what is allowed.
     """
     try:
-        _check_env_file()
+        read_env_file(ENV_FILE)
         return Settings(**overrides)
     except ValidationError as error:
         raise StartError("\n".join(_one_line(problem) for problem in error.errors())) from error
-    except UnicodeDecodeError as error:
-        raise StartError(f"{ENV_FILE} is not UTF-8 text: save it as UTF-8.") from error
-    except OSError as error:
-        raise StartError(f"{ENV_FILE} cannot be read: {error.strerror or error}.") from error
-
-
-def _check_env_file() -> None:
-    """Raise StartError for a line that is no setting; it would be passed over in silence."""
-    if not ENV_FILE.is_file():
-        return
-    with ENV_FILE.open(encoding="utf-8") as stream:
-        for binding in parse_stream(stream):
-            if binding.error:
-                # Up to the "=" only: what follows may be a secret.
-                line = binding.original.string.strip().partition("=")[0][:40]
-                number = binding.original.line
-                raise StartError(f"{ENV_FILE} line {number} is not NAME=value: {line!r}")
+    except ValueError as error:  # .env cannot be used
+        raise StartError(str(error)) from error
 
 
 def _one_line(problem: Any) -> str:

@@ -153,7 +153,7 @@ def test_a_line_that_is_no_setting(folder: Path) -> None:
     write(folder, "HOST=127.0.0.1\nOPENAI_API_KEY sk-secret=abc\n")
     with pytest.raises(StartError, match=r"\.env line 2 is not NAME=value") as caught:
         load_settings()
-    assert "abc" not in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 def test_keys_fit_into_a_header(monkeypatch: pytest.MonkeyPatch) -> None:
