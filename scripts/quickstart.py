@@ -116,6 +116,9 @@ def ask(client: Client, question: str) -> None:
 
 def say_what_next(url: str) -> None:
     """Where everything is, and how to go on."""
+    ingest = ".venv/bin/python -m ingest PATH"
+    if not url.endswith(":30000"):
+        ingest += f" --url {url}"
     print(
         textwrap.dedent(
             f"""
@@ -123,7 +126,7 @@ def say_what_next(url: str) -> None:
               Page      {url}/
               API       {url}/v1   (any OpenAI client)
               API docs  {url}/docs
-              Add your own documents:   .venv/bin/python -m ingest PATH
+              Add your own documents:   {ingest}
               Switch a model on:        set LOCAL_LLM_API_URL=http://HOST:8001 (llm_offline, Ollama,
                                         vLLM ...) or OPENAI_API_KEY in .env, and start again
             """

@@ -33,6 +33,9 @@ from rag_backend.errors import BadRequest, Conflict, StorageBroken, StorageFull
 
 metadata = MetaData()
 
+SCHEMA_VERSION = 1
+"""Grows when a catalog of before cannot be read as it is; kept in SQLite's `user_version`."""
+
 files = Table(
     "files",
     metadata,
@@ -132,6 +135,7 @@ def open_sqlite(path: Path) -> Engine:
 
     try:
         with mapped_errors():
+            _check_version(engine, path)
             metadata.create_all(engine)
             _check_columns(engine, path)
     except (StorageBroken, StorageFull):
@@ -168,6 +172,19 @@ def mapped_errors() -> Iterator[None]:
             "and its disk; if the file is damaged, restore it from a backup, or use another "
             "DATA_DIR and ingest the documents again."
         ) from error
+
+
+def _check_version(engine: Engine, path: Path) -> None:
+    """Refuse a later version's catalog; mark a new one, and those from before there were marks."""
+    with engine.connect() as connection:
+        found = connection.exec_driver_sql("PRAGMA user_version").scalar() or 0
+        if found > SCHEMA_VERSION:
+            raise StorageBroken(
+                f"{path} was made by a later version of this backend (schema {found}, this one "
+                f"knows {SCHEMA_VERSION}): run that version, or use another DATA_DIR."
+            )
+        connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.commit()
 
 
 def _check_columns(engine: Engine, path: Path) -> None:

@@ -369,3 +369,14 @@ def test_a_full_disk_is_said_and_nothing_is_half_stored(tmp_path: Path) -> None:
     assert catalog.count_chunks(store.id) == 0
     assert catalog.store_file(store.id, file).status == "in_progress"
     catalog.close()
+
+
+def test_a_catalog_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.sqlite"
+    engine = open_sqlite(path)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA user_version = 99")
+        connection.commit()
+    engine.dispose()
+    with pytest.raises(StorageBroken, match="later version"):
+        open_sqlite(path)
