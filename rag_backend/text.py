@@ -10,6 +10,7 @@ import itertools
 import re
 import threading
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -145,6 +146,26 @@ def is_vietnamese(text: str) -> bool:
 def language_of(text: str) -> str:
     """ "vi" or "en"; anything that is not Vietnamese counts as English."""
     return "vi" if is_vietnamese(text) else "en"
+
+
+def kind_of(text: str) -> str:
+    """What sort of text an encoder meets here, which it may know well or not at all.
+
+    "vi"; "vi-unaccented", Vietnamese typed without diacritics; "en", anything else in Latin
+    letters; otherwise the Unicode name of the script that most letters belong to, in lower case
+    ("cyrillic", "cjk", with Japanese under "cjk" too).
+    """
+    if has_vietnamese_letters(text):
+        return "vi"
+    if is_vietnamese(text):
+        return "vi-unaccented" if is_unaccented_vietnamese(text) else "vi"
+    if text.isascii():
+        return "en"
+    scripts = Counter(
+        unicodedata.name(c, "LATIN").split(maxsplit=1)[0] for c in text[:2000] if c.isalpha()
+    )
+    most = scripts.most_common(1)[0][0] if scripts else "LATIN"
+    return {"LATIN": "en", "HIRAGANA": "cjk", "KATAKANA": "cjk"}.get(most, most.lower())
 
 
 def is_unaccented_vietnamese(text: str) -> bool:

@@ -19,6 +19,7 @@ from ingest.document import Chunk
 from ingest.errors import UnreadableFile
 from rag_backend.errors import NotFound, RAGError, StartError
 from rag_backend.knowledge.blobs import Blobs
+from rag_backend.knowledge.calibrator import Calibrator
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.encoder import Encoder, EncoderLoader
 from rag_backend.knowledge.lexical import LexicalIndex
@@ -86,6 +87,7 @@ class Indexer:
         self._vectors = vectors
         self._lexical = lexical
         self._sweeper = Sweeper(catalog, blobs, vectors, lexical)
+        self.calibrator = Calibrator(catalog, encoder)
         self._encoder = encoder
         self._reading = reading
         self._readers = readers
@@ -99,7 +101,8 @@ class Indexer:
         """Resume what an earlier process left, then work until `stop`."""
         await self._recover()
         loops: list[Coroutine[Any, Any, None]] = [self._read_files() for _ in range(self._readers)]
-        self._tasks = [asyncio.create_task(loop) for loop in [*loops, self._write()]]
+        loops += [self._write(), self.calibrator.run()]
+        self._tasks = [asyncio.create_task(loop) for loop in loops]
 
     async def stop(self) -> None:
         """Stop at once; unfinished jobs are resumed at the next start."""
@@ -145,6 +148,7 @@ class Indexer:
                 self._work.put_nowait(Rebuild(store.id))
             else:
                 await asyncio.to_thread(self._compare, store)
+                self.calibrator.consider(store.id)
 
     def _clear(self, unfinished: Sequence[StoreFile]) -> None:
         for store_id, files in _by_store(unfinished).items():
@@ -253,9 +257,11 @@ class Indexer:
         await _finished(self._sweeper.collect)
         for store_id in dict.fromkeys(w.store_id for w in work if isinstance(w, Rebuild)):
             await self._rebuild_or_log(store_id)
+            self.calibrator.consider(store_id)
         files = [item for item in work if isinstance(item, Prepared)]
         for store_id, batch in _by_store(files).items():
             await self._index(store_id, batch)
+            self.calibrator.consider(store_id)
         await _finished(self._sweeper.collect)
 
     async def _next_work(self) -> list[Work]:
