@@ -9,17 +9,17 @@ same kind of thing in other words.
 from __future__ import annotations
 
 import hashlib
-import math
 import random
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from rag_backend.knowledge.fusion import DENSE_WEIGHT, Ranking, fuse
+from rag_backend.knowledge.fusion import DENSE_WEIGHT, Ranking, normalised
 from rag_backend.knowledge.models import StoredChunk
-from rag_backend.text import kind_of, words
+from rag_backend.text import fold, kind_of, words
 
 GRID = tuple(n / 20 for n in range(21))
 """The dense weights that are compared."""
@@ -29,8 +29,10 @@ FEWEST_ITEMS = 24
 """With fewer, what they say is chance."""
 
 _SENTENCE_END = re.compile(r"(?<=[.!?;:])\s+|\n+|(?<=[。！？])")
-_QUERY_WORDS = 8
+_QUERY_WORDS = 16
 _WORDS_LEFT = 8
+_PRIOR_WIDTH = 0.3
+_EQUAL = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,12 @@ class KnownItem:
     kind: str
     query: str
     rest: str
+
+    @property
+    def queries(self) -> dict[str, str]:
+        """{kind: query}: Vietnamese is typed without diacritics too, and read worse so."""
+        folded = {"vi-unaccented": fold(self.query)} if self.kind == "vi" else {}
+        return {self.kind: self.query} | folded
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +92,7 @@ def known_item(chunk: StoredChunk) -> KnownItem | None:
 
 
 def _shortened(sentence: str, chance: random.Random) -> str:
-    """As many words in a row as a question has."""
+    """At most as many words in a row as a long question has."""
     listed = sentence.split()
     at = chance.randrange(max(1, len(listed) - _QUERY_WORDS + 1))
     return " ".join(listed[at : at + _QUERY_WORDS])
@@ -93,26 +101,40 @@ def _shortened(sentence: str, chance: random.Random) -> str:
 def dense_weight(trials: Sequence[Trial]) -> float:
     """The dense weight that serves these trials best, drawn towards the prior by their noise.
 
-    Each weight of the grid gets its reciprocal rank on every trial. What counts is the difference
-    to the best weight in units of its own standard error, so weights that the trials
-    cannot tell apart share the vote, the prior's neighbours with the greater one.
+    Every weight of the grid has a vote: the likelihood that it is as good as the best one, by the
+    paired difference in mean reciprocal rank and its standard error, times the prior's density.
+    An encoder that alone is worse than BM25 gets the square of its ratio to it of that:
+    too little costs what the encoder could have added, too much costs what BM25 had found, and a
+    sentence shares more spellings with its neighbours than a question does, which is what an
+    encoder still sees of a language that it does not know.
     """
     if len(trials) < FEWEST_ITEMS:
         return DENSE_WEIGHT
-    gains = np.array([[_gain(trial, weight) for weight in GRID] for trial in trials])
-    lost = gains[:, [int(gains.mean(axis=0).argmax())]] - gains
-    error = lost.std(axis=0) / math.sqrt(len(trials)) + 1e-6
+    grid = np.array(GRID)
+    gains = np.array([_gains(trial) for trial in trials])
+    means = gains.mean(axis=0)
+    lost = gains[:, [int(means.argmax())]] - gains
+    # A trial more, lost by one rank: where all agree there is no certainty either.
+    error = np.sqrt(lost.var(axis=0) / len(trials)) + 1 / (2 * len(trials))
     votes = np.exp(-0.5 * (lost.mean(axis=0) / error) ** 2)
-    votes *= np.exp(-0.5 * ((np.array(GRID) - DENSE_WEIGHT) / _PRIOR_WIDTH) ** 2)
-    return round(float(votes @ np.array(GRID) / votes.sum()), 3)
+    votes *= np.exp(-0.5 * ((grid - DENSE_WEIGHT) / _PRIOR_WIDTH) ** 2)
+    lexical, dense = float(means[0]), float(means[-1])
+    trust = 1.0 if dense >= lexical else (dense / lexical) ** 2
+    return round(float(votes @ grid / votes.sum()) * trust, 3)
 
 
-_PRIOR_WIDTH = 0.3
+def _gains(trial: Trial) -> npt.NDArray[np.float64]:
+    """Reciprocal rank of the target at each weight of the grid, shape (len(GRID),).
 
-
-def _gain(trial: Trial, weight: float) -> float:
-    """Reciprocal rank of the target in the fused ranking; 0 when it is not there."""
-    for rank, (item, _) in enumerate(fuse(trial.dense, trial.lexical, weight), 1):
-        if item == trial.target:
-            return 1 / rank
-    return 0.0
+    0 where the target is in neither ranking; ties count against it.
+    """
+    dense, lexical = normalised(trial.dense), normalised(trial.lexical)
+    items = list(dense.keys() | lexical.keys())
+    if trial.target not in items:
+        return np.zeros(len(GRID))
+    shares = np.array([(dense.get(item, 0.0), lexical.get(item, 0.0)) for item in items])
+    grid = np.array(GRID)[:, None]
+    scores = grid * shares[:, 0] + (1 - grid) * shares[:, 1]
+    target = scores[:, [items.index(trial.target)]]
+    ranks = (scores >= target - _EQUAL).sum(axis=1)
+    return np.where(target[:, 0] > _EQUAL, 1 / ranks, 0.0)

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from rag_backend.errors import NotFound, RAGError
-from rag_backend.knowledge.calibration import KnownItem, Trial, dense_weight, known_items
+from rag_backend.knowledge.calibration import Trial, dense_weight, known_items
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.embedding import Kind, Vectors
 from rag_backend.knowledge.encoder import Encoder, EncoderLoader
@@ -87,12 +87,15 @@ class Calibrator:
         """{kind of query: dense weight}, from some hundreds of known items."""
         chunks = await asyncio.to_thread(self._sample, store)
         items = await asyncio.to_thread(known_items, chunks)
+        asked = [(n, *query) for n, item in enumerate(items) for query in item.queries.items()]
         rests = await _embedded(encoder, [item.rest for item in items], "document")
-        queries = await _embedded(encoder, [item.query for item in items], "query")
-        trials = await asyncio.to_thread(_trials, items, queries, rests)
-        return await asyncio.to_thread(
-            lambda: {kind: dense_weight(found) for kind, found in trials.items()}
-        )
+        vectors = await _embedded(encoder, [query for _, _, query in asked], "query")
+
+        def weigh() -> dict[str, float]:
+            trials = _trials([item.rest for item in items], rests, asked, vectors)
+            return {kind: dense_weight(found) for kind, found in sorted(trials.items())}
+
+        return await asyncio.to_thread(weigh)
 
     def _sample(self, store: Store) -> list[StoredChunk]:
         """Chunks chosen by what the files contain: the same files give the same sample."""
@@ -115,18 +118,28 @@ async def _embedded(encoder: Encoder, texts: Sequence[str], kind: Kind) -> Vecto
     return np.concatenate(parts) if parts else np.empty((0, 0), dtype=np.float32)
 
 
-def _trials(items: Sequence[KnownItem], queries: Vectors, rests: Vectors) -> dict[str, list[Trial]]:
-    """Every item asked of a little collection of what was left of the chunks, by kind."""
+def _trials(
+    rests: Sequence[str],
+    rest_vectors: Vectors,
+    asked: Sequence[tuple[int, str, str]],
+    query_vectors: Vectors,
+) -> dict[str, list[Trial]]:
+    """Every query asked of a little collection of what was left of the chunks, by kind.
+
+    Args:
+        rests, rest_vectors: The collection.
+        asked, query_vectors: (position of the text to be found, kind, query).
+    """
     found: dict[str, list[Trial]] = {}
     with TemporaryDirectory(prefix="calibration-") as folder:
         index = LexicalIndex(Path(folder))
-        index.replace("rests", [], [(str(n), str(n), item.rest) for n, item in enumerate(items)])
-        for n, item in enumerate(items):
-            cosines = rests @ queries[n]
+        index.replace("rests", [], [(str(n), str(n), rest) for n, rest in enumerate(rests)])
+        for (target, kind, query), vector in zip(asked, query_vectors, strict=True):
+            cosines = rest_vectors @ vector
             nearest = np.argsort(-cosines, kind="stable")[:CANDIDATES]
-            dense = [(str(i), float(cosines[i])) for i in nearest]
-            lexical = index.search("rests", item.query, CANDIDATES)
-            found.setdefault(item.kind, []).append(Trial(str(n), dense, lexical))
+            dense = [(str(n), float(cosines[n])) for n in nearest]
+            lexical = index.search("rests", query, CANDIDATES)
+            found.setdefault(kind, []).append(Trial(str(target), dense, lexical))
     return found
 
 

@@ -25,7 +25,7 @@ def fuse(
     An item that one ranking lacks gets 0 from it. Ties are ordered by id, so that equal input
     gives equal output.
     """
-    a, b = _normalised(dense), _normalised(lexical)
+    a, b = normalised(dense), normalised(lexical)
     fused = {
         item: dense_weight * a.get(item, 0.0) + (1 - dense_weight) * b.get(item, 0.0)
         for item in a.keys() | b.keys()
@@ -33,7 +33,8 @@ def fuse(
     return sorted(fused.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
-def _normalised(ranking: Ranking) -> Mapping[str, float]:
+def normalised(ranking: Ranking) -> Mapping[str, float]:
+    """Scores as shares of the ranking's range: 1 for the best, 0 for the last."""
     if not ranking:
         return {}
     scores = [score for _, score in ranking]
