@@ -95,6 +95,7 @@ class Indexer:
         self._work: asyncio.Queue[Work] = asyncio.Queue()
         self._room = asyncio.Semaphore(_WAITING_FILES)
         self._unfinished = 0
+        self._changed: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -250,6 +251,12 @@ class Indexer:
                 if isinstance(item, Prepared):
                     self._unfinished -= 1
                     self._room.release()
+                if not isinstance(item, Sweep):
+                    self._changed.add(item.store_id)
+            if not self._unfinished:  # what learning costs is not taken from ingestion
+                for store_id in self._changed:
+                    self.calibrator.consider(store_id)
+                self._changed.clear()
 
     async def _do(self, work: Sequence[Work]) -> None:
         # First of all: a file that was removed and came back must lose its old postings before it
@@ -257,11 +264,9 @@ class Indexer:
         await _finished(self._sweeper.collect)
         for store_id in dict.fromkeys(w.store_id for w in work if isinstance(w, Rebuild)):
             await self._rebuild_or_log(store_id)
-            self.calibrator.consider(store_id)
         files = [item for item in work if isinstance(item, Prepared)]
         for store_id, batch in _by_store(files).items():
             await self._index(store_id, batch)
-            self.calibrator.consider(store_id)
         await _finished(self._sweeper.collect)
 
     async def _next_work(self) -> list[Work]:
