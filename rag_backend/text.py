@@ -16,7 +16,14 @@ from functools import lru_cache
 
 import snowballstemmer
 
-_WORD = re.compile(r"\w+", re.UNICODE)
+# Marks that NFC leaves apart belong to their word: Hindi and Thai write vowels with them.
+_MARKS = "".join(chr(c) for c in range(0x0300, 0x1AFF) if unicodedata.category(chr(c))[0] == "M")
+_WORD = re.compile(rf"[\w{_MARKS}]+")
+# Scripts that leave no space between words: Thai, Lao, Burmese, Khmer, kana, Chinese characters.
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+)
+_UNSPACED_RUN = re.compile(rf"([{_UNSPACED}]+)")
 _D_STROKE = str.maketrans({"đ": "d", "Đ": "D"})  # has no canonical decomposition
 _VIETNAMESE = frozenset("ăâđêôơưạảấầẩẫậắằẳẵặẹẻẽếềểễệỉịọỏốồổỗộớờởỡợụủứừửữựỳỵỷỹ")
 
@@ -132,6 +139,17 @@ def bigrams(tokens: Iterable[str]) -> list[str]:
     """Neighbouring pairs, joined by "_": Vietnamese words are mostly two syllables long."""
     listed = list(tokens)
     return [f"{a}_{b}" for a, b in itertools.pairwise(listed)]
+
+
+def pieces(word: str) -> list[str]:
+    """A word as it is indexed: pairs of characters where the script does not part words."""
+    if word.isascii():
+        return [word]
+    found: list[str] = []
+    for run in filter(None, _UNSPACED_RUN.split(word)):
+        unspaced = len(run) > 1 and _UNSPACED_RUN.fullmatch(run)
+        found += map("".join, itertools.pairwise(run)) if unspaced else [run]
+    return found
 
 
 def is_vietnamese(text: str) -> bool:
