@@ -17,6 +17,7 @@ from rag_backend.knowledge.calibration import Trial, dense_weight, known_items
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.embedding import Kind, Vectors
 from rag_backend.knowledge.encoder import Encoder, EncoderLoader
+from rag_backend.knowledge.finishing import finished
 from rag_backend.knowledge.fusion import CANDIDATES
 from rag_backend.knowledge.lexical import LexicalIndex
 from rag_backend.knowledge.models import Fusion, Store, StoredChunk, chunk_id
@@ -70,23 +71,23 @@ class Calibrator:
         encoder = await self._encoder.wait()
         while True:
             try:
-                store = await asyncio.to_thread(self._catalog.store, store_id)
+                store = await finished(self._catalog.store, store_id)
             except NotFound:
                 return
-            known = await asyncio.to_thread(self._catalog.fusion, store)
-            size = await asyncio.to_thread(self._catalog.count_chunks, store_id)
+            known = await finished(self._catalog.fusion, store)
+            size = await finished(self._catalog.count_chunks, store_id)
             if store.rebuilding or not _is_outgrown(known.learnt_from, size):
                 return
             encoder.check(store)
             weights = await self.learn(store, encoder)
             learnt = Fusion(store.collection, size, weights)
-            await asyncio.to_thread(self._catalog.set_fusion, store_id, learnt)
+            await finished(self._catalog.set_fusion, store_id, learnt)
             log.info("vector store '%s' learnt its dense weights: %s", store.name, weights)
 
     async def learn(self, store: Store, encoder: Encoder) -> Mapping[str, float]:
         """{kind of query: dense weight}, from some hundreds of known items."""
-        chunks = await asyncio.to_thread(self._sample, store)
-        items = await asyncio.to_thread(known_items, chunks)
+        chunks = await finished(self._sample, store)
+        items = await finished(known_items, chunks)
         asked = [(n, *query) for n, item in enumerate(items) for query in item.queries.items()]
         rests = await _embedded(encoder, [item.rest for item in items], "document")
         vectors = await _embedded(encoder, [query for _, _, query in asked], "query")
@@ -95,7 +96,7 @@ class Calibrator:
             trials = _trials([item.rest for item in items], rests, asked, vectors)
             return {kind: dense_weight(found) for kind, found in sorted(trials.items())}
 
-        return await asyncio.to_thread(weigh)
+        return await finished(weigh)
 
     def _sample(self, store: Store) -> list[StoredChunk]:
         """Chunks chosen by what the files contain: the same files give the same sample."""
@@ -112,7 +113,7 @@ class Calibrator:
 
 async def _embedded(encoder: Encoder, texts: Sequence[str], kind: Kind) -> Vectors:
     parts = [
-        await asyncio.to_thread(encoder.embedding.embed, texts[at : at + _AT_ONCE], kind)
+        await finished(encoder.embedding.embed, texts[at : at + _AT_ONCE], kind)
         for at in range(0, len(texts), _AT_ONCE)
     ]
     return np.concatenate(parts) if parts else np.empty((0, 0), dtype=np.float32)
