@@ -32,6 +32,8 @@ from rag_backend.knowledge.models import Store
 from rag_backend.settings import Settings
 from rag_backend.text import fold
 
+SHOWN = 50
+"""Chunks asked of the read path: as many as the API gives at most."""
 METHODS = ("dense", "BM25", "RRF(60)", "ours")
 Qrels = Mapping[str, float]
 
@@ -162,7 +164,7 @@ async def rankings(library: Library, store: Store, query: str) -> dict[str, list
     lexical = await asyncio.to_thread(
         retriever._lexical.search, store.collection, query, CANDIDATES
     )
-    hits = await library.search(store, query, CANDIDATES)
+    hits = await library.search(store, query, SHOWN)
     parts = [[item for item, _ in ranking] for ranking in (dense, lexical)]
     ours = [hit.chunk.id for hit in hits]
     return dict(zip(METHODS, [*parts, reciprocal(parts), ours], strict=True))
