@@ -10,12 +10,20 @@ import itertools
 import re
 import threading
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 
 import snowballstemmer
 
-_WORD = re.compile(r"\w+", re.UNICODE)
+# Marks that NFC leaves apart belong to their word: Hindi and Thai write vowels with them.
+_MARKS = "".join(chr(c) for c in range(0x0300, 0x1AFF) if unicodedata.category(chr(c))[0] == "M")
+_WORD = re.compile(rf"[\w{_MARKS}]+")
+# Scripts that leave no space between words: Thai, Lao, Burmese, Khmer, kana, Chinese characters.
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+)
+_UNSPACED_RUN = re.compile(rf"([{_UNSPACED}]+)")
 _D_STROKE = str.maketrans({"đ": "d", "Đ": "D"})  # has no canonical decomposition
 _VIETNAMESE = frozenset("ăâđêôơưạảấầẩẫậắằẳẵặẹẻẽếềểễệỉịọỏốồổỗộớờởỡợụủứừửữựỳỵỷỹ")
 
@@ -139,6 +147,17 @@ def bigrams(tokens: Iterable[str]) -> list[str]:
     return [f"{a}_{b}" for a, b in itertools.pairwise(listed)]
 
 
+def pieces(word: str) -> list[str]:
+    """A word as it is indexed: pairs of characters where the script does not part words."""
+    if word.isascii():
+        return [word]
+    found: list[str] = []
+    for run in filter(None, _UNSPACED_RUN.split(word)):
+        unspaced = len(run) > 1 and _UNSPACED_RUN.fullmatch(run)
+        found += map("".join, itertools.pairwise(run)) if unspaced else [run]
+    return found
+
+
 def is_vietnamese(text: str) -> bool:
     """Whether a text is Vietnamese: by its letters, by its words, or typed without diacritics."""
     if has_vietnamese_letters(text):
@@ -151,6 +170,26 @@ def is_vietnamese(text: str) -> bool:
 def language_of(text: str) -> str:
     """ "vi" or "en"; anything that is not Vietnamese counts as English."""
     return "vi" if is_vietnamese(text) else "en"
+
+
+def kind_of(text: str) -> str:
+    """What sort of text an encoder meets here, which it may know well or not at all.
+
+    "vi"; "vi-unaccented", Vietnamese typed without diacritics; "en", anything else in Latin
+    letters; otherwise the Unicode name of the script that most letters belong to, in lower case
+    ("cyrillic", "cjk", with Japanese under "cjk" too).
+    """
+    if has_vietnamese_letters(text):
+        return "vi"
+    if is_vietnamese(text):
+        return "vi-unaccented" if is_unaccented_vietnamese(text) else "vi"
+    if text.isascii():
+        return "en"
+    scripts = Counter(
+        unicodedata.name(c, "LATIN").split(maxsplit=1)[0] for c in text[:2000] if c.isalpha()
+    )
+    most = scripts.most_common(1)[0][0] if scripts else "LATIN"
+    return {"LATIN": "en", "HIRAGANA": "cjk", "KATAKANA": "cjk"}.get(most, most.lower())
 
 
 def is_unaccented_vietnamese(text: str) -> bool:

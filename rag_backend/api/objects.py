@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from rag_backend.errors import BadRequest
-from rag_backend.knowledge.models import FileRecord, Store, StoredChunk, StoreFile
+from rag_backend.knowledge.fusion import DENSE_WEIGHT
+from rag_backend.knowledge.models import FileRecord, Fusion, Store, StoredChunk, StoreFile
 from rag_backend.knowledge.retriever import Hit
 
 T = TypeVar("T")
@@ -28,8 +29,10 @@ def file_object(file: FileRecord) -> dict[str, Any]:
     }
 
 
-def store_object(store: Store, counts: Mapping[str, int], usage_bytes: int) -> dict[str, Any]:
-    """OpenAI's `vector_store`."""
+def store_object(
+    store: Store, counts: Mapping[str, int], usage_bytes: int, fusion: Fusion
+) -> dict[str, Any]:
+    """OpenAI's `vector_store`, with what the store has learnt added."""
     names = ("in_progress", "completed", "failed", "cancelled")
     by_status = {name: counts.get(name, 0) for name in names}
     busy = store.rebuilding or by_status["in_progress"] > 0
@@ -47,6 +50,10 @@ def store_object(store: Store, counts: Mapping[str, int], usage_bytes: int) -> d
         "metadata": dict(store.metadata),
         "revision": store.revision,
         "embedding_model": store.embedding_model,
+        "fusion": {
+            "dense_weight": {"default": DENSE_WEIGHT, **fusion.dense_weight},
+            "learnt_from": fusion.learnt_from,
+        },
     }
 
 

@@ -207,5 +207,7 @@ async def store_file_content(store: StoreByPath, file_id: str, backend: Backend)
 
 
 async def _shown(store: Store, backend: Parts) -> dict[str, Any]:
-    counts, usage = await asyncio.to_thread(backend.library.catalog.file_counts, store.id)
-    return store_object(store, counts, usage)
+    catalog = backend.library.catalog
+    counts, usage = await asyncio.to_thread(catalog.file_counts, store.id)
+    fusion = await asyncio.to_thread(catalog.fusion, store)
+    return store_object(store, counts, usage, fusion)

@@ -22,6 +22,7 @@ from rag_backend.errors import Conflict, NotFound
 from rag_backend.knowledge.models import (
     FileRecord,
     FileStatus,
+    Fusion,
     Garbage,
     Store,
     StoredChunk,
@@ -37,6 +38,7 @@ from rag_backend.knowledge.rows import (
 from rag_backend.knowledge.tables import (
     chunks,
     files,
+    fusion_weights,
     garbage,
     mapped_errors,
     store_files,
@@ -182,6 +184,7 @@ class Catalog:
             store = Store(**row._mapping)
             connection.execute(delete(chunks).where(chunks.c.store_id == store_id))
             connection.execute(delete(store_files).where(store_files.c.store_id == store_id))
+            connection.execute(delete(fusion_weights).where(fusion_weights.c.store_id == store_id))
             connection.execute(delete(stores).where(stores.c.id == store_id))
             add_garbage_collection(connection, store_id, store.collection)
             if store.rebuilding:
@@ -206,6 +209,32 @@ class Catalog:
             )
             gone = store.collection if swapped.rowcount else store.next_collection
             add_garbage_collection(connection, store.id, gone)
+
+    def fusion(self, store: Store) -> Fusion:
+        """What the store has learnt about the collection that it serves now."""
+        mine = fusion_weights.c.store_id == store.id
+        query = select(fusion_weights).where(mine, fusion_weights.c.collection == store.collection)
+        with self._reading() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            return Fusion(store.collection, 0, {})
+        return Fusion(row.collection, row.learnt_from, row.dense_weight)
+
+    def set_fusion(self, store_id: str, learnt: Fusion) -> None:
+        """Remember what a store has learnt; nothing happens when the store is gone."""
+        mine = fusion_weights.c.store_id == store_id
+        with self._transaction() as connection:
+            connection.execute(delete(fusion_weights).where(mine))
+            if connection.scalar(select(stores.c.id).where(stores.c.id == store_id)):
+                connection.execute(
+                    insert(fusion_weights).values(
+                        store_id=store_id,
+                        collection=learnt.collection,
+                        learnt_from=learnt.learnt_from,
+                        dense_weight=dict(learnt.dense_weight),
+                    )
+                )
+                bump(connection, store_id)
 
     # Files in stores
 
@@ -364,6 +393,17 @@ class Catalog:
         query = select(func.count()).where(chunks.c.store_id == store_id)
         with self._reading() as connection:
             return int(connection.scalar(query) or 0)
+
+    def chunk_places(self, store_id: str) -> Iterator[tuple[str, str, int]]:
+        """(SHA-256 of the file, its id, ordinal) of every visible chunk, in no order."""
+        query = (
+            select(files.c.sha256, chunks.c.file_id, chunks.c.ordinal)
+            .join(files, files.c.id == chunks.c.file_id)
+            .where(chunks.c.store_id == store_id)
+        )
+        with self._reading() as connection:
+            for row in connection.execute(query):
+                yield row.sha256, row.file_id, row.ordinal
 
     def file_chunks(self, store_id: str, file_id: str) -> list[StoredChunk]:
         """All chunks of a completed file, in order."""

@@ -11,24 +11,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ingest.document import Chunk
 from ingest.errors import UnreadableFile
 from rag_backend.errors import NotFound, RAGError, StartError
 from rag_backend.knowledge.blobs import Blobs
+from rag_backend.knowledge.calibrator import Calibrator
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.encoder import Encoder, EncoderLoader
+from rag_backend.knowledge.finishing import finished
 from rag_backend.knowledge.lexical import LexicalIndex
 from rag_backend.knowledge.models import Store, StoreFile, chunk_id
 from rag_backend.knowledge.reading import ReadingPool
 from rag_backend.knowledge.sweeping import Sweeper
 from rag_backend.knowledge.vectors import VectorIndex
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 _BATCH_CHUNKS = 512
 """The writer stops collecting files once it has so many chunks: bounds memory and latency."""
@@ -86,6 +85,7 @@ class Indexer:
         self._vectors = vectors
         self._lexical = lexical
         self._sweeper = Sweeper(catalog, blobs, vectors, lexical)
+        self.calibrator = Calibrator(catalog, encoder)
         self._encoder = encoder
         self._reading = reading
         self._readers = readers
@@ -93,13 +93,15 @@ class Indexer:
         self._work: asyncio.Queue[Work] = asyncio.Queue()
         self._room = asyncio.Semaphore(_WAITING_FILES)
         self._unfinished = 0
+        self._changed: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Resume what an earlier process left, then work until `stop`."""
         await self._recover()
         loops: list[Coroutine[Any, Any, None]] = [self._read_files() for _ in range(self._readers)]
-        self._tasks = [asyncio.create_task(loop) for loop in [*loops, self._write()]]
+        loops += [self._write(), self.calibrator.run()]
+        self._tasks = [asyncio.create_task(loop) for loop in loops]
 
     async def stop(self) -> None:
         """Stop at once; unfinished jobs are resumed at the next start."""
@@ -135,7 +137,7 @@ class Indexer:
         """Jobs back into the queue; what a crash left behind away."""
         known = await asyncio.to_thread(self._catalog.list_files)
         await asyncio.to_thread(self._blobs.set_aside_unknown, {file.id for file in known})
-        await _finished(self._sweeper.collect)
+        await finished(self._sweeper.collect)
         unfinished = await asyncio.to_thread(self._catalog.list_store_files, None, "in_progress")
         await asyncio.to_thread(self._clear, unfinished)
         for file in unfinished:
@@ -145,6 +147,7 @@ class Indexer:
                 self._work.put_nowait(Rebuild(store.id))
             else:
                 await asyncio.to_thread(self._compare, store)
+                self.calibrator.consider(store.id)
 
     def _clear(self, unfinished: Sequence[StoreFile]) -> None:
         for store_id, files in _by_store(unfinished).items():
@@ -223,7 +226,7 @@ class Indexer:
         code = error.code if isinstance(error, UnreadableFile) else "server_error"
         message = str(error) if error else "Internal error: the backend's log has the details."
         try:
-            await _finished(self._catalog.fail, store_id, file_id, code, message, written=written)
+            await finished(self._catalog.fail, store_id, file_id, code, message, written=written)
         except RAGError as problem:
             # A full disk, most likely: the job stays in progress until there is room again.
             log.error(
@@ -246,17 +249,23 @@ class Indexer:
                 if isinstance(item, Prepared):
                     self._unfinished -= 1
                     self._room.release()
+                if not isinstance(item, Sweep):
+                    self._changed.add(item.store_id)
+            if not self._unfinished:  # what learning costs is not taken from ingestion
+                for store_id in self._changed:
+                    self.calibrator.consider(store_id)
+                self._changed.clear()
 
     async def _do(self, work: Sequence[Work]) -> None:
         # First of all: a file that was removed and came back must lose its old postings before it
         # gets its new ones.
-        await _finished(self._sweeper.collect)
+        await finished(self._sweeper.collect)
         for store_id in dict.fromkeys(w.store_id for w in work if isinstance(w, Rebuild)):
             await self._rebuild_or_log(store_id)
         files = [item for item in work if isinstance(item, Prepared)]
         for store_id, batch in _by_store(files).items():
             await self._index(store_id, batch)
-        await _finished(self._sweeper.collect)
+        await finished(self._sweeper.collect)
 
     async def _next_work(self) -> list[Work]:
         """Everything that is ready, up to a batch."""
@@ -301,9 +310,9 @@ class Indexer:
                 self._catalog.complete(store_id, file.file_id, file.chunks)
 
         if store.embedding_probe is None:
-            await _finished(self._remember_encoder, store, encoder)
+            await finished(self._remember_encoder, store, encoder)
         await self._embed(store.collection, encoder, entries)
-        await _finished(make_visible)
+        await finished(make_visible)
 
     def _remember_encoder(self, store: Store, encoder: Encoder) -> None:
         self._catalog.update_store(
@@ -319,7 +328,7 @@ class Indexer:
             self._vectors.add(collection, ids, owners, vectors)
 
         for at in range(0, len(entries), _EMBED_CHUNKS):
-            await _finished(embed, entries[at : at + _EMBED_CHUNKS])
+            await finished(embed, entries[at : at + _EMBED_CHUNKS])
 
     async def _rebuild_or_log(self, store_id: str) -> None:
         try:
@@ -339,7 +348,7 @@ class Indexer:
         if not store.rebuilding:
             return  # asked for twice
         target = store.next_collection
-        await _finished(self._sweeper.drop, target)  # a rebuild that did not finish
+        await finished(self._sweeper.drop, target)  # a rebuild that did not finish
         entries: list[Entry] = []
         files = await asyncio.to_thread(self._catalog.list_store_files, store.id, "completed")
         for number, file in enumerate(files, 1):
@@ -347,21 +356,11 @@ class Indexer:
             entries += [(chunk.id, chunk.file_id, chunk.indexed_text) for chunk in stored]
             if len(entries) >= _BATCH_CHUNKS or number == len(files):
                 await self._embed(target, encoder, entries)
-                await _finished(self._lexical.replace, target, [], entries)
+                await finished(self._lexical.replace, target, [], entries)
                 entries = []
-        await _finished(
+        await finished(
             self._catalog.swap_generation, store, encoder.embedding.model_id, encoder.probe
         )
-
-
-async def _finished(action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run in a thread; when cancelled, wait for its end, so that nothing is written after it."""
-    running = asyncio.ensure_future(asyncio.to_thread(action, *args, **kwargs))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
-        raise
 
 
 def _entries(files: Iterable[Prepared]) -> list[Entry]:

@@ -22,6 +22,7 @@ from rag_backend.text import (
     bigrams,
     fold,
     has_vietnamese_letters,
+    pieces,
     query_terms,
     stem,
     words,
@@ -42,10 +43,13 @@ def _schema() -> tantivy.Schema:
 
 
 def body_tokens(text: str) -> list[str]:
-    """Stemmed words, and syllable bigrams where the text is Vietnamese."""
+    """Stemmed words, and syllable bigrams where the text is Vietnamese.
+
+    Pairs of characters where words are not written apart (Chinese, Japanese, Thai …).
+    """
     listed = words(text)
     pairs = bigrams(listed) if has_vietnamese_letters(text) else []
-    return [stem(word) for word in listed] + pairs
+    return [stem(piece) for word in listed for piece in pieces(word)] + pairs
 
 
 def folded_tokens(text: str) -> list[str]:

@@ -51,6 +51,21 @@ class Store:
 
 
 @dataclass(frozen=True, slots=True)
+class Fusion:
+    """What a store has learnt about how far its encoder can be trusted.
+
+    Attributes:
+        collection: The derived data that it was learnt from: another encoder makes another one.
+        learnt_from: The number of chunks in the store at that time; 0 when nothing was learnt.
+        dense_weight: {kind of query (see `text.kind_of`): share in 0..1 of the dense ranking}.
+    """
+
+    collection: str
+    learnt_from: int
+    dense_weight: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class StoreFile:
     """A file in a vector store."""
 

@@ -12,22 +12,20 @@ from rag_backend.knowledge import filters as attribute_filters
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.embedding import EMBEDDED
 from rag_backend.knowledge.encoder import Encoder, EncoderLoader
-from rag_backend.knowledge.fusion import fuse
+from rag_backend.knowledge.fusion import CANDIDATES, DENSE_WEIGHT, fuse
 from rag_backend.knowledge.lexical import LexicalIndex
 from rag_backend.knowledge.models import Store, StoredChunk
 from rag_backend.knowledge.vectors import VectorIndex
 from rag_backend.text import (
     has_vietnamese_letters,
     is_vietnamese,
+    kind_of,
     nfc,
     present_terms,
     query_terms,
     references,
     words,
 )
-
-CANDIDATES = 100
-"""Chunks taken from each of the two rankings."""
 
 # Where MiniLM reads both texts, unrelated pairs stay below .2 and paraphrases lie above .7.
 _UNRELATED_COSINE, _SAME_COSINE = 0.2, 0.7
@@ -100,11 +98,13 @@ class Retriever:
         allowed = await asyncio.to_thread(self._allowed_files, store, filters)
         if allowed == []:
             return []
-        dense, lexical = await asyncio.gather(
+        learnt, dense, lexical = await asyncio.gather(
+            asyncio.to_thread(self._catalog.fusion, store),
             asyncio.to_thread(self._dense, encoder, store, query, allowed),
             asyncio.to_thread(self._lexical.search, store.collection, query, CANDIDATES, allowed),
         )
-        ranked = fuse(dense, lexical)
+        share = learnt.dense_weight.get(kind_of(query), DENSE_WEIGHT)
+        ranked = fuse(dense, lexical, share)
         weights = await asyncio.to_thread(self._weights, store, query)
         found = await asyncio.to_thread(
             self._catalog.visible_chunks, store.id, [item for item, _ in ranked]

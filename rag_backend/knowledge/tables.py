@@ -108,6 +108,17 @@ garbage = Table(
     Column("collection", String(128)),
 )
 
+fusion_weights = Table(
+    "fusion_weights",
+    metadata,
+    Column("store_id", String(64), primary_key=True),
+    Column("collection", String(128), nullable=False),
+    Column("learnt_from", Integer, nullable=False),
+    Column("dense_weight", JSON, nullable=False),
+)
+"""What each store has learnt about its encoder; made anew when lost, and absent in older catalogs
+until they are opened."""
+
 
 def open_sqlite(path: Path) -> Engine:
     """Open (or create) the catalog at `path` in WAL mode and create missing tables.

@@ -95,3 +95,40 @@ def test_stemming_is_the_same_from_any_thread() -> None:
 )
 def test_references(said: str, named: set[str]) -> None:
     assert text.references(said) == named
+
+
+def test_vowels_written_as_marks_belong_to_their_word() -> None:
+    assert text.words("हिन्दी में") == ["हिन्दी", "में"]
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("luật", ["luật"]),
+        ("日本語", ["日本", "本語"]),
+        ("linux用", ["linux", "用"]),
+        ("한국어", ["한국어"]),
+        ("ไทย", ["ไท", "ทย"]),
+    ],
+)
+def test_pieces_of_a_word(word: str, expected: list[str]) -> None:
+    assert text.pieces(word) == expected
+
+
+@pytest.mark.parametrize(
+    ("written", "kind"),
+    [
+        ("Luật đất đai", "vi"),
+        ("là gì", "vi"),
+        ("quy dinh cua luat giao thong", "vi-unaccented"),
+        ("Land law", "en"),
+        ("Größe, naïve", "en"),
+        ("Закон о земле", "cyrillic"),
+        ("日本語のマニュアル", "cjk"),
+        ("", "en"),
+        ("?! 42", "en"),
+    ],
+)
+def test_kind_of(written: str, kind: str) -> None:
+    assert text.kind_of(written) == kind
+    assert text.kind_of(unicodedata.normalize("NFD", written)) == kind

@@ -11,6 +11,7 @@ import httpx
 import openai
 import pytest
 
+from rag_backend.knowledge.fusion import DENSE_WEIGHT
 from tests.rag_backend.api.serving import Running, fill
 from tests.rag_backend.api.test_refusals import JSON, refused
 
@@ -91,6 +92,8 @@ def test_a_store_from_birth_to_end(backend: Running, http: httpx.Client) -> None
         found = client.vector_stores.search(store.id, query="red light").data
         assert found[0].filename == "cars.md"
         assert client.vector_stores.retrieve(store.id).file_counts.completed == 1
+        fusion = {"dense_weight": {"default": DENSE_WEIGHT}, "learnt_from": 0}
+        assert http.get("/v1/vector_stores/cars").json()["fusion"] == fusion
         assert client.vector_stores.update(store.id, name="vans").name == "vans"
         assert http.get("/v1/models/extractive@vans").json()["id"] == "extractive@vans"
         assert "openai@vans" in {model.id for model in client.models.list()}

@@ -129,3 +129,11 @@ def test_a_damaged_index_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / STORE / "meta.json").write_text("not json")
     with pytest.raises(StorageBroken, match="ingest rebuild"):
         LexicalIndex(tmp_path).search(STORE, "lunch", 5)
+
+
+def test_words_that_are_not_written_apart(index: LexicalIndex) -> None:
+    index.replace(
+        STORE, [], [("ja:0", "ja", "データを圧縮して保存する"), ("ja:1", "ja", "画像を表示する")]
+    )
+    assert best(index, "圧縮") == "ja:0"
+    assert best(index, "画像の表示") == "ja:1"

@@ -1,0 +1,1 @@
+"""Measurements, each one command, each with a peer beside it."""
