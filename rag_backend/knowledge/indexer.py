@@ -135,9 +135,9 @@ class Indexer:
 
     async def _recover(self) -> None:
         """Jobs back into the queue; what a crash left behind away."""
+        await finished(self._sweeper.collect)  # first: what was deleted must not be set aside
         known = await asyncio.to_thread(self._catalog.list_files)
         await asyncio.to_thread(self._blobs.set_aside_unknown, {file.id for file in known})
-        await finished(self._sweeper.collect)
         unfinished = await asyncio.to_thread(self._catalog.list_store_files, None, "in_progress")
         await asyncio.to_thread(self._clear, unfinished)
         for file in unfinished:

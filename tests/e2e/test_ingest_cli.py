@@ -109,6 +109,8 @@ def test_an_interrupted_run_is_continued(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell starts what runs in its background with Ctrl-C ignored; these tests may be there.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     watchdog = threading.Timer(PATIENCE, process.kill)
     watchdog.start()

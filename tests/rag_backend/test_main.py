@@ -122,7 +122,7 @@ def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"DATA_DIR=\xff\xfe")
     status, _, err = run(tmp_path)
     assert (status, len(err.splitlines())) == (1, 1)
-    assert ".env cannot be read" in err
+    assert "save it as UTF-8" in err
 
 
 def test_a_provider_that_is_not_configured(tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ async def test_everything_is_finished_and_nothing_is_left(
         await settled(library, store)
         assert set(statuses(library, store).values()) == {"completed"}
         assert_agreement(library)
+        # Bytes that were never recorded are kept aside; those that were deleted are gone.
+        assert library.blobs.path("lost").exists() == (stage == "bytes written, not recorded")
         # Whatever the client was not told, it does again.
         await put(library, store, "a.md", b"# A\n\nThe second version.")
         await put(library, store, "c.md", b"# C\n\nA third file.")
