@@ -20,11 +20,12 @@ from rag_backend.errors import UpstreamBroken
 from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.models import Store, StoredChunk
 from rag_backend.knowledge.retriever import Passage, is_named, merge_neighbours
+from rag_backend.llm.extractive import needs_model, wants_json
 from rag_backend.llm.provider import ChatRequest, Chunk, Evidence, Grounding, LLMProvider, Message
 from rag_backend.llm.rows import EXTRACTIVE
 from rag_backend.llm.streams import estimate_tokens
 from rag_backend.metrics import Metrics
-from rag_backend.text import content_terms, language_of, present_terms, words
+from rag_backend.text import content_terms, language_of, present_terms, references, words
 
 CHUNKS = 8
 """Chunks retrieved for an answer; neighbours among them become one passage."""
@@ -126,7 +127,7 @@ class Pipeline:
 
     async def _curated(self, asked: Question, question: str) -> Plan | None:
         """The stored answer to exactly this question, where a fixed text will do."""
-        if _needs_model(asked.options):
+        if needs_model(asked.options):
             return None
         row = await self._library.curated(asked.store, question)
         return None if row is None else _from_curated(row)
@@ -150,7 +151,8 @@ class Pipeline:
         """Relevant passages; where the question names a part ("Điều 5"), those of that part."""
         hits = await self._library.search(store, question, CHUNKS)
         passages = [p for p in merge_neighbours(hits) if p.relevance >= RELEVANT]
-        named = [p for p in passages if is_named(question, p.best)]
+        wanted = references(question)
+        named = [p for p in passages if is_named(wanted, p.best)]
         return named or passages
 
     async def _grounded(self, asked: Question, question: str, passages: Sequence[Passage]) -> Plan:
@@ -162,7 +164,7 @@ class Pipeline:
         sources = tuple(source for source in numbered if source.number in kept)
         language = _language(asked)
         grounding = Grounding(question, language, tuple(map(_evidence, sources)), weights)
-        marked = not _wants_json(asked.options)
+        marked = not wants_json(asked.options)
         prompt = grounded_messages(
             asked.messages, [*map(_evidence, shown)], language, markers=marked
         )
@@ -192,7 +194,7 @@ class Pipeline:
         return Plan(stream, asked.provider.name, grounding=grounding, prompt=asked.messages)
 
     def _nothing_found(self, asked: Question) -> Plan:
-        if self._no_answer == "model" or _needs_model(asked.options):
+        if self._no_answer == "model" or needs_model(asked.options):
             return self._plain(asked, "nothing")
         reply = NOTHING_FOUND[_language(asked)]
         return Plan(fixed_reply(reply, HOUSE), HOUSE, grounding="nothing")
@@ -256,16 +258,6 @@ def _from_curated(row: StoredChunk) -> Plan:
     )
     stream = fixed_reply(row.answer or "", HOUSE)
     return Plan(stream, HOUSE, (Source(1, passage),), whole=True, grounding="curated")
-
-
-def _wants_json(options: Mapping[str, Any]) -> bool:
-    form = options.get("response_format")
-    return isinstance(form, Mapping) and form.get("type", "text") != "text"
-
-
-def _needs_model(options: Mapping[str, Any]) -> bool:
-    """Whether a fixed text would ignore what was asked for: JSON, tools, logprobs."""
-    return _wants_json(options) or bool(options.get("tools") or options.get("logprobs"))
 
 
 def _marker_filter(plan: Plan) -> MarkerFilter | None:

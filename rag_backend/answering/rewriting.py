@@ -101,9 +101,10 @@ def own_subject(question: str) -> str:
     turned = _TURN.sub(" ", plain).strip()
     if turned == plain:
         return ""
-    named = [word for word in turned.split() if fold(word) not in _NAMES_NOTHING]
-    named = [word for word in named if word not in STOP_WORDS]
-    return turned if named else ""
+    names = any(
+        word not in STOP_WORDS and fold(word) not in _NAMES_NOTHING for word in turned.split()
+    )
+    return turned if names else ""
 
 
 def depends_on_history(question: str) -> bool:

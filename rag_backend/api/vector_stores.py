@@ -66,16 +66,17 @@ async def list_stores(
 ) -> dict[str, Any]:
     """All stores, newest first."""
     stores = await asyncio.to_thread(backend.library.catalog.list_stores)
-    shown = {store.id: await _shown(store, backend) for store in stores}
-    return page(
+    listed = page(
         stores,
         lambda store: store.id,
-        lambda store: shown[store.id],
+        lambda store: {"store": store},
         limit=limit,
         order=order,
         after=after,
         before=before,
     )
+    # Only those of this page are counted.
+    return listed | {"data": [await _shown(item["store"], backend) for item in listed["data"]]}
 
 
 @router.get("/{vector_store_id}")

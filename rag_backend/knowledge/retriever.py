@@ -141,15 +141,15 @@ def _named_first(
 
     Fused scores lie in 0..1, so one more outranks them.
     """
-    if not references(query):
+    wanted = references(query)
+    if not wanted:
         return list(scored)
-    raised = [(chunk, score + is_named(query, chunk)) for chunk, score in scored]
+    raised = [(chunk, score + is_named(wanted, chunk)) for chunk, score in scored]
     return sorted(raised, key=lambda pair: -pair[1])
 
 
-def is_named(query: str, chunk: StoredChunk) -> bool:
-    """Whether the query names, by number, a part whose heading stands above the chunk."""
-    wanted = references(query)
+def is_named(wanted: frozenset[str], chunk: StoredChunk) -> bool:
+    """Whether a query's `references` name parts whose headings all stand above the chunk."""
     return bool(wanted) and wanted <= references(" › ".join(chunk.heading_path))
 
 
@@ -169,11 +169,12 @@ def _hits(
     weights: Mapping[str, float],
     cosines: Mapping[str, float],
 ) -> list[Hit]:
+    wanted = references(query)
     relevances = [
         max(
             _shared(query, weights, chunk.indexed_text),
             _from_cosine(cosines.get(chunk.id, 0.0)),
-            float(is_named(query, chunk)),
+            float(is_named(wanted, chunk)),
         )
         for chunk, _ in scored
     ]

@@ -118,20 +118,30 @@ def _nearest(grounding: Grounding, picks: Sequence[Pick]) -> str:
     return f"{sayings['nearest']} {text} [{number}]"
 
 
-def _refuse_what_needs_a_model(options: Mapping[str, Any]) -> None:
-    form = options.get("response_format") or {}
-    wanted = {
+def wants_json(options: Mapping[str, Any]) -> bool:
+    """Whether `response_format` asks for anything but text."""
+    form = options.get("response_format")
+    return isinstance(form, Mapping) and form.get("type", "text") != "text"
+
+
+def needs_model(options: Mapping[str, Any]) -> str | None:
+    """The parameter that no fixed or extracted text can honour; None where there is none."""
+    asked = {
         "tools": bool(options.get("tools")),
-        "response_format": str(form.get("type", "text")) != "text",
+        "response_format": wants_json(options),
         "logprobs": bool(options.get("logprobs")),
     }
-    for parameter, given in wanted.items():
-        if given:
-            raise UnsupportedFeature(
-                f"{parameter} needs a language model, and none answers: set LOCAL_LLM_API_URL or "
-                "OPENAI_API_KEY.",
-                param=parameter,
-            )
+    return next((parameter for parameter, given in asked.items() if given), None)
+
+
+def _refuse_what_needs_a_model(options: Mapping[str, Any]) -> None:
+    parameter = needs_model(options)
+    if parameter is not None:
+        raise UnsupportedFeature(
+            f"{parameter} needs a language model, and none answers: set LOCAL_LLM_API_URL or "
+            "OPENAI_API_KEY.",
+            param=parameter,
+        )
 
 
 def _within_limits(text: str, options: Mapping[str, Any]) -> tuple[str, str]:
