@@ -45,7 +45,18 @@ HEAVY = {
     "chromadb": {"rag_backend.knowledge.vectors"},
     "tantivy": {"rag_backend.knowledge.lexical"},
     "sqlalchemy": {
-        f"rag_backend.knowledge.{name}" for name in ("catalog", "rows", "tables", "versions")
+        f"rag_backend.knowledge.sql.{name}"
+        for name in (
+            "chunks",
+            "database",
+            "files",
+            "garbage",
+            "rows",
+            "store_files",
+            "stores",
+            "tables",
+            "versions",
+        )
     },
     "uvicorn": {"rag_backend.main", "llm_offline.main"},
 }

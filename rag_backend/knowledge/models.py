@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -118,3 +119,8 @@ class Garbage:
 def chunk_id(file_id: str, ordinal: int) -> str:
     """A chunk's id in Chroma and tantivy; unique within a store."""
     return f"{file_id}:{ordinal}"
+
+
+def new_id(prefix: str) -> str:
+    """A random identifier in OpenAI's style."""
+    return prefix + secrets.token_hex(12)

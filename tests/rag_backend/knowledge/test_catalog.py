@@ -12,9 +12,9 @@ import pytest
 
 from ingest.document import Chunk
 from rag_backend.errors import BadRequest, Conflict, NotFound, StorageBroken, StorageFull
-from rag_backend.knowledge.catalog import Catalog, new_id
-from rag_backend.knowledge.models import FileRecord, Store
-from rag_backend.knowledge.tables import open_sqlite
+from rag_backend.knowledge.catalog import Catalog
+from rag_backend.knowledge.models import FileRecord, Store, new_id
+from rag_backend.knowledge.sql.tables import open_sqlite
 
 
 @pytest.fixture
