@@ -23,6 +23,7 @@ class FileRecord:
     sha256: str
     purpose: str
     created_at: int
+    expires_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ class Store:
     rebuilding: bool
     embedding_model: str | None
     embedding_probe: bytes | None
+    description: str | None = None
+    expires_after_days: int | None = None
 
     @property
     def collection(self) -> str:
@@ -80,6 +83,8 @@ class StoreFile:
     identity: str
     error_code: str | None = None
     error_message: str | None = None
+    chunking: Mapping[str, int] | None = None
+    batch_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

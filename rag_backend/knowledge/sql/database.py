@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine
 
-from rag_backend.knowledge.sql.tables import mapped_errors
+from rag_backend.knowledge.sql.failures import mapped_errors
 
 SQL_VARIABLES = 500
 """Items in one IN (...); SQLite's own limit is 32,766 values."""

@@ -1,19 +1,12 @@
-"""The catalog's tables (SQLAlchemy Core), and how a SQLite database is opened."""
+"""The catalog's tables (SQLAlchemy Core)."""
 
 from __future__ import annotations
-
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
     Column,
-    Engine,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -23,18 +16,16 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    create_engine,
-    event,
-    inspect,
 )
-from sqlalchemy.exc import DBAPIError, IntegrityError
-
-from rag_backend.errors import BadRequest, Conflict, StorageBroken, StorageFull
 
 metadata = MetaData()
 
-SCHEMA_VERSION = 1
-"""Grows when a catalog of before cannot be read as it is; kept in SQLite's `user_version`."""
+SCHEMA_VERSION = 2
+"""Grows with every change of these tables; kept in SQLite's `user_version`.
+
+A column that is new is nullable or has a server default: catalogs of before get it when they are
+opened (`opening`), and backends of before refuse what they do not know.
+"""
 
 files = Table(
     "files",
@@ -45,6 +36,8 @@ files = Table(
     Column("sha256", String(64), nullable=False),
     Column("purpose", String(32), nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Index("files_expires_at", "expires_at"),
 )
 
 stores = Table(
@@ -60,6 +53,8 @@ stores = Table(
     Column("rebuilding", Boolean, nullable=False, default=False),
     Column("embedding_model", Text),
     Column("embedding_probe", LargeBinary),
+    Column("description", Text),
+    Column("expires_after_days", Integer),
 )
 
 store_files = Table(
@@ -75,6 +70,9 @@ store_files = Table(
     Column("identity", Text, nullable=False),
     Column("error_code", String(32)),
     Column("error_message", Text),
+    Column("chunking", JSON),  # None: by structure; else a fixed window, see OpenAI's `static`
+    Column("batch_id", String(64)),
+    Index("store_files_batch", "batch_id"),
     Index("store_files_identity", "store_id", "identity"),
     Index("store_files_file", "file_id"),
     Index("store_files_status", "status"),
@@ -98,6 +96,16 @@ chunks = Table(
     Index("chunks_question", "store_id", "question_key"),
 )
 
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("store_id", ForeignKey("stores.id"), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("cancelled", Boolean, nullable=False, default=False),
+    Index("batches_store", "store_id"),
+)
+
 garbage = Table(
     "garbage",
     metadata,
@@ -118,94 +126,3 @@ fusion_weights = Table(
 )
 """What each store has learnt about its encoder; made anew when lost, and absent in older catalogs
 until they are opened."""
-
-
-def open_sqlite(path: Path) -> Engine:
-    """Open (or create) the catalog at `path` in WAL mode and create missing tables.
-
-    Raises:
-        StorageBroken: It is not a catalog, or one of another version of this backend.
-        StorageFull: The disk is full.
-    """
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 10})
-
-    @event.listens_for(engine, "connect")
-    def _configure(connection: Any, _record: Any) -> None:
-        # Transactions are begun by hand below: the driver's own begin comes only before the first
-        # write, so that a read followed by a write in one transaction could see two states.
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=NORMAL")
-        cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.close()
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN")
-
-    try:
-        with mapped_errors():
-            _check_version(engine, path)
-            metadata.create_all(engine)
-            _check_columns(engine, path)
-    except (StorageBroken, StorageFull):
-        engine.dispose()
-        raise
-    return engine
-
-
-@contextmanager
-def mapped_errors() -> Iterator[None]:
-    """A database's errors as this package's own.
-
-    Raises:
-        BadRequest: A text is not valid Unicode.
-        Conflict: A row that a change refers to is gone, or one like it came first.
-        StorageFull, StorageBroken: See there.
-    """
-    try:
-        yield
-    except UnicodeEncodeError as error:
-        raise BadRequest("A text in the request is not valid Unicode.") from error
-    except IntegrityError as error:
-        raise Conflict(
-            "What this refers to was changed or deleted at the same moment: look again and retry."
-        ) from error
-    except (DBAPIError, sqlite3.Error) as error:  # the second from opening a connection
-        reason = str(error.orig if isinstance(error, DBAPIError) else error)
-        if "disk is full" in reason:
-            raise StorageFull(
-                "The disk that holds DATA_DIR is full: free some space, then try again."
-            ) from error
-        raise StorageBroken(
-            f"The catalog in DATA_DIR cannot be used: {reason}. Check the directory's permissions "
-            "and its disk; if the file is damaged, restore it from a backup, or use another "
-            "DATA_DIR and ingest the documents again."
-        ) from error
-
-
-def _check_version(engine: Engine, path: Path) -> None:
-    """Refuse a later version's catalog; mark a new one, and those from before there were marks."""
-    with engine.connect() as connection:
-        found = connection.exec_driver_sql("PRAGMA user_version").scalar() or 0
-        if found > SCHEMA_VERSION:
-            raise StorageBroken(
-                f"{path} was made by a later version of this backend (schema {found}, this one "
-                f"knows {SCHEMA_VERSION}): run that version, or use another DATA_DIR."
-            )
-        connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        connection.commit()
-
-
-def _check_columns(engine: Engine, path: Path) -> None:
-    found = inspect(engine)
-    for table in metadata.sorted_tables:
-        present = {column["name"] for column in found.get_columns(table.name)}
-        differing = sorted(present ^ set(table.columns.keys()))
-        if differing:
-            raise StorageBroken(
-                f"{path} was made by another version of this backend (table {table.name} differs "
-                f"in {', '.join(differing)}): run that version, or use another DATA_DIR and ingest "
-                "the documents again."
-            )
