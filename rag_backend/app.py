@@ -27,6 +27,7 @@ from rag_backend.knowledge.blobs import Blobs
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.embedding import load_embedding
 from rag_backend.knowledge.encoder import EncoderLoader
+from rag_backend.knowledge.encoders import Encoders
 from rag_backend.knowledge.indexer import Indexer
 from rag_backend.knowledge.lexical import LexicalIndex
 from rag_backend.knowledge.library import Library
@@ -98,10 +99,11 @@ def _build_library(settings: Settings, encoder: EncoderLoader) -> Library:
     url = settings.chroma_url
     vectors = open_server(url) if url else open_embedded(data / "chroma")
     lexical = LexicalIndex(data / "lexical")
-    readers = max(1, (os.cpu_count() or 2) // 2)
-    reading = ReadingPool(readers, settings.read_timeout, settings.read_memory_mb)
-    indexer = Indexer(catalog, blobs, vectors, lexical, encoder, reading, readers)
-    return Library(catalog, blobs, indexer, Retriever(catalog, vectors, lexical, encoder))
+    readers = max(2, (os.cpu_count() or 2) // 2)  # one is kept for short files
+    reading = ReadingPool(readers, settings.read_timeout, settings.read_memory_mb, data / "reading")
+    encoders = Encoders(encoder, load_embedding)
+    indexer = Indexer(catalog, blobs, vectors, lexical, encoders, reading, readers)
+    return Library(catalog, blobs, indexer, Retriever(catalog, vectors, lexical, encoders))
 
 
 def _local_model(registry: Registry) -> LLMProvider | None:

@@ -1,70 +1,62 @@
 """The write path: from an attached file to visible chunks, and out again.
 
-A job is a store file that is `in_progress`. Readers take jobs from a queue and hand chunks to one
-writer, the only one who touches Chroma and tantivy. The writer takes whatever is ready, embeds it
-together, writes vectors and postings, and then makes each file visible in one catalog transaction
-(`Catalog.complete`). Whatever happens before that transaction is invisible and is done again after
-a restart; what it retires is garbage that the writer removes afterwards.
+A job is a store file that is `in_progress`. It passes three stages that work at the same time, with
+little waiting between them: readers (`intake`) turn bytes into chunks, one task embeds slices of
+many files together (`vectorising`), and one writer puts them into Chroma and tantivy and makes
+whole files visible in one catalog transaction (`writer`). Stores that are rebuilt or repaired
+(`refilling`) take turns with new files (`rotation`). Whatever happens before that transaction is
+invisible and is done again after a restart; what it retires is garbage that the writer removes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-from ingest.document import Chunk
-from ingest.errors import UnreadableFile
 from rag_backend.errors import NotFound, RAGError, StartError
 from rag_backend.knowledge.blobs import Blobs
 from rag_backend.knowledge.calibrator import Calibrator
 from rag_backend.knowledge.catalog import Catalog
-from rag_backend.knowledge.encoder import Encoder, EncoderLoader
-from rag_backend.knowledge.finishing import finished
+from rag_backend.knowledge.encoders import Encoders
+from rag_backend.knowledge.finishing import Threads
+from rag_backend.knowledge.intake import Intake
+from rag_backend.knowledge.jobs import Job, Jobs, Key, Slice
 from rag_backend.knowledge.lexical import LexicalIndex
-from rag_backend.knowledge.models import Store, StoreFile, chunk_id
+from rag_backend.knowledge.models import Store, StoreFile
 from rag_backend.knowledge.reading import ReadingPool
+from rag_backend.knowledge.recovery import Recovery
+from rag_backend.knowledge.refilling import Refill, begin_rebuild
+from rag_backend.knowledge.rotation import Rotation, Source
 from rag_backend.knowledge.sweeping import Sweeper
+from rag_backend.knowledge.vectorising import add_vectors
 from rag_backend.knowledge.vectors import VectorIndex
+from rag_backend.knowledge.writer import Failure, Writer
 
-_BATCH_CHUNKS = 512
-"""The writer stops collecting files once it has so many chunks: bounds memory and latency."""
-_EMBED_CHUNKS = 256
-"""Chunks embedded in one go; `stop` waits for at most so many."""
+_BATCH = 512
+"""Chunks embedded together, of as many files as it takes; bounds how long a new file waits."""
+_AHEAD = 2
+"""Batches that are embedded and wait for the writer, or are being written."""
 _RETRY_SECONDS = 60
-"""After this, a job is tried again whose failure could not even be recorded."""
-_WAITING_FILES = 64
-"""Files that have been read and wait for the writer."""
+"""After this, a job is tried again whose failure could not even be recorded, or a refill."""
+_THREADS = 4
+"""One that embeds, one that writes, and two for readers' look-ups and preparations."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """A file that has been read, waiting for the writer."""
+class Batch:
+    """What the writer gets: slices, embedded, and refills that have no more of them."""
 
-    store_id: str
-    file_id: str
-    chunks: list[Chunk]
-
-
-@dataclass(frozen=True, slots=True)
-class Rebuild:
-    """A store whose derived data are to be made anew from the catalog."""
-
-    store_id: str
+    slices: Sequence[Slice]
+    drained: Sequence[Refill]
+    counted: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """Something became garbage."""
-
-
-Work = Prepared | Rebuild | Sweep
-Entry = tuple[str, str, str]
-"""(chunk id, file id, text to embed and index)."""
+_SWEEP = Batch((), (), counted=False)
 
 
 class Indexer:
@@ -76,311 +68,279 @@ class Indexer:
         blobs: Blobs,
         vectors: VectorIndex,
         lexical: LexicalIndex,
-        encoder: EncoderLoader,
+        encoders: Encoders,
         reading: ReadingPool,
         readers: int,
     ) -> None:
         self._catalog = catalog
-        self._blobs = blobs
         self._vectors = vectors
         self._lexical = lexical
-        self._sweeper = Sweeper(catalog, blobs, vectors, lexical)
-        self.calibrator = Calibrator(catalog, encoder)
-        self._encoder = encoder
+        self._encoders = encoders
         self._reading = reading
         self._readers = readers
-        self._jobs: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
-        self._work: asyncio.Queue[Work] = asyncio.Queue()
-        self._room = asyncio.Semaphore(_WAITING_FILES)
-        self._unfinished = 0
+        self.calibrator = Calibrator(catalog, encoders.present)
+        self._threads = Threads(_THREADS)
+        self._jobs = Jobs()
+        self._refills: dict[str, list[Refill]] = {}
+        self._beginning: set[str] = set()
+        sweeper = Sweeper(catalog, blobs, vectors, lexical)
+        self._recovery = Recovery(catalog, blobs, vectors, lexical, sweeper)
+        self._writer = Writer(catalog, vectors, lexical, sweeper, self._jobs, self._refills)
+        self._intake = Intake(
+            catalog, blobs, reading, encoders, self._jobs, self._threads, self._mirror_of
+        )
+        self._rotation = Rotation()
+        self._arrived = asyncio.Event()
+        self._ahead = asyncio.Semaphore(_AHEAD)
+        self._embedded: asyncio.Queue[Batch] = asyncio.Queue()
         self._changed: set[str] = set()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._retries = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.problem: str | None = None
+        """What the writer met last, in a sentence; None since it has written again."""
 
     async def start(self) -> None:
         """Resume what an earlier process left, then work until `stop`."""
-        await self._recover()
-        loops: list[Coroutine[Any, Any, None]] = [self._read_files() for _ in range(self._readers)]
-        loops += [self._write(), self.calibrator.run()]
-        self._tasks = [asyncio.create_task(loop) for loop in loops]
+        unfinished = await self._threads.run(self._recovery.clean_up)
+        for file in unfinished:
+            self.submit(file)
+        for store in await self._threads.run(self._catalog.list_stores):
+            if store.rebuilding:
+                self._begin(self._rebuild(store.id))
+            else:
+                self._begin(self._repair(store))
+                self.calibrator.consider(store.id)
+        for loop in (self._embed(), self._write(), self.calibrator.run()):
+            self._begin(loop)
+        self._begin(self._intake.run(self, self._readers))
 
     async def stop(self) -> None:
         """Stop at once; unfinished jobs are resumed at the next start."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._encoders.stop()
         await asyncio.to_thread(self._reading.close)
+        await asyncio.to_thread(self._threads.close)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # What others ask for
 
     def submit(self, file: StoreFile) -> None:
         """Index a file that was just attached; returns at once."""
         if file.status == "in_progress":
-            self._enqueue(file.store_id, file.file_id)
-
-    def _enqueue(self, store_id: str, file_id: str) -> None:
-        self._unfinished += 1
-        self._jobs.put_nowait((store_id, file_id))
+            self._intake.submit((file.store_id, file.file_id))
 
     def sweep(self) -> None:
         """Remove, soon, what the catalog has retired."""
-        self._work.put_nowait(Sweep())
+        self._embedded.put_nowait(_SWEEP)
 
     async def rebuild(self, store: Store) -> None:
         """Make a store's vectors and postings anew, soon; the old ones serve until then."""
         await asyncio.to_thread(self._catalog.update_store, store.id, rebuilding=True)
-        self._work.put_nowait(Rebuild(store.id))
+        self._begin(self._rebuild(store.id))
 
     @property
     def pending(self) -> int:
         """Files that are not read, or read and not written."""
-        return self._unfinished
+        return len(self._intake) + len(self._jobs) + self._retries
 
-    async def _recover(self) -> None:
-        """Jobs back into the queue; what a crash left behind away."""
-        await finished(self._sweeper.collect)  # first: what was deleted must not be set aside
-        known = await asyncio.to_thread(self._catalog.list_files)
-        await asyncio.to_thread(self._blobs.set_aside_unknown, {file.id for file in known})
-        unfinished = await asyncio.to_thread(self._catalog.list_store_files, None, "in_progress")
-        await asyncio.to_thread(self._clear, unfinished)
-        for file in unfinished:
-            self.submit(file)
-        for store in await asyncio.to_thread(self._catalog.list_stores):
-            if store.rebuilding:
-                self._work.put_nowait(Rebuild(store.id))
-            else:
-                await asyncio.to_thread(self._compare, store)
-                self.calibrator.consider(store.id)
+    def progress(self, store_id: str) -> tuple[int, int] | None:
+        """(chunks made, chunks in all) of a store that is being rebuilt or repaired."""
+        listed = self._refills.get(store_id)
+        if not listed:
+            return None
+        return sum(refill.made for refill in listed), sum(refill.total for refill in listed)
 
-    def _clear(self, unfinished: Sequence[StoreFile]) -> None:
-        for store_id, files in _by_store(unfinished).items():
-            store = self._catalog.store(store_id)
-            file_ids = [file.file_id for file in files]
-            try:
-                self._vectors.delete_files(store.collection, file_ids)
-                self._lexical.replace(store.collection, file_ids, [])
-            except RAGError as error:
-                log.error("unfinished files of '%s' could not be cleared: %s", store.name, error)
+    # Refills
 
-    def _compare(self, store: Store) -> None:
-        """Say so when derived data were lost, by a failing disk or an inquisitive hand."""
-        try:
-            found = self._vectors.count(store.collection), self._lexical.count(store.collection)
-        except RAGError as error:
-            log.error("%s", error)
+    async def _rebuild(self, store_id: str) -> None:
+        """Begin to fill the next generation of a store, unless that is under way."""
+        if store_id in self._beginning:
             return
-        wanted = self._catalog.count_chunks(store.id)
-        if found != (wanted, wanted):
-            log.warning(
-                "vector store '%s' has %d chunks, but %d vectors and %d postings: searches miss "
-                "some of it until `python -m ingest rebuild --store %s`",
-                *(store.name, wanted, *found, store.name),
+        self._beginning.add(store_id)
+        try:
+            present = await self._encoders.present.wait()
+            store = await self._threads.run(self._catalog.store, store_id)
+            under_way = any(not refill.repairs for refill in self._refills.get(store_id, ()))
+            if not store.rebuilding or under_way:
+                return
+            refill = await self._threads.run(
+                begin_rebuild, self._catalog, self._vectors, self._lexical, store, present
             )
-
-    # Readers
-
-    async def _read_files(self) -> None:
-        try:
-            encoder = await self._encoder.wait()
-        except StartError as error:
-            # The backend stops for the same reason: the jobs wait for the next start.
-            log.error("nothing is indexed: %s", error)
-            return
-        while True:
-            store_id, file_id = await self._jobs.get()
-            try:
-                prepared = await self._read_file(store_id, file_id, encoder)
-            except (UnreadableFile, RAGError) as error:
-                await self._fail(store_id, file_id, error)
-            except Exception:
-                log.exception("reading %s failed", file_id)
-                await self._fail(store_id, file_id, None)
-            else:
-                if prepared is not None:
-                    await self._room.acquire()
-                    self._work.put_nowait(prepared)
-                    continue
-            self._unfinished -= 1
-            self.sweep()
-
-    async def _read_file(self, store_id: str, file_id: str, encoder: Encoder) -> Prepared | None:
-        try:
-            attached = await asyncio.to_thread(self._catalog.store_file, store_id, file_id)
-            file = await asyncio.to_thread(self._catalog.file, file_id)
         except NotFound:
-            return None  # deleted while it waited
-        if attached.status != "in_progress":
-            return None  # submitted twice
-        chunks = await self._reading.read(
-            self._blobs.path(file_id),
-            file.filename,
-            encoder.embedding.tokenizer_file,
-            encoder.embedding.max_tokens,
-        )
-        return Prepared(store_id, file_id, chunks)
+            return
+        except StartError:
+            return  # said where files are read
+        except RAGError as error:
+            self._try_rebuild_again(store_id, error)
+        else:
+            log.info("vector store '%s' is rebuilt: %d chunks", store.name, refill.total)
+            self._add_refill(refill)
+        finally:
+            self._beginning.remove(store_id)
 
-    async def _fail(
-        self,
-        store_id: str,
-        file_id: str,
-        error: UnreadableFile | RAGError | None,
-        written: bool = False,
-    ) -> None:
-        code = error.code if isinstance(error, UnreadableFile) else "server_error"
+    async def _repair(self, store: Store) -> None:
+        """Put back what a store has lost: words first, which need no encoder."""
+        try:
+            lost = await self._threads.run(self._recovery.lost, store)
+            if lost.postings:
+                refill = await self._threads.run(self._recovery.postings, store)
+                if refill is not None:
+                    self._add_refill(refill)
+            if lost.vectors:
+                encoder = await self._encoders.present.wait()
+                encoder.check(store)
+                refill = await self._threads.run(self._recovery.vectors, store, encoder)
+                if refill is not None:
+                    self._add_refill(refill)
+        except StartError:
+            return  # said where files are read
+        except RAGError as error:
+            log.error("vector store '%s' cannot be repaired: %s", store.name, error)
+
+    def _add_refill(self, refill: Refill) -> None:
+        self._refills.setdefault(refill.store.id, []).append(refill)
+        self._add(refill)
+
+    def _mirror_of(self, store: Store) -> Refill | None:
+        """The rebuild under way: new files go to both generations."""
+        under_way = self._refills.get(store.id, ()) if store.rebuilding else ()
+        return next((refill for refill in under_way if not refill.repairs), None)
+
+    async def _finish_refill(self, refill: Refill) -> None:
+        store_id = refill.store.id
+        try:
+            if not await self._threads.run(self._writer.finish, refill):
+                self._add(refill)
+                return
+            log.info("vector store '%s' has what it lacked", refill.store.name)
+        except RAGError as error:
+            if not refill.repairs:
+                self._try_rebuild_again(store_id, error)
+            else:
+                log.error("vector store '%s' cannot be repaired: %s", refill.store.name, error)
+        self._refills[store_id].remove(refill)
+        if not self._refills[store_id]:
+            del self._refills[store_id]
+        self._changed.add(store_id)
+        await self._encoders.keep_only(await self._threads.run(self._catalog.list_stores))
+
+    def _try_rebuild_again(self, store_id: str, error: RAGError) -> None:
+        self.problem = str(error)
+        log.error(
+            "rebuilding %s stopped; it goes on in %d s, and at the next start: %s",
+            *(store_id, _RETRY_SECONDS, error),
+        )
+        asyncio.get_running_loop().call_later(
+            _RETRY_SECONDS, lambda: self._begin(self._rebuild(store_id))
+        )
+
+    # Files that have been read (see `intake.Receiver`)
+
+    def receive(self, job: Job) -> None:
+        """It waits to be embedded."""
+        if job.ended:  # removed while it was read
+            self._close(job)
+        else:
+            self._add(job)
+
+    async def reject(self, job: Job, error: Exception | None) -> None:
+        """It cannot be indexed."""
+        self._close(job)
+        await self._record(Failure(job.key, error, written=False))
+        self.sweep()
+
+    def drop(self, job: Job) -> None:
+        """There is nothing to do for it."""
+        self._close(job)
+
+    def _close(self, job: Job) -> None:
+        self._intake.room.leave(job)
+        if self._jobs.close(job):
+            self._intake.submit(job.key)
+        self._intake.look_again()
+
+    async def _record(self, failure: Failure) -> None:
+        store_id, file_id = failure.key
+        error = failure.error
+        code = getattr(error, "code", None) if not isinstance(error, RAGError) else "server_error"
         message = str(error) if error else "Internal error: the backend's log has the details."
         try:
-            await finished(self._catalog.fail, store_id, file_id, code, message, written=written)
+            await self._threads.run(
+                self._catalog.fail,
+                *(store_id, file_id, code or "server_error", message),
+                written=failure.written,
+            )
         except RAGError as problem:
             # A full disk, most likely: the job stays in progress until there is room again.
             log.error(
                 "%s cannot be indexed now, and is tried again in %d s: %s",
                 *(file_id, _RETRY_SECONDS, problem),
             )
-            loop = asyncio.get_running_loop()
-            loop.call_later(_RETRY_SECONDS, self._enqueue, store_id, file_id)
+            self._retries += 1
+            asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._retry, failure.key)
 
-    # Writer
+    def _retry(self, key: Key) -> None:
+        self._retries -= 1
+        self._intake.submit(key)
+
+    # Embedding
+
+    def _add(self, source: Source) -> None:
+        self._rotation.add(source)
+        self._arrived.set()
+
+    async def _embed(self) -> None:
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while True:
+                await self._ahead.acquire()
+                slices, ended = await self._threads.run(self._rotation.take, _BATCH)
+                if not slices and not ended:
+                    self._ahead.release()
+                    break
+                await add_vectors(slices, self._threads)
+                drained = [source for source in ended if isinstance(source, Refill)]
+                self._embedded.put_nowait(Batch(slices, drained))
+
+    # Writing
 
     async def _write(self) -> None:
         while True:
-            work = await self._next_work()
+            group = [await self._embedded.get()]
+            while not self._embedded.empty():
+                group.append(self._embedded.get_nowait())
             try:
-                await self._do(work)
+                await self._write_group(group)
             except Exception:
                 log.exception("the writer failed; it goes on")
-            for item in work:
-                if isinstance(item, Prepared):
-                    self._unfinished -= 1
-                    self._room.release()
-                if not isinstance(item, Sweep):
-                    self._changed.add(item.store_id)
-            if not self._unfinished:  # what learning costs is not taken from ingestion
+            for batch in group:
+                if batch.counted:
+                    self._ahead.release()
+            for job in self._jobs.ended():
+                self._close(job)
+            if not self.pending:  # what learning costs is not taken from ingestion
                 for store_id in self._changed:
                     self.calibrator.consider(store_id)
                 self._changed.clear()
 
-    async def _do(self, work: Sequence[Work]) -> None:
-        # First of all: a file that was removed and came back must lose its old postings before it
-        # gets its new ones.
-        await finished(self._sweeper.collect)
-        for store_id in dict.fromkeys(w.store_id for w in work if isinstance(w, Rebuild)):
-            await self._rebuild_or_log(store_id)
-        files = [item for item in work if isinstance(item, Prepared)]
-        for store_id, batch in _by_store(files).items():
-            await self._index(store_id, batch)
-        await finished(self._sweeper.collect)
-
-    async def _next_work(self) -> list[Work]:
-        """Everything that is ready, up to a batch."""
-        work = [await self._work.get()]
-        size = 0
-        while size < _BATCH_CHUNKS and not self._work.empty():
-            item = self._work.get_nowait()
-            work.append(item)
-            size += len(item.chunks) if isinstance(item, Prepared) else 0
-        return work
-
-    async def _index(self, store_id: str, batch: Sequence[Prepared]) -> None:
-        error: RAGError | None = None
-        try:
-            await self._index_store(store_id, batch)
-            return
-        except RAGError as known:
-            error = known
-        except Exception:
-            log.exception("indexing %s into %s failed", [f.file_id for f in batch], store_id)
-        if error is None and len(batch) > 1:
-            for file in batch:  # one by one, the others need not suffer
-                await self._index(store_id, [file])
-            return
-        for file in batch:
-            await self._fail(store_id, file.file_id, error, written=True)
-
-    async def _index_store(self, store_id: str, batch: Sequence[Prepared]) -> None:
-        encoder = await self._encoder.wait()
-        try:
-            store = await asyncio.to_thread(self._catalog.store, store_id)
-        except NotFound:
-            return  # the store was deleted
-        encoder.check(store)
-        # A file that was removed and came back while it was being read is here twice.
-        files = {file.file_id: file for file in batch}
-        entries = await asyncio.to_thread(_entries, files.values())
-
-        def make_visible() -> None:
-            self._lexical.replace(store.collection, list(files), entries)
-            for file in files.values():
-                self._catalog.complete(store_id, file.file_id, file.chunks)
-
-        if store.embedding_probe is None:
-            await finished(self._remember_encoder, store, encoder)
-        await self._embed(store.collection, encoder, entries)
-        await finished(make_visible)
-
-    def _remember_encoder(self, store: Store, encoder: Encoder) -> None:
-        self._catalog.update_store(
-            store.id, embedding_model=encoder.embedding.model_id, embedding_probe=encoder.probe
-        )
-
-    async def _embed(self, collection: str, encoder: Encoder, entries: Sequence[Entry]) -> None:
-        """Vectors of the entries, part by part, into Chroma."""
-
-        def embed(part: Sequence[Entry]) -> None:
-            ids, owners, texts = zip(*part, strict=True)
-            vectors = encoder.embedding.embed(texts, "document")
-            self._vectors.add(collection, ids, owners, vectors)
-
-        for at in range(0, len(entries), _EMBED_CHUNKS):
-            await finished(embed, entries[at : at + _EMBED_CHUNKS])
-
-    async def _rebuild_or_log(self, store_id: str) -> None:
-        try:
-            await self._rebuild(store_id)
-        except RAGError as error:
-            log.error("rebuilding %s failed; the next start tries again: %s", store_id, error)
-        except Exception:
-            log.exception("rebuilding %s failed; the next start tries again", store_id)
-
-    async def _rebuild(self, store_id: str) -> None:
-        """Embed and index every completed file into the next generation, then serve that."""
-        encoder = await self._encoder.wait()
-        try:
-            store = await asyncio.to_thread(self._catalog.store, store_id)
-        except NotFound:
-            return
-        if not store.rebuilding:
-            return  # asked for twice
-        target = store.next_collection
-        await finished(self._sweeper.drop, target)  # a rebuild that did not finish
-        entries: list[Entry] = []
-        files = await asyncio.to_thread(self._catalog.list_store_files, store.id, "completed")
-        for number, file in enumerate(files, 1):
-            stored = await asyncio.to_thread(self._catalog.file_chunks, store.id, file.file_id)
-            entries += [(chunk.id, chunk.file_id, chunk.indexed_text) for chunk in stored]
-            if len(entries) >= _BATCH_CHUNKS or number == len(files):
-                await self._embed(target, encoder, entries)
-                await finished(self._lexical.replace, target, [], entries)
-                entries = []
-        await finished(
-            self._catalog.swap_generation, store, encoder.embedding.model_id, encoder.probe
-        )
-
-
-def _entries(files: Iterable[Prepared]) -> list[Entry]:
-    return [
-        (chunk_id(file.file_id, number), file.file_id, chunk.indexed_text)
-        for file in files
-        for number, chunk in enumerate(file.chunks)
-    ]
-
-
-class _OfStore(Protocol):
-    @property
-    def store_id(self) -> str: ...
-
-
-S = TypeVar("S", bound=_OfStore)
-
-
-def _by_store(items: Iterable[S]) -> dict[str, list[S]]:
-    grouped: dict[str, list[S]] = {}
-    for item in items:
-        grouped.setdefault(item.store_id, []).append(item)
-    return grouped
+    async def _write_group(self, group: Sequence[Batch]) -> None:
+        slices = [part for batch in group for part in batch.slices]
+        outcome = await self._threads.run(self._writer.write, slices)
+        self._changed |= outcome.changed
+        for failure in outcome.failed:
+            self.problem = str(failure.error) if failure.error else self.problem
+            await self._record(failure)
+        if outcome.failed:
+            await self._threads.run(self._writer.sweep)
+        elif outcome.changed:
+            self.problem = None
+        for batch in group:
+            for refill in batch.drained:
+                await self._finish_refill(refill)

@@ -10,6 +10,8 @@ from typing import Literal
 from ingest.document import with_headings
 
 FileStatus = Literal["in_progress", "completed", "cancelled", "failed"]
+Completion = Literal["completed", "gone", "stale"]
+"""How a job ended, see `Catalog.complete_files`."""
 Attributes = Mapping[str, str | float | bool]
 
 

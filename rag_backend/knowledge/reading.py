@@ -7,6 +7,7 @@ import logging
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import cast
@@ -25,8 +27,15 @@ from ingest.chunking import split
 from ingest.document import Chunk
 from ingest.errors import UnreadableFile
 from ingest.reading.registry import read
+from rag_backend.knowledge.models import new_id
+from rag_backend.knowledge.spooling import Chunks, handed_over
 
 _MiB = 2**20
+_NICE = 10
+"""Readers get what requests and the encoder leave of the processor; while these wait, all of it."""
+
+_Work = tuple[Path, str, Path | None, int]
+"""(bytes, file name, tokenizer, most tokens), as `read_and_chunk` takes them."""
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +43,13 @@ log = logging.getLogger(__name__)
 class ReadingPool:
     """Worker processes with a time and a memory limit a file."""
 
-    def __init__(self, workers: int, timeout: float, memory_mb: int) -> None:
+    def __init__(
+        self, workers: int, timeout: float, memory_mb: int, spool: Path | None = None
+    ) -> None:
+        """`spool` is a folder of this pool's own for the chunks of long files; None: memory."""
+        self._spool = spool
+        if spool is not None:
+            _empty(spool)
         self._workers = workers
         self._timeout = timeout
         self._memory_mb = memory_mb
@@ -44,7 +59,7 @@ class ReadingPool:
 
     async def read(
         self, path: Path, filename: str, tokenizer_file: Path | None, max_tokens: int
-    ) -> list[Chunk]:
+    ) -> Chunks:
         """A file's chunks; raises UnreadableFile with a sentence for the user."""
         work = (path, filename, tokenizer_file, max_tokens)
         try:
@@ -67,7 +82,7 @@ class ReadingPool:
             self._closed = True
             self._stop()
 
-    async def _run(self, work: tuple[Path, str, Path | None, int]) -> list[Chunk]:
+    async def _run(self, work: _Work) -> Chunks:
         job = await asyncio.to_thread(self._schedule, work)
         try:
             return await asyncio.wrap_future(job)
@@ -86,20 +101,22 @@ class ReadingPool:
                 "The file made its reader crash: it is damaged, or too complex to read."
             ) from error
 
-    def _schedule(self, work: tuple[Path, str, Path | None, int]) -> Future[list[Chunk]]:
+    def _schedule(self, work: _Work) -> Future[Chunks]:
         """Synchronous; the first call starts the workers. A pool that broke is replaced."""
         with self._changing:
             if self._closed:
-                refused: Future[list[Chunk]] = Future()
+                refused: Future[Chunks] = Future()
                 refused.cancel()
                 return refused
+            spool = self._spool / new_id("read-") if self._spool else None
+            given = (read_and_chunk, spool, *work)
             try:
-                job = self._pool.schedule(read_and_chunk, args=work, timeout=self._timeout)
+                job = self._pool.schedule(_hand_over, args=given, timeout=self._timeout)
             except RuntimeError:
                 self._stop()
                 self._pool = self._new_pool()
-                job = self._pool.schedule(read_and_chunk, args=work, timeout=self._timeout)
-            return cast("Future[list[Chunk]]", job)
+                job = self._pool.schedule(_hand_over, args=given, timeout=self._timeout)
+            return cast("Future[Chunks]", job)
 
     def _stop(self) -> None:
         self._pool.stop()  # type: ignore[no-untyped-call]
@@ -113,6 +130,26 @@ class ReadingPool:
             initializer=_limit_worker,
             initargs=(self._memory_mb,),
         )
+
+
+def _hand_over(reader: Callable[..., list[Chunk]], spool: Path | None, *work: *_Work) -> Chunks:
+    """What a worker does, from the bytes to what it sends back."""
+    chunks = reader(*work)
+    try:
+        return handed_over(chunks, spool)
+    except OSError as error:
+        raise UnreadableFile(
+            f"What was read of it cannot be kept: {error.strerror or error}. Free some space on "
+            "the disk that holds DATA_DIR, then ingest the file again.",
+            "server_error",
+        ) from error
+
+
+def _empty(folder: Path) -> None:
+    """What an earlier process left there is read again."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def read_and_chunk(
@@ -136,6 +173,8 @@ def token_counter(tokenizer_file: Path | None) -> Callable[[str], int]:
 
 
 def _limit_worker(memory_mb: int) -> None:
+    if hasattr(os, "nice"):
+        os.nice(_NICE)
     # Ctrl-C reaches the whole process group; the owner stops its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_owner, daemon=True).start()

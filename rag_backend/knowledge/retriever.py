@@ -11,7 +11,8 @@ from typing import Any
 from rag_backend.knowledge import filters as attribute_filters
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.embedding import EMBEDDED
-from rag_backend.knowledge.encoder import Encoder, EncoderLoader
+from rag_backend.knowledge.encoder import Encoder
+from rag_backend.knowledge.encoders import Encoders
 from rag_backend.knowledge.fusion import CANDIDATES, DENSE_WEIGHT, fuse
 from rag_backend.knowledge.lexical import LexicalIndex
 from rag_backend.knowledge.models import Store, StoredChunk
@@ -63,12 +64,12 @@ class Retriever:
     """Dense and lexical search over one store, fused, and checked against the catalog."""
 
     def __init__(
-        self, catalog: Catalog, vectors: VectorIndex, lexical: LexicalIndex, encoder: EncoderLoader
+        self, catalog: Catalog, vectors: VectorIndex, lexical: LexicalIndex, encoders: Encoders
     ) -> None:
         self._catalog = catalog
         self._vectors = vectors
         self._lexical = lexical
-        self._encoder = encoder
+        self._encoders = encoders
 
     def check_vectors(self) -> None:
         """Raise StorageBroken when Chroma does not answer. Synchronous."""
@@ -92,9 +93,8 @@ class Retriever:
             Starting: The encoder is still loading.
         """
         query = nfc(query)
-        encoder = await self._encoder.get()
         store = await asyncio.to_thread(self._catalog.store, store.id)  # it may be rebuilt by now
-        encoder.check(store)
+        encoder = await self._encoders.for_search(store)
         allowed = await asyncio.to_thread(self._allowed_files, store, filters)
         if allowed == []:
             return []
@@ -122,8 +122,10 @@ class Retriever:
         return self._lexical.term_weights(store.collection, query)
 
     def _dense(
-        self, encoder: Encoder, store: Store, query: str, allowed: Sequence[str] | None
+        self, encoder: Encoder | None, store: Store, query: str, allowed: Sequence[str] | None
     ) -> list[tuple[str, float]]:
+        if encoder is None:  # the store is being re-embedded, and what it had cannot be loaded
+            return []
         vector = encoder.embedding.embed([query], "query")[0]
         return self._vectors.search(store.collection, vector, CANDIDATES, allowed)
 
@@ -154,11 +156,11 @@ def is_named(wanted: frozenset[str], chunk: StoredChunk) -> bool:
 
 
 def _trusted_cosines(
-    encoder: Encoder, query: str, dense: Iterable[tuple[str, float]]
+    encoder: Encoder | None, query: str, dense: Iterable[tuple[str, float]]
 ) -> dict[str, float]:
     """Cosines that say something about relevance: the embedded encoder reads English only, and
     finds any two Vietnamese texts alike."""
-    if is_vietnamese(query) and encoder.embedding.model_id == EMBEDDED:
+    if encoder and encoder.embedding.model_id == EMBEDDED and is_vietnamese(query):
         return {}
     return dict(dense)
 

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import ParamSpec
 
 from rag_backend.errors import RAGError
 from rag_backend.knowledge.blobs import Blobs
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.lexical import LexicalIndex
-from rag_backend.knowledge.models import Garbage
+from rag_backend.knowledge.models import Garbage, Store
 from rag_backend.knowledge.vectors import VectorIndex
 
 P = ParamSpec("P")
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """(store id, file id) of files whose vectors and postings were removed, or are still there."""
+
+    removed: set[tuple[str, str]]
+    left: set[tuple[str, str]]
 
 
 class Sweeper:
@@ -29,23 +38,37 @@ class Sweeper:
         self._vectors = vectors
         self._lexical = lexical
 
-    def collect(self) -> None:
+    def collect(self) -> Swept:
         """Remove what can be removed; the rest stays written down, for the next time."""
+        gone: list[Garbage] = []
+        removed: list[int] = []
         try:
             gone = self._catalog.list_garbage()
             if gone:
-                self._catalog.forget_garbage(self._remove(gone))
+                removed = self._remove(gone)
+                self._catalog.forget_garbage(removed)
         except RAGError as error:
             log.error("what was deleted is still on disk: %s", error)
+        done = set(removed)
+        postings = [item for item in gone if item.kind == "postings"]
+        return Swept(
+            {(str(item.store_id), str(item.file_id)) for item in postings if item.id in done},
+            {(str(item.store_id), str(item.file_id)) for item in postings if item.id not in done},
+        )
 
     def drop(self, collection: str) -> None:
         """Delete a store generation's derived data."""
         self._vectors.drop(collection)
         self._lexical.drop(collection)
 
+    def remove(self, store: Store, file_ids: Sequence[str]) -> None:
+        """Remove what there is of files; raises RAGError."""
+        if file_ids:
+            self._remove_postings(_collections(store), file_ids)
+
     def _remove(self, gone: Sequence[Garbage]) -> list[int]:
         """The ids of what was removed."""
-        generations = {store.id: store.collection for store in self._catalog.list_stores()}
+        generations = {store.id: _collections(store) for store in self._catalog.list_stores()}
         removed: list[int] = []
         postings: dict[str, list[Garbage]] = {}
         for item in gone:
@@ -55,10 +78,10 @@ class Sweeper:
             elif item.store_id not in generations:  # went with its store
                 removed.append(item.id)
             else:
-                postings.setdefault(generations[item.store_id], []).append(item)
-        for collection, items in postings.items():
+                postings.setdefault(item.store_id, []).append(item)
+        for store_id, items in postings.items():
             file_ids = list({str(item.file_id) for item in items})
-            if _tried(self._remove_postings, collection, file_ids):
+            if _tried(self._remove_postings, generations[store_id], file_ids):
                 removed += [item.id for item in items]
         return removed
 
@@ -67,9 +90,15 @@ class Sweeper:
             return _tried(self._blobs.delete, str(item.file_id))
         return _tried(self.drop, str(item.collection))
 
-    def _remove_postings(self, collection: str, file_ids: Sequence[str]) -> None:
-        self._vectors.delete_files(collection, file_ids)
-        self._lexical.replace(collection, file_ids, [])
+    def _remove_postings(self, collections: Sequence[str], file_ids: Sequence[str]) -> None:
+        for collection in collections:
+            self._vectors.delete_files(collection, file_ids)
+            self._lexical.replace(collection, file_ids, [])
+
+
+def _collections(store: Store) -> list[str]:
+    """Where the store's files may be: also in the generation that is being made."""
+    return [store.collection, store.next_collection] if store.rebuilding else [store.collection]
 
 
 def _tried(action: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> bool:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import errno
+import logging
+import shutil
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from heapq import nlargest
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import chromadb
 import httpx
@@ -21,6 +26,8 @@ from rag_backend.knowledge.embedding import Vectors
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 _SERVER_TIMEOUT = httpx.Timeout(60, connect=5)
 _FILES_AT_ONCE = 5000
 """File ids in one condition; Chroma puts them into SQLite, which binds at most 32,766."""
@@ -29,8 +36,12 @@ _FILES_AT_ONCE = 5000
 class VectorIndex:
     """Cosine neighbours of a query vector. Synchronous; safe to call from several threads."""
 
-    def __init__(self, client: Client, where: str, remedy: str) -> None:
+    def __init__(
+        self, client: Client, where: str, remedy: str, directory: Path | None = None
+    ) -> None:
+        """`directory` is the embedded Chroma's."""
         self._client = client
+        self._directory = directory
         self._where = where
         self._remedy = remedy
         self._batch = min(client.get_max_batch_size(), 2000)
@@ -109,9 +120,21 @@ class VectorIndex:
 
         return self._guard(read, missing=set[str])
 
+    def get(self, collection: str, ids: Sequence[str]) -> dict[str, Vectors]:
+        """{chunk id: its vector} of those that are there."""
+
+        def read() -> dict[str, Vectors]:
+            found = self._existing(collection).get(ids=list(ids), include=["embeddings"])
+            rows = np.asarray(found["embeddings"], dtype=np.float32)
+            return dict(zip(found["ids"], rows, strict=True))
+
+        return self._guard(read, missing=dict[str, Vectors])
+
     def drop(self, collection: str) -> None:
         """Delete the collection, if it exists."""
         self._guard(lambda: self._client.delete_collection(collection), missing=lambda: None)
+        if self._directory is not None:
+            _remove_deleted(self._directory)
 
     def heartbeat(self) -> None:
         """Raises StorageBroken when Chroma does not answer."""
@@ -152,6 +175,31 @@ def _sessions(client: Client) -> list[httpx.Client]:
     return [session for session in found if isinstance(session, httpx.Client)]
 
 
+def _remove_deleted(directory: Path) -> None:
+    """Delete the index folders of collections that are gone: Chroma 1.5 leaves them on disk.
+
+    A folder bears the id of its segment, which Chroma's own catalog lists as long as it is in use.
+    """
+    folders = [path for path in directory.iterdir() if path.is_dir() and _is_uuid(path.name)]
+    source = f"{(directory / 'chroma.sqlite3').absolute().as_uri()}?mode=ro"
+    try:
+        with closing(sqlite3.connect(source, uri=True)) as connection:
+            used = {row[0] for row in connection.execute("SELECT id FROM segments")}
+    except sqlite3.Error as error:
+        log.warning("what Chroma left of deleted collections stays on disk: %s", error)
+        return
+    for path in folders:
+        if path.name not in used:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_uuid(name: str) -> bool:
+    try:
+        return str(UUID(name)) == name
+    except ValueError:
+        return False
+
+
 def _conditions(file_ids: Sequence[str]) -> Iterator[Any]:
     """`where` clauses that together cover the files; one that matches nothing for no file."""
     for at in range(0, max(1, len(file_ids)), _FILES_AT_ONCE):
@@ -179,7 +227,7 @@ def open_embedded(directory: Path) -> VectorIndex:
         raise StorageBroken(
             f"Chroma in {directory} cannot be opened: {_reason(error)}. {remedy}"
         ) from error
-    return VectorIndex(cast(Client, client), f"embedded in {directory}", remedy)
+    return VectorIndex(cast(Client, client), f"embedded in {directory}", remedy, directory)
 
 
 def open_server(url: str) -> VectorIndex:

@@ -45,9 +45,31 @@ class ChunkTable(Database):
             for row in connection.execute(query):
                 yield row.sha256, row.file_id, row.ordinal
 
-    def file_chunks(self, store_id: str, file_id: str) -> list[StoredChunk]:
-        """All chunks of a completed file, in order."""
-        query = visible(store_id).where(chunks.c.file_id == file_id).order_by(chunks.c.ordinal)
+    def chunk_counts(self, store_id: str) -> dict[str, int]:
+        """{file id: number of chunks} of the completed files that have any, oldest first."""
+        first = func.min(store_files.c.sequence)
+        query = (
+            select(chunks.c.file_id, func.count())
+            .join(
+                store_files,
+                (store_files.c.store_id == chunks.c.store_id)
+                & (store_files.c.file_id == chunks.c.file_id),
+            )
+            .where(chunks.c.store_id == store_id, store_files.c.status == "completed")
+            .group_by(chunks.c.file_id)
+            .order_by(first)
+        )
+        with self._reading() as connection:
+            return {row[0]: int(row[1]) for row in connection.execute(query)}
+
+    def file_chunks(
+        self, store_id: str, file_id: str, start: int = 0, stop: int | None = None
+    ) -> list[StoredChunk]:
+        """Chunks `start` to `stop` (all, by default) of a completed file, in order."""
+        query = visible(store_id).where(chunks.c.file_id == file_id, chunks.c.ordinal >= start)
+        if stop is not None:
+            query = query.where(chunks.c.ordinal < stop)
+        query = query.order_by(chunks.c.ordinal)
         with self._reading() as connection:
             return [stored_chunk(row) for row in connection.execute(query)]
 

@@ -91,12 +91,11 @@ def add_garbage_collection(connection: Connection, store_id: str, collection: st
     )
 
 
-def keep_postings(connection: Connection, store_id: str, file_id: str) -> None:
-    """What was just written for a file is wanted, even if the file had been removed before."""
-    connection.execute(
-        delete(garbage).where(
-            garbage.c.kind == "postings",
-            garbage.c.store_id == store_id,
-            garbage.c.file_id == file_id,
-        )
+def has_garbage_postings(connection: Connection, store_id: str, file_id: str) -> bool:
+    """Whether what was written for a file is listed to go: it was removed meanwhile."""
+    listed = select(garbage.c.id).where(
+        garbage.c.kind == "postings",
+        garbage.c.store_id == store_id,
+        garbage.c.file_id == file_id,
     )
+    return connection.execute(listed.limit(1)).first() is not None

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from ingest.document import Chunk
+from rag_backend.errors import StartError
 from rag_backend.knowledge.blobs import Blobs
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.embedding import EmbeddingProvider
 from rag_backend.knowledge.encoder import EncoderLoader
+from rag_backend.knowledge.encoders import Encoders
 from rag_backend.knowledge.indexer import Indexer
 from rag_backend.knowledge.lexical import LexicalIndex
 from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.models import FileStatus, Store, StoreFile
 from rag_backend.knowledge.reading import ReadingPool, read_and_chunk
 from rag_backend.knowledge.retriever import Retriever
+from rag_backend.knowledge.spooling import Chunks, handed_over
 from rag_backend.knowledge.sql.opening import open_sqlite
 from rag_backend.knowledge.vectors import open_embedded
 
@@ -36,23 +38,31 @@ class KeptReading(ReadingPool):
 class DirectReading(ReadingPool):
     """Reads in this process: for tests in which the processes are not the point."""
 
-    def __init__(self) -> None:
-        super().__init__(1, timeout=60, memory_mb=256)
+    def __init__(self, spool: Path | None = None) -> None:
+        super().__init__(1, timeout=60, memory_mb=256, spool=spool)
 
     async def read(
         self, path: Path, filename: str, tokenizer_file: Path | None, max_tokens: int
-    ) -> list[Chunk]:
+    ) -> Chunks:
         """See ReadingPool."""
-        return await asyncio.to_thread(read_and_chunk, path, filename, tokenizer_file, max_tokens)
+        work = (path, filename, tokenizer_file, max_tokens)
+        spool = self._spool / path.name if self._spool else None
+        return handed_over(await asyncio.to_thread(read_and_chunk, *work), spool)
 
 
 @asynccontextmanager
 async def opened_library(
-    directory: Path, embedding: EmbeddingProvider, reading: ReadingPool
+    directory: Path,
+    embedding: EmbeddingProvider,
+    reading: ReadingPool,
+    load: Callable[[str], EmbeddingProvider] | None = None,
 ) -> AsyncIterator[Library]:
-    """A started library; stopped, and its files released, at the end."""
+    """A started library; stopped, and its files released, at the end.
+
+    `load` loads encoders that stores had before; without it, there is none to be found.
+    """
     encoder = EncoderLoader(lambda: embedding)
-    library = build_library(directory, encoder, reading)
+    library = build_library(directory, encoder, reading, load)
     encoder.start()
     await library.start()
     try:
@@ -62,15 +72,25 @@ async def opened_library(
         await library.stop()
 
 
-def build_library(directory: Path, encoder: EncoderLoader, reading: ReadingPool) -> Library:
+def _not_found(model: str) -> EmbeddingProvider:
+    raise StartError(f"EMBEDDING_MODEL={model} cannot be loaded.")
+
+
+def build_library(
+    directory: Path,
+    encoder: EncoderLoader,
+    reading: ReadingPool,
+    load: Callable[[str], EmbeddingProvider] | None = None,
+) -> Library:
     """The parts, not started."""
     directory.mkdir(parents=True, exist_ok=True)
     catalog = Catalog(open_sqlite(directory / "catalog.sqlite"))
     blobs = Blobs(directory / "files", 2**20)
     vectors = open_embedded(directory / "chroma")
     lexical = LexicalIndex(directory / "lexical")
-    indexer = Indexer(catalog, blobs, vectors, lexical, encoder, reading, readers=1)
-    return Library(catalog, blobs, indexer, Retriever(catalog, vectors, lexical, encoder))
+    encoders = Encoders(encoder, load or _not_found)
+    indexer = Indexer(catalog, blobs, vectors, lexical, encoders, reading, readers=1)
+    return Library(catalog, blobs, indexer, Retriever(catalog, vectors, lexical, encoders))
 
 
 async def put(
@@ -92,7 +112,10 @@ async def settled(library: Library, store: Store, most_seconds: float = 60) -> N
             library.catalog.list_store_files(store.id, "in_progress")
             or library.catalog.list_garbage()
             or library.indexer.pending
-            or any(found.rebuilding for found in library.catalog.list_stores())
+            or any(
+                found.rebuilding or library.indexer.progress(found.id)
+                for found in library.catalog.list_stores()
+            )
         ):
             await asyncio.sleep(0.01)
 

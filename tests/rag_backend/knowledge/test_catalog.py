@@ -132,9 +132,9 @@ def test_a_failed_file_can_be_tried_again(catalog: Catalog, store: Store) -> Non
     assert garbage(catalog) == [("postings", file)]
     again = catalog.attach(store.id, file, {"k": 1}, "a.md")
     assert (again.status, again.error_message, again.attributes) == ("in_progress", None, {"k": 1})
-    catalog.complete(store.id, file, chunks("one"))
+    catalog.forget_garbage([item.id for item in catalog.list_garbage()])
+    assert catalog.complete(store.id, file, chunks("one"))
     assert seen(catalog, store) == {file: ["one"]}
-    assert garbage(catalog) == []  # what was written now must stay
 
 
 def test_attaching_again_changes_nothing(catalog: Catalog, store: Store) -> None:
@@ -179,14 +179,24 @@ def test_a_file_detached_in_progress_keeps_its_bytes(catalog: Catalog, store: St
         catalog.detach(store.id, file)
 
 
-def test_a_file_that_came_back_keeps_what_was_written_for_it(
+def test_what_was_written_before_a_file_came_back_is_written_again(
     catalog: Catalog, store: Store
 ) -> None:
     file = attached(catalog, store)
     catalog.detach(store.id, file)
     catalog.attach(store.id, file, {}, "a.md")
-    catalog.complete(store.id, file, chunks("one"))
-    assert garbage(catalog) == []
+    assert catalog.complete_files([(store.id, file, chunks("one"))]) == ["stale"]
+    assert seen(catalog, store) == {}
+    assert garbage(catalog) == [("postings", file)]
+    catalog.forget_garbage([item.id for item in catalog.list_garbage()])
+    assert catalog.complete_files([(store.id, file, chunks("one"))]) == ["completed"]
+
+
+def test_a_job_that_was_ended_is_not_completed(catalog: Catalog, store: Store) -> None:
+    file = attached(catalog, store)
+    catalog.fail(store.id, file, "server_error", "disk")
+    assert catalog.complete_files([(store.id, file, chunks("one"))]) == ["gone"]
+    assert garbage(catalog) == [("postings", file)]
 
 
 def test_deleting_a_file_removes_it_from_every_store(catalog: Catalog, store: Store) -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from ingest.document import Chunk
 from rag_backend.errors import Conflict, StartError, StorageBroken, StorageFull
 from rag_backend.knowledge.embedding import EmbeddingProvider, Kind, Vectors
 from rag_backend.knowledge.encoder import EncoderLoader
 from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.models import Store
+from rag_backend.knowledge.spooling import Chunks
 from tests.rag_backend.knowledge.building import (
     DirectReading,
     assert_agreement,
@@ -39,7 +39,7 @@ class GatedReading(DirectReading):
 
     async def read(
         self, path: Path, filename: str, tokenizer_file: Path | None, max_tokens: int
-    ) -> list[Chunk]:
+    ) -> Chunks:
         """See ReadingPool."""
         self.reached.set()
         await self.gate.wait()
@@ -143,7 +143,7 @@ async def test_a_defect_in_one_file_spares_the_rest_of_its_batch(
 async def test_a_full_disk_fails_the_file_and_leaves_nothing(
     library: Library, store: Store, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    method = {"_vectors": "add", "_lexical": "replace", "_catalog": "complete"}[part]
+    method = {"_vectors": "add", "_lexical": "replace", "_catalog": "complete_files"}[part]
     owner = getattr(library.indexer, part)
     fail_once(monkeypatch, owner, method, StorageFull("The disk is full."))
     file = await put(library, store, "a.md", b"Some text")
@@ -165,7 +165,7 @@ async def test_a_disk_too_full_to_record_the_failure_is_tried_again(
 ) -> None:
     monkeypatch.setattr("rag_backend.knowledge.indexer._RETRY_SECONDS", 0)
     full = StorageFull("The disk is full.")
-    fail_once(monkeypatch, library.indexer._catalog, "complete", full)
+    fail_once(monkeypatch, library.indexer._catalog, "complete_files", full)
     fail_once(monkeypatch, library.indexer._catalog, "fail", full)
     await put(library, store, "a.md", b"Some text")
     await settled(library, store)
@@ -262,7 +262,9 @@ async def test_a_broken_encoder_leaves_the_jobs_for_the_next_start(
     await put(library, store, "a.md", b"Some text")
     with pytest.raises(StartError):
         await loader.wait()
-    await asyncio.gather(*library.indexer._tasks[:1])  # the reader gave up
+    async with asyncio.timeout(30):
+        while "nothing is indexed" not in caplog.text:
+            await asyncio.sleep(0.01)
     assert statuses(library, store) == {"a.md": "in_progress"}
     assert "EMBEDDING_MODEL=x" in caplog.text
     await loader.stop()

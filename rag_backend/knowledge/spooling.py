@@ -1,0 +1,107 @@
+"""Chunks on their way from a reader to the stores: short lists in memory, long ones on disk.
+
+So memory does not grow with the length of a file: whoever needs its chunks reads a part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import orjson
+
+from ingest.document import Chunk
+from rag_backend.errors import StorageBroken
+
+HELD = 512
+"""Chunks of one file that are kept in memory; more go to disk."""
+_BLOCK = 128
+
+
+class Chunks(Collection[Chunk], Protocol):
+    """The chunks of one file, in order. Synchronous; for one thread at a time."""
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether memory holds none of them."""
+        ...
+
+    def part(self, start: int, stop: int) -> Sequence[Chunk]:
+        """Some of them; raises StorageBroken when they cannot be read any more."""
+        ...
+
+    def discard(self) -> None:
+        """Nobody needs them any more."""
+        ...
+
+
+class Held(list[Chunk]):
+    """Chunks in memory."""
+
+    on_disk = False
+
+    def part(self, start: int, stop: int) -> Sequence[Chunk]:
+        """See Chunks."""
+        return self[start:stop]
+
+    def discard(self) -> None:
+        """See Chunks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """Chunks in a file of JSON lines, one a block; `bounds` are the lines' places in it."""
+
+    path: Path
+    size: int
+    bounds: tuple[int, ...]
+
+    on_disk = True
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[Chunk]:
+        for at in range(0, self.size, _BLOCK):
+            yield from self.part(at, at + _BLOCK)
+
+    def __contains__(self, chunk: object) -> bool:
+        return any(chunk == mine for mine in self)
+
+    def part(self, start: int, stop: int) -> Sequence[Chunk]:
+        """See Chunks."""
+        first, last = start // _BLOCK, -(-min(stop, self.size) // _BLOCK)
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.bounds[first])
+                lines = file.read(self.bounds[last] - self.bounds[first]).splitlines()
+        except OSError as error:
+            raise StorageBroken(
+                f"What was read of a file cannot be read back from {self.path.parent}: "
+                f"{error.strerror or error}. Ingest the file again."
+            ) from error
+        found = [_chunk(row) for line in lines for row in orjson.loads(line)]
+        return found[start - first * _BLOCK : stop - first * _BLOCK]
+
+    def discard(self) -> None:
+        """See Chunks."""
+        self.path.unlink(missing_ok=True)
+
+
+def handed_over(chunks: Sequence[Chunk], path: Path | None) -> Chunks:
+    """Short lists as they are, long ones written to `path`; raises OSError when that fails."""
+    if path is None or len(chunks) <= HELD:
+        return Held(chunks)
+    bounds = [0]
+    with path.open("wb") as file:
+        for at in range(0, len(chunks), _BLOCK):
+            rows = [astuple(chunk) for chunk in chunks[at : at + _BLOCK]]
+            bounds.append(bounds[-1] + file.write(orjson.dumps(rows) + b"\n"))
+    return Spooled(path, len(chunks), tuple(bounds))
+
+
+def _chunk(row: Sequence[object]) -> Chunk:
+    text, start, end, page, heading_path, question, answer = row
+    return Chunk(text, start, end, page, tuple(heading_path), question, answer)  # type: ignore[arg-type]
