@@ -67,11 +67,19 @@ class StoredFile:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A vector store."""
+    """A vector store.
+
+    Attributes:
+        busy: Files wait to be indexed, or the indexes are made anew.
+        rebuild: While they are: (chunks done, chunks in all).
+        problem: Why that has stopped, for now.
+    """
 
     id: str
     name: str
     busy: bool
+    rebuild: tuple[int, int] | None = None
+    problem: str | None = None
 
 
 class Client:
@@ -137,6 +145,12 @@ class Client:
                 # is unknown, and the list must be read anew.
                 refusal = error
         raise refusal
+
+    def stores(self) -> list[Store]:
+        """All stores, oldest first."""
+        with self._errors():
+            pages = self._sdk.vector_stores.list(limit=PAGE, order="asc")
+            return [_store(item) for item in pages]
 
     # Files
 
@@ -243,7 +257,15 @@ def _sentence(error: openai.APIStatusError) -> str:
 
 
 def _store(found: VectorStore) -> Store:
-    return Store(found.id, found.name, found.status != "completed")
+    rebuild = (found.model_extra or {}).get("rebuild")
+    progress = rebuild if isinstance(rebuild, dict) else None
+    return Store(
+        found.id,
+        found.name,
+        found.status != "completed",
+        (int(progress["done"]), int(progress["total"])) if progress else None,
+        progress.get("error") if progress else None,
+    )
 
 
 def _stored_file(found: VectorStoreFile) -> StoredFile:

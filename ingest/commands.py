@@ -82,16 +82,32 @@ def remove(client: Client, store_name: str, targets: Sequence[str], report: Repo
     return 0
 
 
-def rebuild(client: Client, store_name: str, report: Report) -> int:
-    """Have the backend make the store's indexes anew, and wait for it."""
-    store = client.store(store_name)
-    client.rebuild(store)
+def rebuild(client: Client, store_name: str, report: Report, *, every: bool = False) -> int:
+    """Have the backend make the indexes of a store, or of all, anew, and wait for it.
+
+    Raises:
+        CommandError: It has stopped; the sentence says why.
+    """
+    stores = client.stores() if every else [client.store(store_name)]
+    for store in stores:
+        client.rebuild(store)
+    for store in stores:
+        _wait_for_rebuild(client, store, report)
+    return 0
+
+
+def _wait_for_rebuild(client: Client, store: Store, report: Report) -> None:
     waiting = threading.Event()
-    with report.busy(f"Rebuilding the store {store.name} …"):
-        while client.store(store.id).busy:
+    with report.rebuilding(store.name) as show:
+        while (found := client.store(store.id)).rebuild:
+            if found.problem:
+                raise CommandError(
+                    f"Rebuilding the store {store.name} has stopped: {found.problem} The backend "
+                    "tries again every minute, and at its next start"
+                )
+            show(*found.rebuild)
             waiting.wait(_PAUSE)
     report.say(f"The store {store.name} is rebuilt.")
-    return 0
 
 
 def open_or_create(client: Client, name: str) -> Store:

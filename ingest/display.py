@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from datetime import datetime
 from typing import get_args
 
 from rich.console import Console
+from rich.markup import escape
 from rich.padding import Padding
 from rich.progress import (
     BarColumn,
@@ -87,6 +88,19 @@ class Report:
                 yield
         finally:
             self._progress = None
+
+    @contextmanager
+    def rebuilding(self, name: str) -> Iterator[Callable[[int, int], None]]:
+        """How far a store is rebuilt: call with (chunks done, chunks in all)."""
+        title = f"Rebuilding the store {name} …"
+        if not self.console.is_terminal:
+            self.say(title)
+            yield lambda _done, _total: None
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, TimeRemainingColumn(), console=self.console) as bar:
+            task = bar.add_task(escape(printable(title)), total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total or None)
 
     def done(self, result: Result) -> None:
         """A job has ended."""

@@ -79,7 +79,7 @@ def _run(options: argparse.Namespace) -> int:
             case "remove":
                 return commands.remove(client, store, options.targets, report)
             case "rebuild":
-                return commands.rebuild(client, store, report)
+                return commands.rebuild(client, store, report, every=options.all)
             case _:
                 return _add(client, store, options)
 
@@ -175,7 +175,9 @@ def _parser() -> argparse.ArgumentParser:
     command("remove", "delete files from a store").add_argument(
         "targets", nargs="+", metavar="FILE", help="name, path, folder or id, as `list` shows it"
     )
-    command("rebuild", "have the backend make a store's indexes anew")
+    command("rebuild", "have the backend make a store's indexes anew").add_argument(
+        "--all", action="store_true", help="of every store"
+    )
     return parser
 
 

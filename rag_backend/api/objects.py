@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Literal, TypeVar
 
 from rag_backend.errors import BadRequest
 from rag_backend.knowledge.fusion import DENSE_WEIGHT
-from rag_backend.knowledge.models import FileRecord, Fusion, Store, StoredChunk, StoreFile
+from rag_backend.knowledge.models import FileRecord, Fusion, Progress, Store, StoredChunk, StoreFile
 from rag_backend.knowledge.retriever import Hit
 
 T = TypeVar("T")
@@ -30,12 +31,16 @@ def file_object(file: FileRecord) -> dict[str, Any]:
 
 
 def store_object(
-    store: Store, counts: Mapping[str, int], usage_bytes: int, fusion: Fusion
+    store: Store,
+    counts: Mapping[str, int],
+    usage_bytes: int,
+    fusion: Fusion,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """OpenAI's `vector_store`, with what the store has learnt added."""
+    """OpenAI's `vector_store`; with what the store has learnt added, and how a rebuild goes on."""
     names = ("in_progress", "completed", "failed", "cancelled")
     by_status = {name: counts.get(name, 0) for name in names}
-    busy = store.rebuilding or by_status["in_progress"] > 0
+    busy = progress is not None or by_status["in_progress"] > 0
     return {
         "id": store.id,
         "object": "vector_store",
@@ -50,6 +55,7 @@ def store_object(
         "metadata": dict(store.metadata),
         "revision": store.revision,
         "embedding_model": store.embedding_model,
+        "rebuild": asdict(progress) if progress else None,
         "fusion": {
             "dense_weight": {"default": DENSE_WEIGHT, **fusion.dense_weight},
             "learnt_from": fusion.learnt_from,

@@ -28,6 +28,10 @@ async def health(backend: Backend) -> JSONResponse:
         "encoder": {"model": backend.settings.embedding_model, "ready": ready},
         "provider": backend.registry.chosen,
         "pending_files": backend.library.indexer.pending,
+        "storage": {
+            "problem": backend.library.indexer.problem,
+            "rebuilding": backend.library.indexer.rebuilding,
+        },
     }
     return JSONResponse(body, 200 if ready else 503)
 

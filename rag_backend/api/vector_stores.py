@@ -210,4 +210,5 @@ async def _shown(store: Store, backend: Parts) -> dict[str, Any]:
     catalog = backend.library.catalog
     counts, usage = await asyncio.to_thread(catalog.file_counts, store.id)
     fusion = await asyncio.to_thread(catalog.fusion, store)
-    return store_object(store, counts, usage, fusion)
+    progress = backend.library.indexer.progress(store)
+    return store_object(store, counts, usage, fusion, progress)

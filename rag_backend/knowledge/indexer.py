@@ -25,9 +25,9 @@ from rag_backend.knowledge.finishing import Threads
 from rag_backend.knowledge.intake import Intake
 from rag_backend.knowledge.jobs import Job, Jobs, Key, Slice
 from rag_backend.knowledge.lexical import LexicalIndex
-from rag_backend.knowledge.models import Store, StoreFile
+from rag_backend.knowledge.models import Progress, Store, StoreFile
 from rag_backend.knowledge.reading import ReadingPool
-from rag_backend.knowledge.recovery import Recovery
+from rag_backend.knowledge.recovery import Lost, Recovery
 from rag_backend.knowledge.refilling import Refill, begin_rebuild
 from rag_backend.knowledge.rotation import Rotation, Source
 from rag_backend.knowledge.sweeping import Sweeper
@@ -83,6 +83,7 @@ class Indexer:
         self._jobs = Jobs()
         self._refills: dict[str, list[Refill]] = {}
         self._beginning: set[str] = set()
+        self._stopped: dict[str, str] = {}
         sweeper = Sweeper(catalog, blobs, vectors, lexical)
         self._recovery = Recovery(catalog, blobs, vectors, lexical, sweeper)
         self._writer = Writer(catalog, vectors, lexical, sweeper, self._jobs, self._refills)
@@ -108,7 +109,9 @@ class Indexer:
             if store.rebuilding:
                 self._begin(self._rebuild(store.id))
             else:
-                self._begin(self._repair(store))
+                # Counted before anything is written, which would look like a loss.
+                lost = await self._threads.run(self._recovery.lost, store)
+                self._begin(self._repair(store, lost))
                 self.calibrator.consider(store.id)
         for loop in (self._embed(), self._write(), self.calibrator.run()):
             self._begin(loop)
@@ -149,12 +152,18 @@ class Indexer:
         """Files that are not read, or read and not written."""
         return len(self._intake) + len(self._jobs) + self._retries
 
-    def progress(self, store_id: str) -> tuple[int, int] | None:
-        """(chunks made, chunks in all) of a store that is being rebuilt or repaired."""
-        listed = self._refills.get(store_id)
-        if not listed:
+    def progress(self, store: Store) -> Progress | None:
+        """How far a rebuild or repair of the store is; None when there is none."""
+        listed = self._refills.get(store.id, ())
+        if not listed and not store.rebuilding:
             return None
-        return sum(refill.made for refill in listed), sum(refill.total for refill in listed)
+        made, total = sum(each.made for each in listed), sum(each.total for each in listed)
+        return Progress(made, total, None if listed else self._stopped.get(store.id))
+
+    @property
+    def rebuilding(self) -> list[str]:
+        """Names of the stores that are being rebuilt or repaired."""
+        return [listed[0].store.name for listed in self._refills.values()]
 
     # Refills
 
@@ -180,14 +189,14 @@ class Indexer:
             self._try_rebuild_again(store_id, error)
         else:
             log.info("vector store '%s' is rebuilt: %d chunks", store.name, refill.total)
+            self._stopped.pop(store_id, None)
             self._add_refill(refill)
         finally:
             self._beginning.remove(store_id)
 
-    async def _repair(self, store: Store) -> None:
+    async def _repair(self, store: Store, lost: Lost) -> None:
         """Put back what a store has lost: words first, which need no encoder."""
         try:
-            lost = await self._threads.run(self._recovery.lost, store)
             if lost.postings:
                 refill = await self._threads.run(self._recovery.postings, store)
                 if refill is not None:
@@ -231,7 +240,7 @@ class Indexer:
         await self._encoders.keep_only(await self._threads.run(self._catalog.list_stores))
 
     def _try_rebuild_again(self, store_id: str, error: RAGError) -> None:
-        self.problem = str(error)
+        self.problem = self._stopped[store_id] = str(error)
         log.error(
             "rebuilding %s stopped; it goes on in %d s, and at the next start: %s",
             *(store_id, _RETRY_SECONDS, error),

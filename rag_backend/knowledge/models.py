@@ -72,6 +72,20 @@ class Fusion:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How a rebuild, or a repair, of a store's derived data goes on.
+
+    Attributes:
+        done, total: Chunks. Both are 0 until it is known how many there are.
+        error: Why it has stopped, for now; a sentence.
+    """
+
+    done: int
+    total: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StoreFile:
     """A file in a vector store."""
 

@@ -180,7 +180,8 @@ def begin_repair(
 ) -> Refill | None:
     """A refill of what the store lacks: its postings without an encoder, its vectors with one.
 
-    What it has too much goes at once. None when nothing is missing. Raises RAGError.
+    What it has too much goes at once. New files may be written meanwhile: what there is of them is
+    left alone. None when nothing is missing. Raises RAGError.
     """
     here = store.collection
     index: VectorIndex | LexicalIndex = vectors if encoder is not None else lexical
@@ -192,7 +193,8 @@ def begin_repair(
         found = set()
     wanted = catalog.chunk_counts(store.id)
     whole = _whole(found, wanted)
-    stray = sorted(_files(found) - whole)
+    under_way = {file.file_id for file in catalog.list_store_files(store.id, "in_progress")}
+    stray = sorted(_files(found) - whole - under_way)
     if stray and encoder is not None:
         vectors.delete_files(here, stray)
     elif stray:

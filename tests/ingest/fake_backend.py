@@ -166,7 +166,9 @@ class _Handler(BaseHTTPRequestHandler):
         if busy:
             self.backend.rebuilding[store] -= 1
         status = "in_progress" if busy else "completed"
-        return {"id": store, "name": store, "object": "vector_store", "status": status}
+        progress = {"done": 1, "total": 2, "error": None} if busy else None
+        shown = {"id": store, "name": store, "object": "vector_store", "status": status}
+        return shown | {"rebuild": progress}
 
     def rebuild(self, store: str) -> JSON:
         self._entries(store)

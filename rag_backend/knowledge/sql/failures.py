@@ -34,6 +34,11 @@ def mapped_errors() -> Iterator[None]:
             raise StorageFull(
                 "The disk that holds DATA_DIR is full: free some space, then try again."
             ) from error
+        if "locked" in reason:
+            raise StorageBroken(
+                "The catalog in DATA_DIR is locked by another program (a backup, a database "
+                "browser): close it there; what was asked for can then be tried again."
+            ) from error
         raise StorageBroken(
             f"The catalog in DATA_DIR cannot be used: {reason}. Check the directory's permissions "
             "and its disk; if the file is damaged, restore it from a backup, or use another "

@@ -113,7 +113,7 @@ async def settled(library: Library, store: Store, most_seconds: float = 60) -> N
             or library.catalog.list_garbage()
             or library.indexer.pending
             or any(
-                found.rebuilding or library.indexer.progress(found.id)
+                found.rebuilding or library.indexer.progress(found)
                 for found in library.catalog.list_stores()
             )
         ):

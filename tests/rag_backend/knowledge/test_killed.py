@@ -1,4 +1,8 @@
-"""A real backend, killed again and again while it is given documents: nothing is lost, or left."""
+"""Real processes, killed again and again while they work: nothing is lost, doubled, or left.
+
+`living` is killed forty times at random moments of all stages, with an encoder that costs nothing;
+the whole backend, with its reading processes and its real encoder, some times more.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import psutil
@@ -25,8 +29,61 @@ from tests.rag_backend.knowledge.fake_embedding import FakeEmbedding
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "examples"
-KILLS = 5
+KILLS = 3
+LIVES, GROUPS = 5, 9
 STORE = "/v1/vector_stores/default/files"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+def test_killed_at_every_stage(tmp_path: Path) -> None:
+    seed = int(os.environ.get("KILL_SEED", "20261121"))
+    print(f"KILL_SEED={seed}")
+    moments = random.Random(seed)
+    journal = tmp_path / "journal"
+    with living(tmp_path / "data") as (commands, answers):
+        for group in range(GROUPS):
+            for life in range(LIVES):
+                commands.write(f"live {1 + group * LIVES + life}\n")
+                commands.flush()
+                process = int(answers.readline())
+                if moments.random() < 0.8:  # else while it starts, and recovers
+                    more = size_of(journal) + moments.randint(1, 1500)
+                    wait_until(lambda more=more: size_of(journal) > more)
+                threading.Event().wait(moments.uniform(0, 0.4))
+                os.kill(process, signal.SIGKILL)
+                assert int(answers.readline()) == signal.SIGKILL, "it ended by itself"
+            commands.write("settle\n")
+            commands.flush()
+            answers.readline()
+            assert int(answers.readline()) == 0, f"group {group}: see stderr"
+            complaints = [line for line in journal.read_text().splitlines() if "complaint" in line]
+            assert complaints == []
+
+
+def size_of(path: Path) -> int:
+    """Bytes; 0 before there is one."""
+    return path.stat().st_size if path.exists() else 0
+
+
+@contextlib.contextmanager
+def living(data: Path) -> Iterator[tuple[IO[str], IO[str]]]:
+    """See the module of that name."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.rag_backend.knowledge.living", str(data)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        with process.stdin, process.stdout:
+            yield process.stdin, process.stdout
+    finally:
+        process.wait(timeout=60)
 
 
 @pytest.mark.slow
