@@ -159,7 +159,7 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
 async def rankings(library: Library, store: Store, query: str) -> dict[str, list[str]]:
     """Chunk ids, best first, by method."""
     retriever = library.retriever
-    encoder = await retriever._encoder.wait()
+    encoder = await retriever._encoders.present.wait()
     dense = await asyncio.to_thread(retriever._dense, encoder, store, query, None)
     lexical = await asyncio.to_thread(
         retriever._lexical.search, store.collection, query, CANDIDATES

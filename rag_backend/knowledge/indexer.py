@@ -94,6 +94,7 @@ class Indexer:
         self._arrived = asyncio.Event()
         self._ahead = asyncio.Semaphore(_AHEAD)
         self._embedded: asyncio.Queue[Batch] = asyncio.Queue()
+        self._writing = asyncio.Lock()  # nothing is swept between a look at an index and its refill
         self._changed: set[str] = set()
         self._retries = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -158,7 +159,7 @@ class Indexer:
         if not listed and not store.rebuilding:
             return None
         made, total = sum(each.made for each in listed), sum(each.total for each in listed)
-        return Progress(made, total, None if listed else self._stopped.get(store.id))
+        return Progress(min(made, total), total, None if listed else self._stopped.get(store.id))
 
     @property
     def rebuilding(self) -> list[str]:
@@ -178,9 +179,11 @@ class Indexer:
             under_way = any(not refill.repairs for refill in self._refills.get(store_id, ()))
             if not store.rebuilding or under_way:
                 return
-            refill = await self._threads.run(
-                begin_rebuild, self._catalog, self._vectors, self._lexical, store, present
-            )
+            async with self._writing:
+                refill = await self._threads.run(
+                    begin_rebuild, self._catalog, self._vectors, self._lexical, store, present
+                )
+                self._add_refill(refill)
         except NotFound:
             return
         except StartError:
@@ -190,7 +193,6 @@ class Indexer:
         else:
             log.info("vector store '%s' is rebuilt: %d chunks", store.name, refill.total)
             self._stopped.pop(store_id, None)
-            self._add_refill(refill)
         finally:
             self._beginning.remove(store_id)
 
@@ -198,21 +200,22 @@ class Indexer:
         """Put back what a store has lost: words first, which need no encoder."""
         try:
             if lost.postings:
-                refill = await self._threads.run(self._recovery.postings, store)
-                if refill is not None:
-                    self._add_refill(refill)
+                async with self._writing:
+                    self._add_refill(await self._threads.run(self._recovery.postings, store))
             if lost.vectors:
                 encoder = await self._encoders.present.wait()
                 encoder.check(store)
-                refill = await self._threads.run(self._recovery.vectors, store, encoder)
-                if refill is not None:
+                async with self._writing:
+                    refill = await self._threads.run(self._recovery.vectors, store, encoder)
                     self._add_refill(refill)
         except StartError:
             return  # said where files are read
         except RAGError as error:
             log.error("vector store '%s' cannot be repaired: %s", store.name, error)
 
-    def _add_refill(self, refill: Refill) -> None:
+    def _add_refill(self, refill: Refill | None) -> None:
+        if refill is None:
+            return
         self._refills.setdefault(refill.store.id, []).append(refill)
         self._add(refill)
 
@@ -326,7 +329,8 @@ class Indexer:
             while not self._embedded.empty():
                 group.append(self._embedded.get_nowait())
             try:
-                await self._write_group(group)
+                async with self._writing:
+                    await self._write_group(group)
             except Exception:
                 log.exception("the writer failed; it goes on")
             for batch in group:

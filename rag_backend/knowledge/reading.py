@@ -125,7 +125,7 @@ class ReadingPool:
     def _new_pool(self) -> ProcessPool:
         return ProcessPool(
             max_workers=self._workers,
-            max_tasks=200,  # parsers leak; a fresh process now and then costs half a second
+            max_tasks=1000,  # parsers leak; a fresh process now and then costs a second
             context=multiprocessing.get_context("spawn"),
             initializer=_limit_worker,
             initargs=(self._memory_mb,),

@@ -28,6 +28,8 @@ from rag_backend.text import (
     words,
 )
 
+_ATTEMPTS = 3
+"""How often a search is made while the store changes under it."""
 # Where MiniLM reads both texts, unrelated pairs stay below .2 and paraphrases lie above .7.
 _UNRELATED_COSINE, _SAME_COSINE = 0.2, 0.7
 
@@ -92,8 +94,19 @@ class Retriever:
             Conflict: It was embedded with another model.
             Starting: The encoder is still loading.
         """
-        query = nfc(query)
         store = await asyncio.to_thread(self._catalog.store, store.id)  # it may be rebuilt by now
+        for _ in range(_ATTEMPTS):
+            hits, before = await self._search(store, nfc(query), k, filters), store
+            store = await asyncio.to_thread(self._catalog.store, store.id)
+            if store.revision == before.revision:
+                break
+            # What was found may have been replaced before it could be looked up, or its index
+            # swapped: a file that is there at any time must not be missed.
+        return hits
+
+    async def _search(
+        self, store: Store, query: str, k: int, filters: Mapping[str, Any] | None
+    ) -> list[Hit]:
         encoder = await self._encoders.for_search(store)
         allowed = await asyncio.to_thread(self._allowed_files, store, filters)
         if allowed == []:

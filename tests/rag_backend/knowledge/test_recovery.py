@@ -44,7 +44,8 @@ def remains(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 async def test_everything_is_finished_and_nothing_is_left(
     remains: dict[str, Path], stage: str
 ) -> None:
-    async with opened_library(remains[stage], FakeEmbedding(), DirectReading()) as library:
+    reading = DirectReading(remains[stage] / "reading")
+    async with opened_library(remains[stage], FakeEmbedding(), reading) as library:
         store = await library.store("default")
         await settled(library, store)
         assert set(statuses(library, store).values()) == {"completed"}
@@ -55,7 +56,7 @@ async def test_everything_is_finished_and_nothing_is_left(
         await put(library, store, "a.md", b"# A\n\nThe second version.")
         await put(library, store, "c.md", b"# C\n\nA third file.")
         await settled(library, store)
-        assert set(statuses(library, store)) - {"b.md"} == {"a.md", "c.md"}
+        assert set(statuses(library, store)) - {"b.md", "long.md"} == {"a.md", "c.md"}
         assert_agreement(library)
         hits = await library.search(store, "the second version", 5)
         assert hits[0].chunk.text == "The second version."
