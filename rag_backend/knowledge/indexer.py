@@ -16,7 +16,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rag_backend.errors import NotFound, RAGError, StartError
+from rag_backend.errors import RAGError
 from rag_backend.knowledge.blobs import Blobs
 from rag_backend.knowledge.calibrator import Calibrator
 from rag_backend.knowledge.catalog import Catalog
@@ -27,8 +27,9 @@ from rag_backend.knowledge.jobs import Job, Jobs, Key, Slice
 from rag_backend.knowledge.lexical import LexicalIndex
 from rag_backend.knowledge.models import Progress, Store, StoreFile
 from rag_backend.knowledge.reading import ReadingPool
-from rag_backend.knowledge.recovery import Lost, Recovery
-from rag_backend.knowledge.refilling import Refill, begin_rebuild
+from rag_backend.knowledge.recovery import Recovery
+from rag_backend.knowledge.refilling import Refill
+from rag_backend.knowledge.refills import Refills
 from rag_backend.knowledge.rotation import Rotation, Source
 from rag_backend.knowledge.sweeping import Sweeper
 from rag_backend.knowledge.vectorising import add_vectors
@@ -40,7 +41,7 @@ _BATCH = 512
 _AHEAD = 2
 """Batches that are embedded and wait for the writer, or are being written."""
 _RETRY_SECONDS = 60
-"""After this, a job is tried again whose failure could not even be recorded, or a refill."""
+"""After this, a job is tried again whose failure could not even be recorded."""
 _THREADS = 4
 """One that embeds, one that writes, and two for readers' look-ups and preparations."""
 
@@ -73,33 +74,31 @@ class Indexer:
         readers: int,
     ) -> None:
         self._catalog = catalog
-        self._vectors = vectors
-        self._lexical = lexical
         self._encoders = encoders
         self._reading = reading
         self._readers = readers
         self.calibrator = Calibrator(catalog, encoders.present)
         self._threads = Threads(_THREADS)
         self._jobs = Jobs()
-        self._refills: dict[str, list[Refill]] = {}
-        self._beginning: set[str] = set()
-        self._stopped: dict[str, str] = {}
         sweeper = Sweeper(catalog, blobs, vectors, lexical)
         self._recovery = Recovery(catalog, blobs, vectors, lexical, sweeper)
-        self._writer = Writer(catalog, vectors, lexical, sweeper, self._jobs, self._refills)
+        self._refills = Refills(
+            *(catalog, vectors, lexical, encoders, self._recovery, self._threads, self._add)
+        )
+        under_way = self._refills.under_way
+        self._writer = Writer(catalog, vectors, lexical, sweeper, self._jobs, under_way)
         self._intake = Intake(
-            catalog, blobs, reading, encoders, self._jobs, self._threads, self._mirror_of
+            *(catalog, blobs, reading, encoders, self._jobs, self._threads),
+            self._refills.mirror_of,
         )
         self._rotation = Rotation()
         self._arrived = asyncio.Event()
         self._ahead = asyncio.Semaphore(_AHEAD)
         self._embedded: asyncio.Queue[Batch] = asyncio.Queue()
-        self._writing = asyncio.Lock()  # nothing is swept between a look at an index and its refill
         self._changed: set[str] = set()
         self._retries = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self.problem: str | None = None
-        """What the writer met last, in a sentence; None since it has written again."""
+        self._problem: str | None = None
 
     async def start(self) -> None:
         """Resume what an earlier process left, then work until `stop`."""
@@ -108,11 +107,11 @@ class Indexer:
             self.submit(file)
         for store in await self._threads.run(self._catalog.list_stores):
             if store.rebuilding:
-                self._begin(self._rebuild(store.id))
+                self._begin(self._refills.rebuild(store.id))
             else:
                 # Counted before anything is written, which would look like a loss.
                 lost = await self._threads.run(self._recovery.lost, store)
-                self._begin(self._repair(store, lost))
+                self._begin(self._refills.repair(store, lost))
                 self.calibrator.consider(store.id)
         for loop in (self._embed(), self._write(), self.calibrator.run()):
             self._begin(loop)
@@ -120,6 +119,7 @@ class Indexer:
 
     async def stop(self) -> None:
         """Stop at once; unfinished jobs are resumed at the next start."""
+        self._refills.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -146,111 +146,26 @@ class Indexer:
     async def rebuild(self, store: Store) -> None:
         """Make a store's vectors and postings anew, soon; the old ones serve until then."""
         await asyncio.to_thread(self._catalog.update_store, store.id, rebuilding=True)
-        self._begin(self._rebuild(store.id))
+        self._begin(self._refills.rebuild(store.id))
 
     @property
     def pending(self) -> int:
         """Files that are not read, or read and not written."""
         return len(self._intake) + len(self._jobs) + self._retries
 
+    @property
+    def problem(self) -> str | None:
+        """What keeps files from being written, in a sentence; None since it has worked again."""
+        return self._problem or self._refills.problem
+
     def progress(self, store: Store) -> Progress | None:
         """How far a rebuild or repair of the store is; None when there is none."""
-        listed = self._refills.get(store.id, ())
-        if not listed and not store.rebuilding:
-            return None
-        made, total = sum(each.made for each in listed), sum(each.total for each in listed)
-        return Progress(min(made, total), total, None if listed else self._stopped.get(store.id))
+        return self._refills.progress(store)
 
     @property
     def rebuilding(self) -> list[str]:
         """Names of the stores that are being rebuilt or repaired."""
-        return [listed[0].store.name for listed in self._refills.values()]
-
-    # Refills
-
-    async def _rebuild(self, store_id: str) -> None:
-        """Begin to fill the next generation of a store, unless that is under way."""
-        if store_id in self._beginning:
-            return
-        self._beginning.add(store_id)
-        try:
-            present = await self._encoders.present.wait()
-            store = await self._threads.run(self._catalog.store, store_id)
-            under_way = any(not refill.repairs for refill in self._refills.get(store_id, ()))
-            if not store.rebuilding or under_way:
-                return
-            async with self._writing:
-                refill = await self._threads.run(
-                    begin_rebuild, self._catalog, self._vectors, self._lexical, store, present
-                )
-                self._add_refill(refill)
-        except NotFound:
-            return
-        except StartError:
-            return  # said where files are read
-        except RAGError as error:
-            self._try_rebuild_again(store_id, error)
-        else:
-            log.info("vector store '%s' is rebuilt: %d chunks", store.name, refill.total)
-            self._stopped.pop(store_id, None)
-        finally:
-            self._beginning.remove(store_id)
-
-    async def _repair(self, store: Store, lost: Lost) -> None:
-        """Put back what a store has lost: words first, which need no encoder."""
-        try:
-            if lost.postings:
-                async with self._writing:
-                    self._add_refill(await self._threads.run(self._recovery.postings, store))
-            if lost.vectors:
-                encoder = await self._encoders.present.wait()
-                encoder.check(store)
-                async with self._writing:
-                    refill = await self._threads.run(self._recovery.vectors, store, encoder)
-                    self._add_refill(refill)
-        except StartError:
-            return  # said where files are read
-        except RAGError as error:
-            log.error("vector store '%s' cannot be repaired: %s", store.name, error)
-
-    def _add_refill(self, refill: Refill | None) -> None:
-        if refill is None:
-            return
-        self._refills.setdefault(refill.store.id, []).append(refill)
-        self._add(refill)
-
-    def _mirror_of(self, store: Store) -> Refill | None:
-        """The rebuild under way: new files go to both generations."""
-        under_way = self._refills.get(store.id, ()) if store.rebuilding else ()
-        return next((refill for refill in under_way if not refill.repairs), None)
-
-    async def _finish_refill(self, refill: Refill) -> None:
-        store_id = refill.store.id
-        try:
-            if not await self._threads.run(self._writer.finish, refill):
-                self._add(refill)
-                return
-            log.info("vector store '%s' has what it lacked", refill.store.name)
-        except RAGError as error:
-            if not refill.repairs:
-                self._try_rebuild_again(store_id, error)
-            else:
-                log.error("vector store '%s' cannot be repaired: %s", refill.store.name, error)
-        self._refills[store_id].remove(refill)
-        if not self._refills[store_id]:
-            del self._refills[store_id]
-        self._changed.add(store_id)
-        await self._encoders.keep_only(await self._threads.run(self._catalog.list_stores))
-
-    def _try_rebuild_again(self, store_id: str, error: RAGError) -> None:
-        self.problem = self._stopped[store_id] = str(error)
-        log.error(
-            "rebuilding %s stopped; it goes on in %d s, and at the next start: %s",
-            *(store_id, _RETRY_SECONDS, error),
-        )
-        asyncio.get_running_loop().call_later(
-            _RETRY_SECONDS, lambda: self._begin(self._rebuild(store_id))
-        )
+        return self._refills.names
 
     # Files that have been read (see `intake.Receiver`)
 
@@ -313,13 +228,23 @@ class Indexer:
             self._arrived.clear()
             while True:
                 await self._ahead.acquire()
-                slices, ended = await self._threads.run(self._rotation.take, _BATCH)
-                if not slices and not ended:
+                try:
+                    batch = await self._next_batch()
+                except Exception:
+                    log.exception("embedding failed; what it was about waits for the next start")
+                    batch = Batch((), ())
+                if batch is None:
                     self._ahead.release()
                     break
-                await add_vectors(slices, self._threads)
-                drained = [source for source in ended if isinstance(source, Refill)]
-                self._embedded.put_nowait(Batch(slices, drained))
+                self._embedded.put_nowait(batch)
+
+    async def _next_batch(self) -> Batch | None:
+        """A batch, embedded; None when there is nothing to do."""
+        slices, ended = await self._threads.run(self._rotation.take, _BATCH)
+        if not slices and not ended:
+            return None
+        await add_vectors(slices, self._threads)
+        return Batch(slices, [source for source in ended if isinstance(source, Refill)])
 
     # Writing
 
@@ -329,7 +254,7 @@ class Indexer:
             while not self._embedded.empty():
                 group.append(self._embedded.get_nowait())
             try:
-                async with self._writing:
+                async with self._refills.writing:
                     await self._write_group(group)
             except Exception:
                 log.exception("the writer failed; it goes on")
@@ -348,12 +273,13 @@ class Indexer:
         outcome = await self._threads.run(self._writer.write, slices)
         self._changed |= outcome.changed
         for failure in outcome.failed:
-            self.problem = str(failure.error) if failure.error else self.problem
+            self._problem = str(failure.error) if failure.error else self._problem
             await self._record(failure)
         if outcome.failed:
             await self._threads.run(self._writer.sweep)
         elif outcome.changed:
-            self.problem = None
+            self._problem = None
         for batch in group:
             for refill in batch.drained:
-                await self._finish_refill(refill)
+                if await self._refills.finish(refill, self._writer.finish):
+                    self._changed.add(refill.store.id)

@@ -126,7 +126,8 @@ class Jobs:
         """The job is over; whether the file must be looked at again."""
         job.ended = True
         with self._lock:
-            del self._open[job.key]
+            if self._open.get(job.key) is job:  # it may have begun again already
+                del self._open[job.key]
         if job.chunks is not None:
             job.chunks.discard()
         return job.again

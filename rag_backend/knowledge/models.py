@@ -55,6 +55,11 @@ class Store:
         """Where a rebuild of this store writes."""
         return f"{self.id}-{self.generation + 1}"
 
+    @property
+    def collections(self) -> list[str]:
+        """Where its files may be: also in the generation that is being made."""
+        return [self.collection, self.next_collection] if self.rebuilding else [self.collection]
+
 
 @dataclass(frozen=True, slots=True)
 class Fusion:

@@ -37,6 +37,7 @@ class Refill:
         postings: Whether words are indexed too.
         total, made: Chunks that there are to write, and that are written.
         error: What ended it before its time.
+        overtaken: The store does not serve the collection any more, nor will.
     """
 
     store: Store
@@ -48,6 +49,7 @@ class Refill:
     total: int = 0
     made: int = 0
     error: RAGError | None = None
+    overtaken: bool = False
     _wanted: dict[str, int] = field(default_factory=dict)
     _files: deque[str] = field(default_factory=deque)
     _done: dict[str, int] = field(default_factory=dict)
@@ -85,7 +87,7 @@ class Refill:
     @property
     def exhausted(self) -> bool:
         """See `rotation.Source`."""
-        return self.error is not None or (self._job is None and not self._files)
+        return self.overtaken or self.error is not None or (self._job is None and not self._files)
 
     def take(self, most: int) -> list[Slice]:
         """See `rotation.Source`."""
@@ -155,12 +157,13 @@ def begin_rebuild(
     wanted = catalog.chunk_counts(store.id)
     done: set[str] = set()
     try:
-        made = vectors.ids(target) & lexical.ids(target)
+        dense, worded = vectors.ids(target), lexical.ids(target)
+        made = dense & worded
         if made and _are_of(vectors, target, made, catalog, store, encoder):
             done = _whole(made, wanted)
-            stray = _files(vectors.ids(target) | lexical.ids(target)) - done
-            vectors.delete_files(target, sorted(stray))
-            lexical.replace(target, sorted(stray), [])
+            if stray := sorted(_files(dense | worded) - done):
+                vectors.delete_files(target, stray)
+                lexical.replace(target, stray, [])
     except RAGError as error:
         log.warning("a rebuild begins anew, since what there is of it cannot be used: %s", error)
         done = set()

@@ -64,11 +64,11 @@ class Sweeper:
     def remove(self, store: Store, file_ids: Sequence[str]) -> None:
         """Remove what there is of files; raises RAGError."""
         if file_ids:
-            self._remove_postings(_collections(store), file_ids)
+            self._remove_postings(store.collections, file_ids)
 
     def _remove(self, gone: Sequence[Garbage]) -> list[int]:
         """The ids of what was removed."""
-        generations = {store.id: _collections(store) for store in self._catalog.list_stores()}
+        generations = {store.id: store.collections for store in self._catalog.list_stores()}
         removed: list[int] = []
         postings: dict[str, list[Garbage]] = {}
         for item in gone:
@@ -94,11 +94,6 @@ class Sweeper:
         for collection in collections:
             self._vectors.delete_files(collection, file_ids)
             self._lexical.replace(collection, file_ids, [])
-
-
-def _collections(store: Store) -> list[str]:
-    """Where the store's files may be: also in the generation that is being made."""
-    return [store.collection, store.next_collection] if store.rebuilding else [store.collection]
 
 
 def _tried(action: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> bool:

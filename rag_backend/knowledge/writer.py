@@ -129,8 +129,12 @@ class Writer:
             self._fail_all(parts, error)
             return
         for part in parts:
-            if part.job.refill is None and part.job.collection != store.collection:
-                part.job.ended = part.job.again = True  # it was swapped under the job
+            job = part.job
+            if isinstance(job.refill, Refill):
+                job.refill.overtaken |= job.collection not in store.collections
+                job.ended |= job.refill.overtaken
+            elif job.collection != store.collection:
+                job.ended = job.again = True  # it was swapped under the job
         live = [part for part in parts if not part.job.ended]
         for collection, those in _grouped(live, lambda part: part.job.collection).items():
             self._write_or_fail(store, collection, those)

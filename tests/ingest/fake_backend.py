@@ -47,6 +47,8 @@ class FakeBackend:
     files: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     stores: dict[str, list[Entry]] = field(default_factory=dict)
     rebuilding: Counter[str] = field(default_factory=Counter)
+    stopped_rebuild: str | None = None
+    """Why rebuilds stop, if they do."""
     requests: Counter[str] = field(default_factory=Counter)
     lock: threading.RLock = field(default_factory=threading.RLock)
     stopped: bool = False
@@ -160,13 +162,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.backend.stores.setdefault(name, [])
         return self.get_store(name)
 
+    def list_stores(self) -> JSON:
+        listed = [self.get_store(name) for name in self.backend.stores]
+        return {"object": "list", "data": listed, "has_more": False}
+
     def get_store(self, store: str) -> JSON:
         self._entries(store)
         busy = self.backend.rebuilding[store] > 0
         if busy:
             self.backend.rebuilding[store] -= 1
         status = "in_progress" if busy else "completed"
-        progress = {"done": 1, "total": 2, "error": None} if busy else None
+        progress = {"done": 1, "total": 2, "error": self.backend.stopped_rebuild} if busy else None
         shown = {"id": store, "name": store, "object": "vector_store", "status": status}
         return shown | {"rebuild": progress}
 
@@ -250,6 +256,7 @@ _STORE = "/v1/vector_stores/([^/]+)"
 _ROUTES: tuple[tuple[str, str, Callable[..., JSON]], ...] = (
     ("POST", "/v1/vector_stores", _Handler.create_store),
     ("GET", _STORE, _Handler.get_store),
+    ("GET", r"/v1/vector_stores", _Handler.list_stores),
     ("POST", f"{_STORE}/rebuild", _Handler.rebuild),
     ("GET", f"{_STORE}/files", _Handler.list_entries),
     ("POST", f"{_STORE}/files", _Handler.attach),

@@ -153,10 +153,21 @@ def test_list_remove_and_rebuild(ingest: CommandLine, folder: Path) -> None:
     assert ingest("remove", folder / "con").status == 0
     assert set(ingest.stored()) == {"hours.txt"}
     by_id = ingest.stored()["hours.txt"].id
-    rebuilt = ingest("rebuild")
-    assert rebuilt.status == 0, rebuilt.err
+    for options in ((), ("--all",)):
+        rebuilt = ingest("rebuild", *options)
+        assert rebuilt.status == 0, rebuilt.err
+        assert f"The store {ingest.store} is rebuilt." in rebuilt.out
     assert ingest("remove", by_id).status == 0
     assert ingest.stored() == {}
+
+
+def test_a_rebuild_that_stops_is_one_line(on_fake: CommandLine, fake: FakeBackend) -> None:
+    fake.stores[on_fake.store] = []
+    fake.stopped_rebuild = "The disk is full."
+    result = on_fake("rebuild")
+    assert result.status == 2
+    assert result.err.count("\n") == 1
+    assert "The disk is full." in result.err
 
 
 def test_remove_resolves_everything_before_it_deletes(ingest: CommandLine, folder: Path) -> None:

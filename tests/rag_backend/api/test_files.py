@@ -181,6 +181,7 @@ def test_a_table_is_shown_and_not_saved(backend: Running, http: httpx.Client) ->
 def test_operations(http: httpx.Client) -> None:
     health = http.get("/health")
     assert health.json()["status"] == "ok"
+    assert health.json()["storage"] == {"problem": None, "rebuilding": []}
     assert "rag_requests_total" in http.get("/metrics").text
 
 

@@ -390,6 +390,21 @@ def test_a_directory_that_does_not_exist_is_refused(tmp_path: Path) -> None:
         open_sqlite(tmp_path / "absent" / "catalog.sqlite")
 
 
+def test_a_catalog_that_another_program_has_locked_is_a_sentence(tmp_path: Path) -> None:
+    engine = open_sqlite(tmp_path / "catalog.sqlite")
+    catalog = Catalog(engine)
+    other = sqlite3.connect(tmp_path / "catalog.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with engine.connect() as connection:  # the pool's own, which is used again below
+        connection.exec_driver_sql("PRAGMA busy_timeout = 10")
+    with pytest.raises(StorageBroken, match="locked by another program"):
+        catalog.create_store("main", {})
+    other.rollback()
+    other.close()
+    assert catalog.create_store("main", {}).name == "main"
+    catalog.close()
+
+
 def test_a_full_disk_is_said_and_nothing_is_half_stored(tmp_path: Path) -> None:
     engine = open_sqlite(tmp_path / "catalog.sqlite")
     catalog = Catalog(engine)

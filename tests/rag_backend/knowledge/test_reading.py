@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tokenizers import Tokenizer
 
 from ingest.errors import UnreadableFile
 from rag_backend.knowledge import reading
@@ -162,6 +164,35 @@ def test_garbage_is_unreadable(tmp_path: Path) -> None:
 def test_bytes_that_are_gone_are_unreadable(tmp_path: Path) -> None:
     with pytest.raises(UnreadableFile, match="cannot be opened"):
         read_and_chunk(tmp_path / "gone", "x.pdf", None, 254)
+
+
+def test_words_counted_apart_are_the_text_counted_whole(
+    embedding: SentenceTransformerEmbedding,
+) -> None:
+    """Whatever stands between or in them: marks, controls, other scripts, special tokens."""
+    assert embedding.tokenizer_file is not None
+    whole = Tokenizer.from_file(str(embedding.tokenizer_file))
+    whole.no_truncation()
+    whole.no_padding()
+    count = token_counter(embedding.tokenizer_file)
+    odd = ["\u00a0", "\u2028", "\x1c", "\x00", "\u0301", "\t", "\r\n", "  ", "\u200b", "x" * 150]
+    pieces = [
+        "don't",
+        "[CLS]",
+        "Điều 5.",
+        "漢字かな",
+        "ﬁn",
+        "e\u0301",
+        "ế",
+        "1,000.5",
+        "…",
+        "😀",
+        *odd,
+    ]
+    made = random.Random(7)
+    for _ in range(2000):
+        text = "".join(made.choice([*pieces, " ", "\n"]) for _ in range(made.randint(0, 12)))
+        assert count(text) == len(whole.encode(text, add_special_tokens=False).ids), repr(text)
 
 
 def test_without_a_tokenizer_tokens_are_overestimated(

@@ -260,7 +260,7 @@ async def test_postings_restore_themselves(
 async def test_a_rebuild_that_cannot_go_on_says_so(
     library: Library, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rag_backend.knowledge.indexer._RETRY_SECONDS", 0.2)
+    monkeypatch.setattr("rag_backend.knowledge.refills._RETRY_SECONDS", 0.2)
     await put(library, store, "a.md", b"Some text")
     await settled(library, store)
     real, broken = library.indexer._vectors.add, threading.Event()

@@ -125,6 +125,30 @@ def test_a_dropped_collection_is_gone(index: VectorIndex, store: str) -> None:
     assert index.ids(store) == set()
 
 
+def test_vectors_come_back_as_they_were_put(index: VectorIndex, store: str) -> None:
+    index.add(store, ["a:0", "a:1"], ["a", "a"], axes(2))
+    found = index.get(store, ["a:1", "b:0"])
+    assert list(found) == ["a:1"]
+    assert np.array_equal(found["a:1"], axes(2)[1])
+    assert index.get("vs_of-nobody", ["a:1"]) == {}
+
+
+def test_nothing_of_a_dropped_collection_stays_on_disk(tmp_path: Path) -> None:
+    index = open_embedded(tmp_path)
+    rows = np.random.default_rng(1).standard_normal((1500, 8)).astype(np.float32)
+    ids = [f"a:{number}" for number in range(len(rows))]
+    try:
+        for collection in ("vs_a-0", "vs_b-0"):
+            index.add(collection, ids, ["a"] * len(ids), rows)
+        folders = {path for path in tmp_path.iterdir() if path.is_dir()}
+        assert len(folders) == 2, "it writes to disk by now"
+        index.drop("vs_a-0")
+        assert len(folders & set(tmp_path.iterdir())) == 1
+        assert index.search("vs_b-0", rows[7], 1)[0][0] == "a:7"
+    finally:
+        index.close()
+
+
 def test_more_than_one_batch(index: VectorIndex, store: str) -> None:
     ids = [f"a:{n}" for n in range(4500)]
     index.add(store, ids, ["a"] * 4500, axes(4500))

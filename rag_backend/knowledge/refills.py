@@ -1,0 +1,166 @@
+"""Which stores are being rebuilt or repaired, from when it is asked for until it is done."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from rag_backend.errors import NotFound, RAGError, StartError
+from rag_backend.knowledge.catalog import Catalog
+from rag_backend.knowledge.encoders import Encoders
+from rag_backend.knowledge.finishing import Threads
+from rag_backend.knowledge.lexical import LexicalIndex
+from rag_backend.knowledge.models import Progress, Store
+from rag_backend.knowledge.recovery import Lost, Recovery
+from rag_backend.knowledge.refilling import Refill, begin_rebuild
+from rag_backend.knowledge.vectors import VectorIndex
+
+_RETRY_SECONDS = 60
+"""After this, a rebuild goes on that was stopped by an error."""
+
+log = logging.getLogger(__name__)
+
+
+class Refills:
+    """Begins refills, says how they go on, and ends them. For the event loop.
+
+    Attributes:
+        under_way: By store id; the writer looks at it.
+        writing: Held by who writes, and while a refill begins: nothing may be swept between a look
+            at what an index holds and the refill that is made of it.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        vectors: VectorIndex,
+        lexical: LexicalIndex,
+        encoders: Encoders,
+        recovery: Recovery,
+        threads: Threads,
+        add: Callable[[Refill], None],
+    ) -> None:
+        """`add` gives a refill its turns."""
+        self._catalog = catalog
+        self._vectors = vectors
+        self._lexical = lexical
+        self._encoders = encoders
+        self._recovery = recovery
+        self._threads = threads
+        self._add = add
+        self.under_way: dict[str, list[Refill]] = {}
+        self.writing = asyncio.Lock()
+        self._beginning: set[str] = set()
+        self._stopped: dict[str, str] = {}
+        self._retries: dict[str, asyncio.Task[None]] = {}
+
+    async def rebuild(self, store_id: str) -> None:
+        """Begin to fill the next generation of a store, unless that is under way."""
+        if store_id in self._beginning:
+            return
+        self._beginning.add(store_id)
+        try:
+            present = await self._encoders.present.wait()
+            store = await self._threads.run(self._catalog.store, store_id)
+            if not store.rebuilding or self.mirror_of(store) is not None:
+                return
+            async with self.writing:
+                refill = await self._threads.run(
+                    begin_rebuild, self._catalog, self._vectors, self._lexical, store, present
+                )
+                self._begin(refill)
+        except NotFound:
+            self._stopped.pop(store_id, None)
+        except StartError:
+            return  # said where files are read
+        except RAGError as error:
+            self._try_again(store_id, error)
+        else:
+            log.info("vector store '%s' is rebuilt: %d chunks", store.name, refill.total)
+            self._stopped.pop(store_id, None)
+        finally:
+            self._beginning.remove(store_id)
+
+    async def repair(self, store: Store, lost: Lost) -> None:
+        """Put back what a store has lost: words first, which need no encoder."""
+        try:
+            if lost.postings:
+                async with self.writing:
+                    self._begin(await self._threads.run(self._recovery.postings, store))
+            if lost.vectors:
+                encoder = await self._encoders.present.wait()
+                encoder.check(store)
+                async with self.writing:
+                    self._begin(await self._threads.run(self._recovery.vectors, store, encoder))
+        except StartError:
+            return  # said where files are read
+        except RAGError as error:
+            log.error("vector store '%s' cannot be repaired: %s", store.name, error)
+
+    def _begin(self, refill: Refill | None) -> None:
+        if refill is not None:
+            self.under_way.setdefault(refill.store.id, []).append(refill)
+            self._add(refill)
+
+    async def finish(self, refill: Refill, is_done: Callable[[Refill], bool]) -> bool:
+        """All that a refill has given is written: end it, unless it has found more to do."""
+        store_id, name = refill.store.id, refill.store.name
+        try:
+            if not await self._threads.run(is_done, refill):
+                self._add(refill)
+                return False
+            log.info("vector store '%s' has what it lacked", name)
+        except RAGError as error:
+            if refill.repairs:
+                log.error("vector store '%s' cannot be repaired: %s", name, error)
+            else:
+                self._try_again(store_id, error)
+        self.under_way[store_id].remove(refill)
+        if not self.under_way[store_id]:
+            del self.under_way[store_id]
+        await self._encoders.keep_only(await self._threads.run(self._catalog.list_stores))
+        return True
+
+    def _try_again(self, store_id: str, error: RAGError) -> None:
+        self._stopped[store_id] = str(error)
+        log.error(
+            "rebuilding %s stopped; it goes on in %g s, and at the next start: %s",
+            *(store_id, _RETRY_SECONDS, error),
+        )
+
+        async def again() -> None:
+            await asyncio.sleep(_RETRY_SECONDS)
+            await self.rebuild(store_id)
+
+        self._retries[store_id] = asyncio.create_task(again())
+
+    def stop(self) -> None:
+        """Try nothing again."""
+        for task in self._retries.values():
+            task.cancel()
+
+    # What others ask
+
+    def mirror_of(self, store: Store) -> Refill | None:
+        """The rebuild under way: new files go to both generations."""
+        listed: Sequence[Refill] = self.under_way.get(store.id, ()) if store.rebuilding else ()
+        return next((refill for refill in listed if not refill.repairs), None)
+
+    def progress(self, store: Store) -> Progress | None:
+        """How far a rebuild or repair of the store is; None when there is none."""
+        listed = self.under_way.get(store.id, ())
+        if not listed and not store.rebuilding:
+            return None
+        made, total = sum(each.made for each in listed), sum(each.total for each in listed)
+        return Progress(min(made, total), total, None if listed else self._stopped.get(store.id))
+
+    @property
+    def names(self) -> list[str]:
+        """Of the stores that are being rebuilt or repaired."""
+        return [listed[0].store.name for listed in self.under_way.values()]
+
+    @property
+    def problem(self) -> str | None:
+        """Why a rebuild has stopped, in a sentence."""
+        return next(iter(self._stopped.values()), None)
