@@ -196,7 +196,8 @@ class LexicalIndex:
                 ) from error
             raise StorageBroken(
                 f"The word index in {self._directory / collection} cannot be used: {error}. "
-                "Delete that directory and run `python -m ingest rebuild`."
+                "The next start makes it anew from the catalog; so does "
+                "`python -m ingest rebuild --all`."
             ) from error
 
 

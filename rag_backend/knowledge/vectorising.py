@@ -13,7 +13,7 @@ from rag_backend.knowledge.encoder import Encoder
 from rag_backend.knowledge.finishing import Threads
 from rag_backend.knowledge.jobs import Slice
 
-_STEP = 128
+_STEP = 256
 """Chunks embedded in one go; `stop` waits for at most so many."""
 
 log = logging.getLogger(__name__)

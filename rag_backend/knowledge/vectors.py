@@ -220,7 +220,10 @@ def _reason(error: Exception) -> str:
 def open_embedded(directory: Path) -> VectorIndex:
     """Chroma inside this process, its files in `directory` (one owner only)."""
     settings = ChromaSettings(anonymized_telemetry=False)
-    remedy = "If the directory is damaged, delete it and run `python -m ingest rebuild`."
+    remedy = (
+        "If the directory is damaged, delete it and start the backend again, which makes the "
+        "vectors anew from the catalog; so does `python -m ingest rebuild --all`."
+    )
     try:
         client = chromadb.PersistentClient(str(directory), settings)
     except (ChromaError, OSError, ValueError) as error:

@@ -99,7 +99,7 @@ async def test_a_long_file_does_not_delay_a_short_one(
         encoder.waiting.clear()
         encoder.allow(1)
         await until(lambda: encoder.waiting.is_set() or done(library, store, "short.md")())
-    assert turns <= 12, "two batches of four steps each, and some that were under way"
+    assert turns <= 12, "two batches of two steps each, and some that were under way"
     assert statuses(library, store)["long.md"] == "in_progress"
     encoder.free.set()
     await settled(library, store)
