@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from rag_backend.errors import NotFound, RAGError, StartError
 from rag_backend.knowledge.catalog import Catalog
@@ -52,6 +53,7 @@ class Refills:
         self.under_way: dict[str, list[Refill]] = {}
         self.writing = asyncio.Lock()
         self._beginning: set[str] = set()
+        self._repairing: set[str] = set()
         self._stopped: dict[str, str] = {}
         self._retries: dict[str, asyncio.Task[None]] = {}
 
@@ -82,8 +84,14 @@ class Refills:
         finally:
             self._beginning.remove(store_id)
 
-    async def repair(self, store: Store, lost: Lost) -> None:
-        """Put back what a store has lost: words first, which need no encoder."""
+    def repair(self, store: Store, lost: Lost) -> Coroutine[Any, Any, None]:
+        """Put back what a store has lost, which is `progress` from now on."""
+        if lost.postings or lost.vectors:
+            self._repairing.add(store.id)
+        return self._repair(store, lost)
+
+    async def _repair(self, store: Store, lost: Lost) -> None:
+        """Words first, which need no encoder."""
         try:
             if lost.postings:
                 async with self.writing:
@@ -97,6 +105,8 @@ class Refills:
             return  # said where files are read
         except RAGError as error:
             log.error("vector store '%s' cannot be repaired: %s", store.name, error)
+        finally:
+            self._repairing.discard(store.id)
 
     def _begin(self, refill: Refill | None) -> None:
         if refill is not None:
@@ -150,7 +160,7 @@ class Refills:
     def progress(self, store: Store) -> Progress | None:
         """How far a rebuild or repair of the store is; None when there is none."""
         listed = self.under_way.get(store.id, ())
-        if not listed and not store.rebuilding:
+        if not (listed or store.rebuilding or store.id in self._repairing):
             return None
         made, total = sum(each.made for each in listed), sum(each.total for each in listed)
         return Progress(min(made, total), total, None if listed else self._stopped.get(store.id))
