@@ -65,6 +65,7 @@ class LexicalIndex:
         self._directory = directory
         self._schema = _schema()
         self._open: dict[str, tantivy.Index] = {}
+        self._cleaned: set[str] = set()
         self._opening = threading.Lock()
 
     def replace(
@@ -85,6 +86,11 @@ class LexicalIndex:
                 return
             writer = index.writer(_WRITER_BYTES, 1)
             try:
+                if collection not in self._cleaned:
+                    # A process that was killed in a commit leaves files with the names that the
+                    # next commit wants to use.
+                    writer.garbage_collect_files()
+                    self._cleaned.add(collection)
                 for file_id in gone:
                     writer.delete_documents_by_term("file_id", file_id)
                 for chunk_id, file_id, text in added:

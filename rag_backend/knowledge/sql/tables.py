@@ -76,6 +76,7 @@ store_files = Table(
     Index("store_files_identity", "store_id", "identity"),
     Index("store_files_file", "file_id"),
     Index("store_files_status", "status"),
+    Index("store_files_sequence", "store_id", "sequence"),  # every attachment asks for the last
 )
 
 chunks = Table(

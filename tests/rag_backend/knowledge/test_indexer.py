@@ -144,7 +144,7 @@ async def test_a_full_disk_fails_the_file_and_leaves_nothing(
     library: Library, store: Store, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     method = {"_vectors": "add", "_lexical": "replace", "_catalog": "complete_files"}[part]
-    owner = getattr(library.indexer, part)
+    owner = getattr(library.retriever, part)
     fail_once(monkeypatch, owner, method, StorageFull("The disk is full."))
     file = await put(library, store, "a.md", b"Some text")
     await settled(library, store)
@@ -165,8 +165,8 @@ async def test_a_disk_too_full_to_record_the_failure_is_tried_again(
 ) -> None:
     monkeypatch.setattr("rag_backend.knowledge.indexer._RETRY_SECONDS", 0)
     full = StorageFull("The disk is full.")
-    fail_once(monkeypatch, library.indexer._catalog, "complete_files", full)
-    fail_once(monkeypatch, library.indexer._catalog, "fail", full)
+    fail_once(monkeypatch, library.catalog, "complete_files", full)
+    fail_once(monkeypatch, library.catalog, "fail", full)
     await put(library, store, "a.md", b"Some text")
     await settled(library, store)
     assert statuses(library, store) == {"a.md": "completed"}
@@ -225,7 +225,7 @@ async def test_garbage_that_cannot_be_removed_is_tried_again(
     await put(library, store, "a.md", b"First")
     await settled(library, store)
     fail_once(monkeypatch, library.blobs, "delete", PermissionError("in use"))
-    fail_once(monkeypatch, library.indexer._vectors, "delete_files", StorageBroken("down"))
+    fail_once(monkeypatch, library.retriever._vectors, "delete_files", StorageBroken("down"))
     await put(library, store, "a.md", b"Second")
     await put(library, store, "b.md", b"Third")
     library.indexer.sweep()
@@ -306,7 +306,7 @@ async def test_a_rebuild_that_failed_is_done_at_the_next_start(
         await put(library, store, "a.md", b"Some text")
         await settled(library, store)
         full = StorageFull("The disk is full.")
-        fail_once(monkeypatch, library.indexer._catalog, "swap_generation", full)
+        fail_once(monkeypatch, library.catalog, "swap_generation", full)
         await library.indexer.rebuild(store)
         await put(library, store, "b.md", b"Other text")
         async with asyncio.timeout(30):

@@ -275,7 +275,7 @@ async def test_a_rebuild_that_cannot_go_on_says_so(
     monkeypatch.setattr("rag_backend.knowledge.refills._RETRY_SECONDS", 0.2)
     await put(library, store, "a.md", b"Some text")
     await settled(library, store)
-    real, broken = library.indexer._vectors.add, threading.Event()
+    real, broken = library.retriever._vectors.add, threading.Event()
     broken.set()
 
     def failing(*args: object) -> None:
@@ -283,7 +283,7 @@ async def test_a_rebuild_that_cannot_go_on_says_so(
             raise StorageBroken("Chroma is down.")
         real(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(library.indexer._vectors, "add", failing)
+    monkeypatch.setattr(library.retriever._vectors, "add", failing)
     await library.indexer.rebuild(store)
     await until(lambda: library.indexer.problem == "Chroma is down.")
     rebuilding = await library.store("default")
