@@ -112,7 +112,7 @@ async def test_short_files_pass_long_ones(
     assert len(tested) == 2  # one of the long ones is being read
     reading.gate.set()
     await until(lambda: len(names()) == 5)
-    assert names()[2:] == ["long1.md", "long2.md", "long3.md"]
+    assert set(names()[2:]) == {"long1.md", "long2.md", "long3.md"}
     assert len(tested) == 0
     running.cancel()
     with suppress(asyncio.CancelledError):
