@@ -15,6 +15,7 @@ from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from ingest.chunking import StaticSize
 from ingest.document import Chunk
 from ingest.errors import UnreadableFile
 from rag_backend.errors import NotFound, RAGError, StartError
@@ -213,6 +214,7 @@ class Indexer:
             file.filename,
             encoder.embedding.tokenizer_file,
             encoder.embedding.max_tokens,
+            StaticSize(**attached.chunking) if attached.chunking else None,
         )
         return Prepared(store_id, file_id, chunks)
 

@@ -21,12 +21,13 @@ from typing import cast
 import psutil
 from pebble import ProcessExpired, ProcessPool
 
-from ingest.chunking import split
+from ingest.chunking import StaticSize, split, windows
 from ingest.document import Chunk
 from ingest.errors import UnreadableFile
 from ingest.reading.registry import read
 
 _MiB = 2**20
+_Work = tuple[Path, str, Path | None, int, StaticSize | None]
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +44,19 @@ class ReadingPool:
         self._closed = False
 
     async def read(
-        self, path: Path, filename: str, tokenizer_file: Path | None, max_tokens: int
+        self,
+        path: Path,
+        filename: str,
+        tokenizer_file: Path | None,
+        max_tokens: int,
+        static: StaticSize | None = None,
     ) -> list[Chunk]:
-        """A file's chunks; raises UnreadableFile with a sentence for the user."""
-        work = (path, filename, tokenizer_file, max_tokens)
+        """A file's chunks, along its structure unless a `static` size is given.
+
+        Raises:
+            UnreadableFile: With a sentence for the user.
+        """
+        work = (path, filename, tokenizer_file, max_tokens, static)
         try:
             return await self._run(work)
         except BrokenProcessPool:
@@ -67,7 +77,7 @@ class ReadingPool:
             self._closed = True
             self._stop()
 
-    async def _run(self, work: tuple[Path, str, Path | None, int]) -> list[Chunk]:
+    async def _run(self, work: _Work) -> list[Chunk]:
         job = await asyncio.to_thread(self._schedule, work)
         try:
             return await asyncio.wrap_future(job)
@@ -86,7 +96,7 @@ class ReadingPool:
                 "The file made its reader crash: it is damaged, or too complex to read."
             ) from error
 
-    def _schedule(self, work: tuple[Path, str, Path | None, int]) -> Future[list[Chunk]]:
+    def _schedule(self, work: _Work) -> Future[list[Chunk]]:
         """Synchronous; the first call starts the workers. A pool that broke is replaced."""
         with self._changing:
             if self._closed:
@@ -116,10 +126,17 @@ class ReadingPool:
 
 
 def read_and_chunk(
-    path: Path, filename: str, tokenizer_file: Path | None, max_tokens: int
+    path: Path,
+    filename: str,
+    tokenizer_file: Path | None,
+    max_tokens: int,
+    static: StaticSize | None = None,
 ) -> list[Chunk]:
     """What a worker does: bytes to chunks that fit the encoder."""
-    return split(read(path, filename), token_counter(tokenizer_file), max_tokens)
+    document, count = read(path, filename), token_counter(tokenizer_file)
+    if static is not None:
+        return windows(document, count, max_tokens, static)
+    return split(document, count, max_tokens)
 
 
 @lru_cache(maxsize=4)

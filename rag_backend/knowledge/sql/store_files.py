@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,8 @@ from sqlalchemy import delete, func, insert, select, update
 
 from ingest.document import Chunk
 from rag_backend.errors import NotFound
-from rag_backend.knowledge.models import FileStatus, StoreFile
+from rag_backend.knowledge.models import Attachment, FileStatus, StoreFile
+from rag_backend.knowledge.sql.attaching import of_attributes, put_all
 from rag_backend.knowledge.sql.database import Database
 from rag_backend.knowledge.sql.rows import chunk_values, of_file
 from rag_backend.knowledge.sql.tables import chunks, store_files
@@ -20,11 +20,9 @@ from rag_backend.knowledge.sql.versions import (
     discard,
     is_outdated,
     keep_postings,
-    next_sequence,
     retire,
     retire_older_versions,
 )
-from rag_backend.text import nfc
 
 
 class StoreFileTable(Database):
@@ -33,31 +31,18 @@ class StoreFileTable(Database):
     def attach(
         self, store_id: str, file_id: str, attributes: Mapping[str, Any], identity: str
     ) -> StoreFile:
-        """Put a file into a store as a job; a completed or running one is left as it is."""
+        """Put a file into a store as a job; see `attaching.put_all`."""
+        wanted = Attachment(file_id, attributes, identity=identity)
         with self._writing() as connection:
-            key = (store_files.c.store_id == store_id) & (store_files.c.file_id == file_id)
-            status = connection.scalar(select(store_files.c.status).where(key))
-            fresh = {"attributes": dict(attributes), "identity": identity}
-            if status is None:
-                connection.execute(
-                    insert(store_files).values(
-                        store_id=store_id,
-                        file_id=file_id,
-                        status="in_progress",
-                        sequence=next_sequence(connection, store_id),
-                        created_at=int(time.time()),
-                        **fresh,
-                    )
-                )
-            elif status in ("failed", "cancelled"):
-                again = {
-                    "status": "in_progress",
-                    "sequence": next_sequence(connection, store_id),
-                    "error_code": None,
-                    "error_message": None,
-                }
-                connection.execute(update(store_files).where(key).values(**again, **fresh))
+            put_all(connection, store_id, [wanted])
         return self.store_file(store_id, file_id)
+
+    def attach_all(
+        self, store_id: str, wanted: Sequence[Attachment], batch_id: str | None = None
+    ) -> list[StoreFile]:
+        """Put files into a store as jobs, all or none; see `attaching.put_all`."""
+        with self._writing() as connection:
+            return put_all(connection, store_id, wanted, batch_id)
 
     def store_file(self, store_id: str, file_id: str) -> StoreFile:
         """Raises NotFound."""
@@ -93,12 +78,9 @@ class StoreFileTable(Database):
 
     def set_attributes(self, store_id: str, file_id: str, attributes: Mapping[str, Any]) -> None:
         """Replace a store file's attributes; a new `path` becomes its identity."""
-        values: dict[str, Any] = {"attributes": dict(attributes)}
-        if "path" in attributes:
-            values["identity"] = nfc(str(attributes["path"]))
         key = (store_files.c.store_id == store_id) & (store_files.c.file_id == file_id)
         with self._writing() as connection:
-            connection.execute(update(store_files).where(key).values(**values))
+            connection.execute(update(store_files).where(key).values(**of_attributes(attributes)))
             bump(connection, store_id)
 
     def fail(
@@ -114,11 +96,11 @@ class StoreFileTable(Database):
         key = (store_files.c.store_id == store_id) & (store_files.c.file_id == file_id)
         with self._writing() as connection:
             row = connection.execute(select(store_files).where(key)).one_or_none()
-            if row is not None and row.status != "in_progress":
+            if row is not None and row.status not in ("in_progress", "cancelled"):
                 return
             if written:
                 add_garbage_postings(connection, store_id, file_id)
-            if row is None:
+            if row is None or row.status == "cancelled":
                 return
             if is_outdated(connection, StoreFile(**row._mapping)):
                 discard(connection, store_id, [file_id])
@@ -134,13 +116,13 @@ class StoreFileTable(Database):
         before this one; its bytes go too when no other store holds it.
 
         Returns:
-            False when the file was removed in the meantime, or a later version of it is complete
-            already: nothing was made visible, and what was written elsewhere is garbage.
+            False when the file was removed or cancelled in the meantime, or a later version of it
+            is complete already: nothing was made visible; what was written elsewhere is garbage.
         """
         key = (store_files.c.store_id == store_id) & (store_files.c.file_id == file_id)
         with self._writing() as connection:
             row = connection.execute(select(store_files).where(key)).one_or_none()
-            if row is None:
+            if row is None or row.status == "cancelled":
                 add_garbage_postings(connection, store_id, file_id)
                 return False
             if is_outdated(connection, StoreFile(**row._mapping)):

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from ingest.chunking import StaticSize
 from ingest.document import Chunk
 from rag_backend.knowledge.blobs import Blobs
 from rag_backend.knowledge.catalog import Catalog
@@ -40,10 +41,17 @@ class DirectReading(ReadingPool):
         super().__init__(1, timeout=60, memory_mb=256)
 
     async def read(
-        self, path: Path, filename: str, tokenizer_file: Path | None, max_tokens: int
+        self,
+        path: Path,
+        filename: str,
+        tokenizer_file: Path | None,
+        max_tokens: int,
+        static: StaticSize | None = None,
     ) -> list[Chunk]:
         """See ReadingPool."""
-        return await asyncio.to_thread(read_and_chunk, path, filename, tokenizer_file, max_tokens)
+        return await asyncio.to_thread(
+            read_and_chunk, path, filename, tokenizer_file, max_tokens, static
+        )
 
 
 @asynccontextmanager
