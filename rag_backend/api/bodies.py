@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StrictBool, StringConstraints, model_validator
 
 from rag_backend.api.schemas import Body
 from rag_backend.errors import BadRequest
@@ -19,8 +19,8 @@ Key = Annotated[str, StringConstraints(max_length=64)]
 ShortText = Annotated[str, StringConstraints(max_length=512)]
 Metadata = Annotated[dict[Key, ShortText], Field(max_length=16)]
 # A number that a database keeps as it is; JSON has larger ones.
-Number = Annotated[float, Field(ge=-1e15, le=1e15)]
-Attributes = Annotated[dict[Key, ShortText | Number | bool], Field(max_length=16)]
+Number = Annotated[float, Field(strict=True, ge=-1e15, le=1e15)]
+Attributes = Annotated[dict[Key, ShortText | Number | StrictBool], Field(max_length=16)]
 
 
 class ExpiresAfter(Body):
