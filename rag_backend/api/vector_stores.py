@@ -35,7 +35,7 @@ async def create_store(body: StoreBody, backend: Backend) -> dict[str, Any]:
         body.metadata or {},
         body.wanted(),
         body.description,
-        body.expires_after and body.expires_after.days,
+        None if body.expires_after is None else body.expires_after.days,
     )
     return await _shown(store, backend)
 
