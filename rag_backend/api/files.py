@@ -77,7 +77,8 @@ async def delete_file(file_id: str, backend: Backend) -> dict[str, Any]:
     return deleted(file_id, "file")  # OpenAI's name for it, without ".deleted"
 
 
-@router.api_route("/{file_id}/content", methods=["GET", "HEAD"])
+@router.get("/{file_id}/content")
+@router.head("/{file_id}/content", include_in_schema=False)
 async def file_content(file_id: str, backend: Backend) -> RangedFile:
     """The bytes as they were uploaded, shown by a browser where it can (range requests work)."""
     file = await backend.library.file(file_id)

@@ -42,8 +42,9 @@ def put_all(
     for item in wanted:
         if item.file_id in present:
             _check_chunking(present[item.file_id], item)
-    kept = [i for i in wanted if i.file_id in present and not _is_over(present[i.file_id])]
-    jobs = [item for item in wanted if item not in kept]
+    under_way = {file_id for file_id, row in present.items() if row.status not in _DONE_WITH}
+    kept = [item for item in wanted if item.file_id in under_way]
+    jobs = [item for item in wanted if item.file_id not in under_way]
     _queue(connection, store_id, jobs, _identities(jobs, named), present, batch_id)
     _keep(connection, store_id, kept, present, batch_id)
     found = {row.file_id: row for row in _rows(connection, store_id, ids)}
@@ -74,12 +75,9 @@ def _parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
         yield ids[at : at + SQL_VARIABLES]
 
 
-def _is_over(row: Row[Any]) -> bool:
-    return row.status in _DONE_WITH
-
-
 def _check_chunking(row: Row[Any], item: Attachment) -> None:
-    if _is_over(row) or item.chunking is None or dict(item.chunking) == (row.chunking or {}):
+    said = None if item.chunking is None else dict(item.chunking)
+    if row.status in _DONE_WITH or said in (None, row.chunking or {}):
         return
     # The chunks of both would have the same ids: the old ones could not serve until then.
     raise Conflict(

@@ -151,6 +151,12 @@ def test_parts_of_a_file(backend: Running, http: httpx.Client) -> None:
     http.delete(f"/v1/files/{file.id}")
 
 
+def test_the_reference_has_every_path(http: httpx.Client) -> None:
+    paths = http.get("/openapi.json").json()["paths"]
+    assert paths["/v1/files/{file_id}/content"].keys() == {"get"}
+    assert "/v1/vector_stores/{vector_store_id}/file_batches/{batch_id}/cancel" in paths
+
+
 def test_bytes_that_somebody_took_away(backend: Running, http: httpx.Client) -> None:
     with backend.sdk() as client:
         file = client.files.create(file=("a.txt", b"a"), purpose="user_data")
