@@ -17,6 +17,7 @@ StoreName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1
 FileId = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Key = Annotated[str, StringConstraints(max_length=64)]
 ShortText = Annotated[str, StringConstraints(max_length=512)]
+Description = Annotated[str, StringConstraints(max_length=10_000)]
 Metadata = Annotated[dict[Key, ShortText], Field(max_length=16)]
 # A number that a database keeps as it is; JSON has larger ones.
 Number = Annotated[float, Field(strict=True, ge=-1e15, le=1e15)]
@@ -62,7 +63,7 @@ class StoreBody(Body):
     name: StoreName | None = None
     file_ids: Annotated[list[FileId], Field(max_length=500)] | None = None
     metadata: Metadata | None = None
-    description: ShortText | None = None
+    description: Description | None = None
     chunking_strategy: ChunkingStrategy | None = None
     expires_after: ExpiresAfter | None = None
 
@@ -80,7 +81,7 @@ class StoreChanges(Body):
 
     name: StoreName | None = None
     metadata: Metadata | None = None
-    description: ShortText | None = None
+    description: Description | None = None
     expires_after: ExpiresAfter | None = None
 
     def values(self) -> dict[str, Any]:

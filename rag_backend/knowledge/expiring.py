@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from rag_backend.errors import RAGError
 from rag_backend.knowledge.catalog import Catalog
@@ -49,7 +49,8 @@ class Expirer:
 
     async def look(self) -> None:
         """Write down what was used, and let go of what has expired."""
-        if await asyncio.to_thread(self._look):
+        used, self._used = self._used, {}
+        if await asyncio.to_thread(self._look, used):
             self._sweep()
 
     async def _run(self) -> None:
@@ -74,21 +75,20 @@ class Expirer:
         soon = _EVERY if due is None else due - self._clock()
         return min(_EVERY, max(1.0, soon))
 
-    def _look(self) -> bool:
+    def _look(self, used: Mapping[str, int]) -> bool:
         """Whether anything has become garbage."""
-        used, self._used = self._used, {}
         if used:
             self._catalog.note_use(used)
         now = int(self._clock())
-        files = self._catalog.expired_files(now)
-        for file_id in files:
-            self._catalog.delete_file(file_id)
-        if files:
-            log.info("%d files have expired and were deleted", len(files))
-        stores = self._catalog.expire_stores(now)
+        stores = self._catalog.expire_stores(now)  # first: a file that goes changes its store
         for store in stores:
             log.info(
                 "vector store '%s' was not used for %s days and has expired",
                 *(store.name, store.expires_after_days),
             )
+        files = self._catalog.expired_files(now)
+        for file_id in files:
+            self._catalog.delete_file(file_id)
+        if files:
+            log.info("%d files have expired and were deleted", len(files))
         return bool(files or stores)

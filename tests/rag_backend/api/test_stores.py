@@ -162,7 +162,7 @@ def chunked(**sizes: Any) -> dict[str, Any]:
         ("", {"metadata": {"k": "v" * 513}}, 400, "metadata.k"),
         ("", {"metadata": {"k": 1}}, 400, "metadata.k"),
         ("", {"metadata": []}, 400, "metadata"),
-        ("", {"description": "d" * 513}, 400, "description"),
+        ("", {"description": "d" * 10_001}, 400, "description"),
         ("", {"surprise": 1}, 400, "surprise"),
         ("/default", {"name": " "}, 400, "name"),
         ("/default", {"name": "other"}, 409, "name"),
