@@ -152,6 +152,7 @@ class Library:
             await self.attach_all(store, wanted)
         except RAGError:
             await asyncio.to_thread(self.catalog.delete_store, store.id)
+            self.indexer.sweep()
             raise
         return await self.store(store.id)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, select, tuple_
@@ -109,20 +110,14 @@ class ListTable(Database):
                 self._ends.popitem(last=False)
 
 
+@dataclass(frozen=True, slots=True)
 class _Keys:
-    """What a list is ordered by, and what its cursors name."""
+    """A list's name, the ids that its cursors are, what it is ordered by, and its owner."""
 
-    def __init__(
-        self,
-        name: str,
-        identifier: ColumnElement[Any],
-        place: tuple[ColumnElement[Any], ColumnElement[Any]],
-        within: tuple[ColumnElement[bool], ...] = (),
-    ) -> None:
-        self.list = name
-        self.id = identifier
-        self.place = place
-        self.within = within
+    list: str
+    id: ColumnElement[Any]
+    place: tuple[ColumnElement[Any], ColumnElement[Any]]
+    within: tuple[ColumnElement[bool], ...] = ()
 
 
 def _store_file_keys(store_id: str) -> _Keys:
