@@ -16,9 +16,11 @@ from rag_backend.api import (
     chat,
     embeddings,
     failures,
+    file_batches,
     files,
     models,
     operations,
+    store_files,
     vector_stores,
 )
 from rag_backend.api.middleware import RequestMiddleware
@@ -71,7 +73,8 @@ def create_app(settings: Settings, started: Started | None = None) -> FastAPI:
         redoc_url=None, title="RAG backend", version=version("rag-backend"), lifespan=lifespan
     )
     app.state.parts = parts
-    for module in (chat, models, files, vector_stores, embeddings, operations):
+    stores = (vector_stores, store_files, file_batches)
+    for module in (chat, models, files, *stores, embeddings, operations):
         app.include_router(module.router)
     failures.install(app)
     keys = [key.get_secret_value() for key in settings.api_keys]

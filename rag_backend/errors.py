@@ -106,6 +106,10 @@ class Conflict(RAGError):
     type = "invalid_request_error"
     code = "conflict"
 
+    def headers(self) -> dict[str, str]:
+        """OpenAI's SDKs take 409 for a lock that passes, and would ask again and again."""
+        return {"x-should-retry": "false"}
+
 
 class TooLarge(RAGError):
     """The body or the file is larger than the limit."""

@@ -15,6 +15,7 @@ from rag_backend.answering.markers import MarkerFilter
 from rag_backend.answering.prompting import grounded_messages
 from rag_backend.answering.replies import NOTHING_FOUND, fixed_reply
 from rag_backend.answering.rewriting import Rewritten, rewrite
+from rag_backend.answering.searching import search_query
 from rag_backend.answering.wire import ChunkWriter, without_empty
 from rag_backend.errors import UpstreamBroken
 from rag_backend.knowledge.library import Library
@@ -99,6 +100,10 @@ class Pipeline:
         async with aclosing(self._write(plan, asked.base_url)) as chunks:
             async for chunk in chunks:
                 yield chunk
+
+    async def search_query(self, question: str) -> str:
+        """What to search for when this is asked; see `searching.search_query`."""
+        return await search_query(question, self._local)
 
     async def _plan(self, asked: Question) -> Plan:
         if not await self._asks_documents(asked):

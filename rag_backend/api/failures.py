@@ -14,8 +14,10 @@ from starlette.exceptions import HTTPException
 
 from rag_backend.errors import BadRequest, RAGError, Starting, StorageFull
 
-# Names of a union's branches, which pydantic adds to the path of a field.
-_BRANCH = re.compile(r"(str|int|float|bool|constrained-\w+|(list|dict|function-\w+|tuple)\[.*\])$")
+# Names of a union's branches and of a key's checks, which pydantic adds to the path of a field.
+_BRANCH = re.compile(
+    r"(\[key\]|str|int|float|bool|constrained-\w+|(list|dict|function-\w+|tuple)\[.*\])$"
+)
 
 
 def install(app: FastAPI) -> None:

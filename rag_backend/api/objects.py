@@ -6,9 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal, TypeVar
 
-from rag_backend.errors import BadRequest
+from ingest.chunking import StaticSize
 from rag_backend.knowledge.fusion import DENSE_WEIGHT
-from rag_backend.knowledge.models import FileRecord, Fusion, Progress, Store, StoredChunk, StoreFile
+from rag_backend.knowledge.models import (
+    Batch,
+    FileRecord,
+    Fusion,
+    Listed,
+    Progress,
+    Store,
+    StoredChunk,
+    StoreFile,
+    Window,
+)
 from rag_backend.knowledge.retriever import Hit
 
 T = TypeVar("T")
@@ -22,7 +32,7 @@ def file_object(file: FileRecord) -> dict[str, Any]:
         "object": "file",
         "bytes": file.bytes,
         "created_at": file.created_at,
-        "expires_at": None,
+        "expires_at": file.expires_at,
         "filename": file.filename,
         "purpose": file.purpose,
         "status": "processed",
@@ -38,19 +48,21 @@ def store_object(
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """OpenAI's `vector_store`; with what the store has learnt added, and how a rebuild goes on."""
-    names = ("in_progress", "completed", "failed", "cancelled")
-    by_status = {name: counts.get(name, 0) for name in names}
+    by_status = _file_counts(counts)
     busy = progress is not None or by_status["in_progress"] > 0
+    status = "in_progress" if busy else "completed"
+    days = store.expires_after_days
     return {
         "id": store.id,
         "object": "vector_store",
         "created_at": store.created_at,
         "name": store.name,
+        "description": store.description,
         "usage_bytes": usage_bytes,
-        "file_counts": by_status | {"total": sum(by_status.values())},
-        "status": "in_progress" if busy else "completed",
-        "expires_after": None,
-        "expires_at": None,
+        "file_counts": by_status,
+        "status": status if store.expired_at is None else "expired",
+        "expires_after": None if days is None else {"anchor": "last_active_at", "days": days},
+        "expires_at": store.expires_at,
         "last_active_at": store.last_active_at,
         "metadata": dict(store.metadata),
         "revision": store.revision,
@@ -63,8 +75,34 @@ def store_object(
     }
 
 
-def store_file_object(file: StoreFile) -> dict[str, Any]:
-    """OpenAI's `vector_store.file`."""
+def _file_counts(counts: Mapping[str, int]) -> dict[str, int]:
+    names = ("in_progress", "completed", "failed", "cancelled")
+    by_status = {name: counts.get(name, 0) for name in names}
+    return by_status | {"total": sum(by_status.values())}
+
+
+def batch_object(batch: Batch) -> dict[str, Any]:
+    """OpenAI's `vector_store.files_batch`."""
+    counts = _file_counts(batch.counts)
+    status = "completed"
+    if batch.cancelled:
+        status = "cancelled"
+    elif counts["in_progress"]:
+        status = "in_progress"
+    elif counts["total"] and counts["failed"] == counts["total"]:
+        status = "failed"
+    return {
+        "id": batch.id,
+        "object": "vector_store.files_batch",
+        "created_at": batch.created_at,
+        "vector_store_id": batch.store_id,
+        "status": status,
+        "file_counts": counts,
+    }
+
+
+def store_file_object(file: StoreFile, readable: int | None = None) -> dict[str, Any]:
+    """OpenAI's `vector_store.file`. `readable` is the number of tokens that the encoder reads."""
     error = None
     if file.error_code is not None:
         error = {"code": file.error_code, "message": file.error_message}
@@ -76,9 +114,21 @@ def store_file_object(file: StoreFile) -> dict[str, Any]:
         "vector_store_id": file.store_id,
         "status": file.status,
         "last_error": error,
-        "chunking_strategy": {"type": "other"},
+        "chunking_strategy": _chunking(file, readable),
         "attributes": dict(file.attributes),
     }
+
+
+def _chunking(file: StoreFile, readable: int | None) -> dict[str, Any]:
+    """What was asked for; `other` stands for the document's structure, which `auto` follows.
+
+    Windows larger than what the encoder reads are cut smaller: `effective` says how large they are.
+    """
+    if not file.chunking:
+        return {"type": "other"}
+    asked = StaticSize(**file.chunking)
+    effective = {} if readable is None else {"effective": asdict(asked.within(readable))}
+    return {"type": "static", "static": asdict(asked), **effective}
 
 
 def search_result(hit: Hit) -> dict[str, Any]:
@@ -110,41 +160,25 @@ def _place(chunk: StoredChunk) -> dict[str, Any]:
 
 def deleted(object_id: str, kind: str) -> dict[str, Any]:
     """OpenAI's answer to a deletion."""
-    return {"id": object_id, "object": f"{kind}.deleted", "deleted": True}
+    return {"id": object_id, "object": kind, "deleted": True}
 
 
-def page(
-    records: Sequence[T],
-    identify: Callable[[T], str],
-    show: Callable[[T], dict[str, Any]],
-    *,
-    limit: int,
-    order: Order,
-    after: str | None = None,
-    before: str | None = None,
-) -> dict[str, Any]:
-    """A page of OpenAI's list form, from records in ascending order.
+def page(listed: Listed[T], show: Callable[[T], dict[str, Any]]) -> dict[str, Any]:
+    """A part of a list in OpenAI's form. The items' ids are what `after` and `before` take."""
+    return shown_page([show(item) for item in listed.items], listed.has_more)
 
-    Raises:
-        BadRequest: The cursor names no record of the list.
-    """
-    listed = list(records) if order == "asc" else list(reversed(records))
-    ids = [identify(record) for record in listed]
-    start = _position(ids, after, "after") + 1 if after else 0
-    end = _position(ids, before, "before") if before else len(listed)
-    window = listed[start:end]
-    shown = window[:limit]
+
+def shown_page(shown: Sequence[Mapping[str, Any]], has_more: bool) -> dict[str, Any]:
+    """`page` of items that are shown already."""
     return {
         "object": "list",
-        "data": [show(record) for record in shown],
-        "first_id": identify(shown[0]) if shown else None,
-        "last_id": identify(shown[-1]) if shown else None,
-        "has_more": len(window) > limit,
+        "data": shown,
+        "first_id": shown[0]["id"] if shown else None,
+        "last_id": shown[-1]["id"] if shown else None,
+        "has_more": has_more,
     }
 
 
-def _position(ids: Sequence[str], cursor: str, param: str) -> int:
-    try:
-        return ids.index(cursor)
-    except ValueError:
-        raise BadRequest(f"`{param}` names no item of this list: {cursor}", param=param) from None
+def window(limit: int, order: Order, after: str | None, before: str | None = None) -> Window:
+    """What a list was asked for."""
+    return Window(limit, order == "desc", after or None, before or None)

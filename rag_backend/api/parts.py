@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
-from fastapi import Depends, Request
+from fastapi import Depends, Query, Request
 
 from rag_backend.answering.pipeline import Pipeline
 from rag_backend.knowledge.encoder import EncoderLoader
@@ -46,3 +46,6 @@ async def _store(vector_store_id: str, backend: Backend) -> Store:
 
 StoreByPath = Annotated[Store, Depends(_store)]
 """The vector store in the path, by id or by name; 404 otherwise."""
+
+Limit = Annotated[int, Query(ge=1, le=100)]
+"""How many items of a list are wanted at once."""

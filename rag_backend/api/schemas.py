@@ -6,15 +6,13 @@ provider.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 
 from rag_backend.errors import BadRequest, UnsupportedFeature
 
 Role = Literal["system", "developer", "user", "assistant", "tool", "function"]
-AttributeValue = str | float | bool
 
 
 class Body(BaseModel):
@@ -116,106 +114,3 @@ class EmbeddingBody(Body):
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
     user: str | None = None
-
-
-class ExpiresAfter(BaseModel):
-    """An expiry policy: accepted in the request only to be refused by name."""
-
-    anchor: str
-    days: int | None = None
-    seconds: int | None = None
-
-
-class StaticChunking(Body):
-    """Sizes of a static chunking strategy."""
-
-    max_chunk_size_tokens: int
-    chunk_overlap_tokens: int
-
-
-class ChunkingStrategy(Body):
-    """How files are cut. Chunks here follow the document's structure and the encoder's limit."""
-
-    type: Literal["auto", "static"]
-    static: StaticChunking | None = None
-
-
-StoreName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=256)]
-
-
-class StoreBody(Body):
-    """`POST /v1/vector_stores`."""
-
-    name: StoreName | None = None
-    file_ids: Annotated[list[str], Field(max_length=500)] = []
-    metadata: dict[str, str] | None = None
-    description: str | None = None
-    chunking_strategy: ChunkingStrategy | None = None
-    expires_after: ExpiresAfter | None = None
-
-
-class StoreChanges(Body):
-    """`POST /v1/vector_stores/{id}`."""
-
-    name: StoreName | None = None
-    metadata: dict[str, str] | None = None
-    expires_after: ExpiresAfter | None = None
-
-
-class StoreFileBody(Body):
-    """`POST /v1/vector_stores/{id}/files`."""
-
-    file_id: str
-    attributes: dict[str, AttributeValue] | None = None
-    chunking_strategy: ChunkingStrategy | None = None
-
-
-class AttributesBody(Body):
-    """`POST /v1/vector_stores/{id}/files/{file_id}`."""
-
-    attributes: dict[str, AttributeValue] | None
-
-
-class RankingOptions(Body):
-    """How search results are cut; there is one ranker."""
-
-    ranker: Literal["auto", "default-2024-11-15"] | None = None
-    score_threshold: float | None = Field(None, ge=0, le=1)
-
-
-class SearchBody(Body):
-    """`POST /v1/vector_stores/{id}/search`."""
-
-    query: str | Annotated[list[str], Field(min_length=1, max_length=16)]
-    max_num_results: int = Field(10, ge=1, le=50)
-    filters: dict[str, Any] | None = None
-    ranking_options: RankingOptions | None = None
-    rewrite_query: bool = False
-
-
-def refuse_unsupported(
-    chunking: ChunkingStrategy | None = None, expires: ExpiresAfter | None = None
-) -> None:
-    """Raise UnsupportedFeature for options that are valid at OpenAI and have no effect here."""
-    if chunking is not None and chunking.type != "auto":
-        raise UnsupportedFeature(
-            "Only `chunking_strategy` auto is supported: chunks follow the document's structure.",
-            param="chunking_strategy",
-        )
-    if expires is not None:
-        raise UnsupportedFeature("`expires_after` is not supported.", param="expires_after")
-
-
-def check_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
-    """OpenAI's limits: 16 pairs, keys of 64 and text values of 512 characters."""
-    given = dict(attributes or {})
-    if len(given) > 16:
-        raise BadRequest("At most 16 attributes are allowed.", param="attributes")
-    for key, value in given.items():
-        if len(key) > 64 or (isinstance(value, str) and len(value) > 512):
-            raise BadRequest(
-                f"Attribute {key[:64]!r} is too long: keys have at most 64 characters, "
-                "values at most 512.",
-                param="attributes",
-            )
-    return given

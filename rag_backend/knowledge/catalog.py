@@ -8,12 +8,24 @@ that makes it invisible, so a crash in between leaves work to do and never an or
 
 from __future__ import annotations
 
+from rag_backend.knowledge.sql.batches import BatchTable
 from rag_backend.knowledge.sql.chunks import ChunkTable
+from rag_backend.knowledge.sql.expiry import ExpiryTable
 from rag_backend.knowledge.sql.files import FileTable
 from rag_backend.knowledge.sql.garbage import GarbageTable
+from rag_backend.knowledge.sql.listing import ListTable
 from rag_backend.knowledge.sql.store_files import StoreFileTable
 from rag_backend.knowledge.sql.stores import StoreTable
 
 
-class Catalog(FileTable, StoreTable, StoreFileTable, ChunkTable, GarbageTable):
-    """Files, stores, store files, chunks and garbage, behind one engine."""
+class Catalog(
+    FileTable,
+    StoreTable,
+    StoreFileTable,
+    BatchTable,
+    ListTable,
+    ExpiryTable,
+    ChunkTable,
+    GarbageTable,
+):
+    """Files, stores, store files, batches, chunks and garbage, behind one engine."""

@@ -71,6 +71,12 @@ class EncoderLoader:
         task = self._task
         return task is not None and task.done() and not task.cancelled() and not task.exception()
 
+    @property
+    def max_tokens(self) -> int | None:
+        """The tokens of one text that the encoder reads; None while it loads."""
+        task = self._task
+        return task.result().embedding.max_tokens if task is not None and self.ready else None
+
     async def _in_a_thread(self) -> Encoder:
         """Load in a thread that does not keep the process: a hub's retries can take minutes."""
         loaded: Future[Encoder] = Future()

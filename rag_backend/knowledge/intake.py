@@ -8,6 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Protocol
 
+from ingest.chunking import StaticSize
 from ingest.errors import UnreadableFile
 from rag_backend.errors import NotFound, RAGError, StartError
 from rag_backend.knowledge.blobs import Blobs
@@ -15,7 +16,7 @@ from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.encoders import Encoders
 from rag_backend.knowledge.finishing import Threads
 from rag_backend.knowledge.jobs import Job, Jobs, Key
-from rag_backend.knowledge.models import FileRecord, Store
+from rag_backend.knowledge.models import FileRecord, Store, StoreFile
 from rag_backend.knowledge.reading import ReadingPool
 from rag_backend.knowledge.refilling import Refill
 
@@ -154,12 +155,12 @@ class Intake:
             if found is None:
                 receiver.drop(job)
                 return
-            file, store = found
+            attached, file, store = found
             if file.bytes >= LARGE and not large:
                 receiver.drop(job)
                 self._large.append(key)
                 return
-            await self._fill(job, file, store)
+            await self._fill(job, attached, file, store)
         except (UnreadableFile, RAGError) as error:
             await receiver.reject(job, error)
         except Exception:
@@ -169,22 +170,24 @@ class Intake:
             await self.room.enter(job)
             receiver.receive(job)
 
-    def _look_up(self, key: Key) -> tuple[FileRecord, Store] | None:
+    def _look_up(self, key: Key) -> tuple[StoreFile, FileRecord, Store] | None:
         store_id, file_id = key
         try:
-            if self._catalog.store_file(store_id, file_id).status != "in_progress":
-                return None  # submitted twice
-            return self._catalog.file(file_id), self._catalog.store(store_id)
+            attached = self._catalog.store_file(store_id, file_id)
+            if attached.status != "in_progress":
+                return None  # submitted twice, or cancelled
+            return attached, self._catalog.file(file_id), self._catalog.store(store_id)
         except NotFound:
             return None  # deleted while it waited
 
-    async def _fill(self, job: Job, file: FileRecord, store: Store) -> None:
+    async def _fill(self, job: Job, attached: StoreFile, file: FileRecord, store: Store) -> None:
         present = await self._encoders.present.wait()
         chunks = await self._reading.read(
             self._blobs.path(file.id),
             file.filename,
             present.embedding.tokenizer_file,
             present.embedding.max_tokens,
+            StaticSize(**attached.chunking) if attached.chunking else None,
         )
         job.chunks, job.size = chunks, len(chunks)
         job.texts = lambda start, stop: [c.indexed_text for c in chunks.part(start, stop)]

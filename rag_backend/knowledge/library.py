@@ -6,17 +6,25 @@ import asyncio
 import contextlib
 import time
 import unicodedata
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
 from rag_backend.errors import Conflict, NotFound, RAGError
 from rag_backend.knowledge.blobs import Blobs
 from rag_backend.knowledge.catalog import Catalog
+from rag_backend.knowledge.expiring import Expirer
 from rag_backend.knowledge.indexer import Indexer
-from rag_backend.knowledge.models import FileRecord, Store, StoredChunk, StoreFile, new_id
+from rag_backend.knowledge.models import (
+    Attachment,
+    Batch,
+    FileRecord,
+    Store,
+    StoredChunk,
+    StoreFile,
+    new_id,
+)
 from rag_backend.knowledge.retriever import Hit, Retriever
-from rag_backend.text import nfc
 
 DEFAULT_STORE = "default"
 _LONGEST_NAME = 255
@@ -32,11 +40,13 @@ class Library:
         self.blobs = blobs
         self.indexer = indexer
         self.retriever = retriever
+        self.expirer = Expirer(catalog, indexer.sweep)
 
     async def start(self) -> None:
         """Make sure of the default store, and resume unfinished jobs."""
         with contextlib.suppress(Conflict):
             await asyncio.to_thread(self.catalog.create_store, DEFAULT_STORE, {})
+        await self.expirer.start()
         await self.indexer.start()
 
     def check_vectors(self) -> None:
@@ -45,21 +55,30 @@ class Library:
 
     async def stop(self) -> None:
         """Stop the indexer, and let go of every file in DATA_DIR."""
+        await self.expirer.stop()
         await self.indexer.stop()
         await asyncio.to_thread(self.retriever.close)
         await asyncio.to_thread(self.catalog.close)
 
-    async def upload(self, filename: str, purpose: str, parts: AsyncIterator[bytes]) -> FileRecord:
-        """Store bytes as a file; raises what `Blobs.write` raises."""
+    async def upload(
+        self,
+        filename: str,
+        purpose: str,
+        parts: AsyncIterator[bytes],
+        expires_after: int | None = None,
+    ) -> FileRecord:
+        """Store bytes as a file, for so many seconds if given; raises what `Blobs.write` raises."""
         file_id = new_id("file-")
         written = await self.blobs.write(file_id, parts)
+        now = int(time.time())
         record = FileRecord(
             id=file_id,
             filename=safe_filename(filename),
             bytes=written.bytes,
             sha256=written.sha256,
             purpose=purpose,
-            created_at=int(time.time()),
+            created_at=now,
+            expires_at=None if expires_after is None else now + expires_after,
         )
         try:
             await asyncio.to_thread(self.catalog.add_file, record)
@@ -75,24 +94,72 @@ class Library:
         await asyncio.to_thread(self.catalog.delete_file, file_id)
         self.indexer.sweep()
 
-    async def attach(self, store: Store, file_id: str, attributes: Mapping[str, Any]) -> StoreFile:
-        """Put a file into a store and index it in the background.
+    async def attach(
+        self,
+        store: Store,
+        file_id: str,
+        attributes: Mapping[str, Any] | None,
+        chunking: Mapping[str, int] | None = None,
+    ) -> StoreFile:
+        """Put a file into a store and index it in the background; see `Attachment`.
 
         A file with the same identity (its attribute `path`, else its name) is replaced, once the
-        new one is whole.
+        new one is whole. Raises NotFound or Conflict.
         """
-        file = await asyncio.to_thread(self.catalog.file, file_id)
-        identity = nfc(str(attributes.get("path") or file.filename))
-        attached = await asyncio.to_thread(
-            self.catalog.attach, store.id, file_id, attributes, identity
-        )
-        self.indexer.submit(attached)
+        [attached] = await self.attach_all(store, [Attachment(file_id, attributes, chunking)])
         return attached
+
+    async def attach_all(self, store: Store, wanted: Sequence[Attachment]) -> list[StoreFile]:
+        """Put files into a store, all or none, in one transaction; see `attach`."""
+        _check_active(store)
+        attached = await asyncio.to_thread(self.catalog.attach_all, store.id, wanted)
+        for file in attached:
+            self.indexer.submit(file)
+        return attached
+
+    async def attach_batch(self, store: Store, wanted: Sequence[Attachment]) -> Batch:
+        """`attach_all`, as a batch that can be followed and cancelled."""
+        _check_active(store)
+        batch, attached = await asyncio.to_thread(self.catalog.add_batch, store.id, wanted)
+        for file in attached:
+            self.indexer.submit(file)
+        return batch
+
+    async def cancel_batch(self, store: Store, batch_id: str) -> Batch:
+        """Cancel what of a batch is not indexed yet; raises NotFound."""
+        batch = await asyncio.to_thread(self.catalog.cancel_batch, store.id, batch_id)
+        self.indexer.sweep()
+        return batch
 
     async def detach(self, store: Store, file_id: str) -> None:
         """Take a file out of a store."""
         await asyncio.to_thread(self.catalog.detach, store.id, file_id)
         self.indexer.sweep()
+
+    async def create_store(
+        self,
+        name: str,
+        metadata: Mapping[str, str],
+        wanted: Sequence[Attachment] = (),
+        description: str | None = None,
+        expires_after_days: int | None = None,
+    ) -> Store:
+        """A new store with these files in it, or none at all; raises Conflict or NotFound."""
+        store = await asyncio.to_thread(
+            self.catalog.create_store, name, metadata, description, expires_after_days
+        )
+        try:
+            await self.attach_all(store, wanted)
+        except RAGError:
+            await asyncio.to_thread(self.catalog.delete_store, store.id)
+            self.indexer.sweep()
+            raise
+        return await self.store(store.id)
+
+    async def set_expiry(self, store: Store, days: int | None) -> None:
+        """Let a store expire after days without use, or never; one that has expired comes back."""
+        for file in await asyncio.to_thread(self.catalog.set_expiry, store.id, days):
+            self.indexer.submit(file)
 
     async def store(self, id_or_name: str) -> Store:
         """A store by id or name; raises NotFound."""
@@ -108,6 +175,7 @@ class Library:
 
     async def curated(self, store: Store, question: str) -> StoredChunk | None:
         """The stored answer to exactly this question."""
+        self._use(store)
         return await asyncio.to_thread(self.catalog.curated, store.id, question)
 
     async def is_empty(self, store: Store) -> bool:
@@ -119,7 +187,12 @@ class Library:
         self, store: Store, query: str, k: int, filters: Mapping[str, Any] | None = None
     ) -> list[Hit]:
         """See Retriever.search."""
+        self._use(store)
         return await self.retriever.search(store, query, k, filters)
+
+    def _use(self, store: Store) -> None:
+        _check_active(store)
+        self.expirer.used(store.id)
 
     async def term_weights(self, store: Store, query: str) -> dict[str, float]:
         """See Retriever.term_weights."""
@@ -138,6 +211,15 @@ class Library:
         if not self.blobs.path(file_id).is_file():
             raise NotFound(f"The bytes of {file_id} are gone from DATA_DIR.", param="file_id")
         return record
+
+
+def _check_active(store: Store) -> None:
+    if store.expired_at is not None:
+        raise Conflict(
+            f"Vector store '{store.name}' has expired, since nobody used it: give it another "
+            "`expires_after` (or null), and its files are indexed again.",
+            code="vector_store_expired",
+        )
 
 
 def safe_filename(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from ingest.document import with_headings
 
@@ -13,6 +13,9 @@ FileStatus = Literal["in_progress", "completed", "cancelled", "failed"]
 Completion = Literal["completed", "gone", "stale"]
 """How a job ended, see `Catalog.complete_files`."""
 Attributes = Mapping[str, str | float | bool]
+T = TypeVar("T")
+
+SECONDS_A_DAY = 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,14 @@ class Store:
     embedding_probe: bytes | None
     description: str | None = None
     expires_after_days: int | None = None
+    expired_at: int | None = None
+
+    @property
+    def expires_at(self) -> int | None:
+        """When the store expires if nobody uses it, or when it did."""
+        if self.expired_at is not None or self.expires_after_days is None:
+            return self.expired_at
+        return self.last_active_at + self.expires_after_days * SECONDS_A_DAY
 
     @property
     def collection(self) -> str:
@@ -106,6 +117,52 @@ class StoreFile:
     error_message: str | None = None
     chunking: Mapping[str, int] | None = None
     batch_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A file that is to be in a store.
+
+    Attributes:
+        attributes: None where nothing was said: those that it has stay.
+        chunking: OpenAI's numbers of the `static` strategy, {} for `auto`, None where nothing was
+            said.
+        identity: What it replaces; None: its attribute `path`, else its file name.
+    """
+
+    file_id: str
+    attributes: Attributes | None = None
+    chunking: Mapping[str, int] | None = None
+    identity: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Files that were put into a store together. `counts` is {status: number of files}."""
+
+    id: str
+    store_id: str
+    created_at: int
+    cancelled: bool
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Which part of a list is wanted: `after` and `before` are ids of its items."""
+
+    limit: int
+    newest_first: bool = True
+    after: str | None = None
+    before: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listed(Generic[T]):
+    """A part of a list, and whether more follows (with `before`: precedes)."""
+
+    items: list[T]
+    has_more: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from typing import cast
 import psutil
 from pebble import ProcessExpired, ProcessPool
 
-from ingest.chunking import split
+from ingest.chunking import StaticSize, split, windows
 from ingest.document import Chunk
 from ingest.errors import UnreadableFile
 from ingest.reading.registry import read
@@ -39,8 +39,8 @@ _WORDS_KNOWN = 2**16
 _LONG_WORD = 64
 """Characters; longer ones do not come again."""
 
-_Work = tuple[Path, str, Path | None, int]
-"""(bytes, file name, tokenizer, most tokens), as `read_and_chunk` takes them."""
+_Work = tuple[Path, str, Path | None, int, StaticSize | None]
+"""(bytes, file name, tokenizer, most tokens, window), as `read_and_chunk` takes them."""
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +63,19 @@ class ReadingPool:
         self._closed = False
 
     async def read(
-        self, path: Path, filename: str, tokenizer_file: Path | None, max_tokens: int
+        self,
+        path: Path,
+        filename: str,
+        tokenizer_file: Path | None,
+        max_tokens: int,
+        static: StaticSize | None = None,
     ) -> Chunks:
-        """A file's chunks; raises UnreadableFile with a sentence for the user."""
-        work = (path, filename, tokenizer_file, max_tokens)
+        """A file's chunks, along its structure unless a `static` size is given.
+
+        Raises:
+            UnreadableFile: With a sentence for the user.
+        """
+        work = (path, filename, tokenizer_file, max_tokens, static)
         try:
             return await self._run(work)
         except BrokenProcessPool:
@@ -158,10 +167,17 @@ def _empty(folder: Path) -> None:
 
 
 def read_and_chunk(
-    path: Path, filename: str, tokenizer_file: Path | None, max_tokens: int
+    path: Path,
+    filename: str,
+    tokenizer_file: Path | None,
+    max_tokens: int,
+    static: StaticSize | None = None,
 ) -> list[Chunk]:
     """What a worker does: bytes to chunks that fit the encoder."""
-    return split(read(path, filename), token_counter(tokenizer_file), max_tokens)
+    document, count = read(path, filename), token_counter(tokenizer_file)
+    if static is not None:
+        return windows(document, count, max_tokens, static)
+    return split(document, count, max_tokens)
 
 
 @lru_cache(maxsize=4)

@@ -7,6 +7,7 @@ from sqlalchemy import delete, insert, select
 from rag_backend.errors import NotFound
 from rag_backend.knowledge.models import FileRecord
 from rag_backend.knowledge.sql.database import Database
+from rag_backend.knowledge.sql.rows import unexpired
 from rag_backend.knowledge.sql.tables import files, garbage, store_files
 from rag_backend.knowledge.sql.versions import retire
 
@@ -25,13 +26,15 @@ class FileTable(Database):
                     sha256=file.sha256,
                     purpose=file.purpose,
                     created_at=file.created_at,
+                    expires_at=file.expires_at,
                 )
             )
 
     def file(self, file_id: str) -> FileRecord:
-        """Raises NotFound."""
+        """Raises NotFound, for a file that has expired too."""
+        query = select(files).where(files.c.id == file_id, unexpired())
         with self._reading() as connection:
-            row = connection.execute(select(files).where(files.c.id == file_id)).one_or_none()
+            row = connection.execute(query).one_or_none()
         if row is None:
             raise NotFound(f"No such file: {file_id}", param="file_id")
         return FileRecord(**row._mapping)

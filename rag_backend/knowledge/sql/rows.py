@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,6 +36,11 @@ def chunk_values(store_id: str, file_id: str, ordinal: int, chunk: Chunk) -> dic
     }
 
 
+def unexpired() -> Any:
+    """Condition: files whose time has not come, even if nobody has removed them yet."""
+    return files.c.expires_at.is_(None) | (files.c.expires_at > int(time.time()))
+
+
 def visible(store_id: str) -> Any:
     """Query for the chunks of the store's completed files, as `stored_chunk` takes them."""
     return (
@@ -45,7 +51,7 @@ def visible(store_id: str) -> Any:
             & (store_files.c.file_id == chunks.c.file_id),
         )
         .join(files, files.c.id == chunks.c.file_id)
-        .where(chunks.c.store_id == store_id, store_files.c.status == "completed")
+        .where(chunks.c.store_id == store_id, store_files.c.status == "completed", unexpired())
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -11,7 +10,8 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 
 from ingest.document import Chunk
 from rag_backend.errors import NotFound
-from rag_backend.knowledge.models import Completion, FileStatus, StoreFile
+from rag_backend.knowledge.models import Attachment, Completion, FileStatus, StoreFile
+from rag_backend.knowledge.sql.attaching import of_attributes, put_all
 from rag_backend.knowledge.sql.database import Database
 from rag_backend.knowledge.sql.rows import chunk_values, of_file
 from rag_backend.knowledge.sql.tables import chunks, store_files
@@ -21,11 +21,9 @@ from rag_backend.knowledge.sql.versions import (
     discard,
     has_garbage_postings,
     is_outdated,
-    next_sequence,
     retire,
     retire_older_versions,
 )
-from rag_backend.text import nfc
 
 _ROWS = 1000
 """Chunks in one statement: a file may have more than fit into memory."""
@@ -37,31 +35,18 @@ class StoreFileTable(Database):
     def attach(
         self, store_id: str, file_id: str, attributes: Mapping[str, Any], identity: str
     ) -> StoreFile:
-        """Put a file into a store as a job; a completed or running one is left as it is."""
+        """Put a file into a store as a job; see `attaching.put_all`."""
+        wanted = Attachment(file_id, attributes, identity=identity)
         with self._writing() as connection:
-            key = (store_files.c.store_id == store_id) & (store_files.c.file_id == file_id)
-            status = connection.scalar(select(store_files.c.status).where(key))
-            fresh = {"attributes": dict(attributes), "identity": identity}
-            if status is None:
-                connection.execute(
-                    insert(store_files).values(
-                        store_id=store_id,
-                        file_id=file_id,
-                        status="in_progress",
-                        sequence=next_sequence(connection, store_id),
-                        created_at=int(time.time()),
-                        **fresh,
-                    )
-                )
-            elif status in ("failed", "cancelled"):
-                again = {
-                    "status": "in_progress",
-                    "sequence": next_sequence(connection, store_id),
-                    "error_code": None,
-                    "error_message": None,
-                }
-                connection.execute(update(store_files).where(key).values(**again, **fresh))
+            put_all(connection, store_id, [wanted])
         return self.store_file(store_id, file_id)
+
+    def attach_all(
+        self, store_id: str, wanted: Sequence[Attachment], batch_id: str | None = None
+    ) -> list[StoreFile]:
+        """Put files into a store as jobs, all or none; see `attaching.put_all`."""
+        with self._writing() as connection:
+            return put_all(connection, store_id, wanted, batch_id)
 
     def store_file(self, store_id: str, file_id: str) -> StoreFile:
         """Raises NotFound."""
@@ -97,12 +82,9 @@ class StoreFileTable(Database):
 
     def set_attributes(self, store_id: str, file_id: str, attributes: Mapping[str, Any]) -> None:
         """Replace a store file's attributes; a new `path` becomes its identity."""
-        values: dict[str, Any] = {"attributes": dict(attributes)}
-        if "path" in attributes:
-            values["identity"] = nfc(str(attributes["path"]))
         key = (store_files.c.store_id == store_id) & (store_files.c.file_id == file_id)
         with self._writing() as connection:
-            connection.execute(update(store_files).where(key).values(**values))
+            connection.execute(update(store_files).where(key).values(**of_attributes(attributes)))
             bump(connection, store_id)
 
     def fail(
@@ -118,11 +100,11 @@ class StoreFileTable(Database):
         key = (store_files.c.store_id == store_id) & (store_files.c.file_id == file_id)
         with self._writing() as connection:
             row = connection.execute(select(store_files).where(key)).one_or_none()
-            if row is not None and row.status != "in_progress":
+            if row is not None and row.status not in ("in_progress", "cancelled"):
                 return
             if written:
                 add_garbage_postings(connection, store_id, file_id)
-            if row is None:
+            if row is None or row.status == "cancelled":
                 return
             if is_outdated(connection, StoreFile(**row._mapping)):
                 discard(connection, store_id, [file_id])
@@ -148,8 +130,8 @@ class StoreFileTable(Database):
                 written.
 
         Returns:
-            For each, "completed"; or "gone" when the file was removed or its job ended in the
-            meantime, or a later version of it is complete already: nothing was made visible, and
+            For each, "completed"; or "gone" when the file was removed or its job ended (it was
+            cancelled, say) in the meantime, or a later version of it is complete already: nothing was made visible, and
             what was written elsewhere is garbage; or "stale" when it was removed and came back:
             what was written elsewhere is listed as garbage already, and the job begins again.
         """

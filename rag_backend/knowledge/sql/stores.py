@@ -6,10 +6,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from rag_backend.errors import Conflict, NotFound
 from rag_backend.knowledge.models import Fusion, Store, new_id
+from rag_backend.knowledge.sql.batches import forget_batches
 from rag_backend.knowledge.sql.database import Database
 from rag_backend.knowledge.sql.tables import chunks, fusion_weights, store_files, stores
 from rag_backend.knowledge.sql.versions import add_garbage_collection, bump
@@ -18,13 +19,18 @@ from rag_backend.knowledge.sql.versions import add_garbage_collection, bump
 class StoreTable(Database):
     """Vector stores."""
 
-    def create_store(self, name: str, metadata: Mapping[str, str]) -> Store:
+    def create_store(
+        self,
+        name: str,
+        metadata: Mapping[str, str],
+        description: str | None = None,
+        expires_after_days: int | None = None,
+    ) -> Store:
         """Create an empty store; raises Conflict when the name is taken."""
         now = int(time.time())
         store_id = new_id("vs_")
         with self._writing() as connection:
-            if connection.scalar(select(stores.c.id).where(stores.c.name == name)):
-                raise Conflict(f"A vector store named '{name}' exists already.", param="name")
+            _check_free(connection, name)
             connection.execute(
                 insert(stores).values(
                     id=store_id,
@@ -32,6 +38,8 @@ class StoreTable(Database):
                     created_at=now,
                     last_active_at=now,
                     metadata=dict(metadata),
+                    description=description,
+                    expires_after_days=expires_after_days,
                 )
             )
         return self.store(store_id)
@@ -59,9 +67,8 @@ class StoreTable(Database):
         """Set columns of a store; raises NotFound, or Conflict when the new name is taken."""
         name = values.get("name")
         with self._writing() as connection:
-            taken = select(stores.c.id).where(stores.c.name == name, stores.c.id != store_id)
-            if name is not None and connection.scalar(taken):
-                raise Conflict(f"A vector store named '{name}' exists already.", param="name")
+            if name is not None:
+                _check_free(connection, name, store_id)
             connection.execute(update(stores).where(stores.c.id == store_id).values(**values))
         return self.store(store_id)
 
@@ -75,6 +82,7 @@ class StoreTable(Database):
             connection.execute(delete(chunks).where(chunks.c.store_id == store_id))
             connection.execute(delete(store_files).where(store_files.c.store_id == store_id))
             connection.execute(delete(fusion_weights).where(fusion_weights.c.store_id == store_id))
+            forget_batches(connection, store_id)
             connection.execute(delete(stores).where(stores.c.id == store_id))
             add_garbage_collection(connection, store_id, store.collection)
             if store.rebuilding:
@@ -125,3 +133,14 @@ class StoreTable(Database):
                     )
                 )
                 bump(connection, store_id)
+
+
+def _check_free(connection: Connection, name: str, own_id: str | None = None) -> None:
+    """Names work wherever ids do, so no two stores share one."""
+    holder = connection.scalar(select(stores.c.id).where(stores.c.name == name))
+    if holder is not None and holder != own_id:
+        raise Conflict(
+            f"A vector store named '{name}' exists already ({holder}): use that one, or choose "
+            "another name.",
+            param="name",
+        )

@@ -20,7 +20,7 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Grows with every change of these tables; kept in SQLite's `user_version`.
 
 A column that is new is nullable or has a server default: catalogs of before get it when they are
@@ -38,6 +38,7 @@ files = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
     Index("files_expires_at", "expires_at"),
+    Index("files_created", "created_at", "id"),
 )
 
 stores = Table(
@@ -55,6 +56,7 @@ stores = Table(
     Column("embedding_probe", LargeBinary),
     Column("description", Text),
     Column("expires_after_days", Integer),
+    Column("expired_at", BigInteger),  # set when its content went for not having been used
 )
 
 store_files = Table(
@@ -71,12 +73,13 @@ store_files = Table(
     Column("error_code", String(32)),
     Column("error_message", Text),
     Column("chunking", JSON),  # None: by structure; else a fixed window, see OpenAI's `static`
-    Column("batch_id", String(64)),
+    Column("batch_id", String(64)),  # who may cancel the job: the batch that asked for it last
     Index("store_files_batch", "batch_id"),
     Index("store_files_identity", "store_id", "identity"),
     Index("store_files_file", "file_id"),
     Index("store_files_status", "status"),
     Index("store_files_sequence", "store_id", "sequence"),  # every attachment asks for the last
+    Index("store_files_created", "store_id", "created_at", "sequence"),
 )
 
 chunks = Table(
@@ -106,6 +109,14 @@ batches = Table(
     Column("cancelled", Boolean, nullable=False, default=False),
     Index("batches_store", "store_id"),
 )
+
+batch_files = Table(
+    "batch_files",
+    metadata,
+    Column("batch_id", ForeignKey("batches.id"), primary_key=True),
+    Column("file_id", String(64), primary_key=True),
+)
+"""The files that a batch named. Whether they are in the store yet, or still, `store_files` says."""
 
 garbage = Table(
     "garbage",

@@ -30,13 +30,17 @@ FIELDS = {
         "query max_num_results filters ranking_options rewrite_query"
     ).split(),
     "/v1/vector_stores/default/files": "file_id attributes chunking_strategy".split(),
-    "/v1/vector_stores/default": "name metadata expires_after".split(),
+    "/v1/vector_stores/default/file_batches": (
+        "file_ids files attributes chunking_strategy"
+    ).split(),
+    "/v1/vector_stores/default": "name metadata expires_after description".split(),
 }
 GOOD: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "How many days of leave?"}]},
     "/v1/embeddings": {"input": "a"},
     "/v1/vector_stores/default/search": {"query": "leave"},
     "/v1/vector_stores/default/files": {"file_id": "file-none"},
+    "/v1/vector_stores/default/file_batches": {"file_ids": ["file-none"]},
     "/v1/vector_stores/default": {},
 }
 

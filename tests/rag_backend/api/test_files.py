@@ -1,4 +1,4 @@
-"""Files, vector stores and search over HTTP: what is accepted, and what is refused."""
+"""Files over HTTP: what is accepted, and what is refused."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import httpx
 import openai
 import pytest
 
-from rag_backend.knowledge.fusion import DENSE_WEIGHT
-from tests.rag_backend.api.serving import Running, fill
+from tests.rag_backend.api.serving import Running
 from tests.rag_backend.api.test_refusals import JSON, refused
 
 
@@ -85,72 +84,85 @@ def test_a_file_comes_back_and_goes(backend: Running, http: httpx.Client) -> Non
     refused(http.get("/v1/files/file-nothing/content"), 404, "file_id")
 
 
-def test_a_store_from_birth_to_end(backend: Running, http: httpx.Client) -> None:
+def test_pages_of_files(backend: Running, http: httpx.Client) -> None:
     with backend.sdk() as client:
-        store = client.vector_stores.create(name="cars", metadata={"kind": "guide"})
-        fill(backend, {"cars.md": "Cars must stop at a red light.\n"}, store.id)
-        found = client.vector_stores.search(store.id, query="red light").data
-        assert found[0].filename == "cars.md"
-        assert client.vector_stores.retrieve(store.id).file_counts.completed == 1
-        fusion = {"dense_weight": {"default": DENSE_WEIGHT}, "learnt_from": 0}
-        assert http.get("/v1/vector_stores/cars").json()["fusion"] == fusion
-        assert client.vector_stores.update(store.id, name="vans").name == "vans"
-        assert http.get("/v1/models/extractive@vans").json()["id"] == "extractive@vans"
-        assert "openai@vans" in {model.id for model in client.models.list()}
-        (attached,) = client.vector_stores.files.list(store.id).data
-        assert client.vector_stores.files.delete(attached.id, vector_store_id=store.id).deleted
-        assert client.vector_stores.search(store.id, query="red light").data == []
-        assert client.vector_stores.delete(store.id).deleted
-    refused(http.get("/v1/vector_stores/vans"), 404, "vector_store_id")
-    refused(http.get("/v1/models/extractive@vans"), 404, "vector_store_id")
+        made = [client.files.create(file=(f"{n}.txt", b"x"), purpose="vision").id for n in range(5)]
+        listed = [file.id for file in client.files.list(purpose="vision", limit=2)]
+        assert sorted(listed) == sorted(made)
+        ascending = client.files.list(purpose="vision", order="asc", limit=2)
+        assert [file.id for file in ascending] == listed[::-1]
+        for file in client.files.list(purpose="vision", limit=2):  # deleted while it is listed
+            client.files.delete(file.id)
+        assert list(client.files.list(purpose="vision")) == []
+    for wrong in ({"limit": 0}, {"limit": 10_001}, {"after": "file-no"}, {"order": "up"}):
+        refused(http.get("/v1/files", params=wrong), 400, next(iter(wrong)))
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "status", "param"),
-    [
-        ("/default/search", {"query": ""}, 400, "query"),
-        ("/default/search", {"query": []}, 400, "query"),
-        ("/default/search", {"query": "x", "max_num_results": 0}, 400, "max_num_results"),
-        ("/default/search", {"query": "x", "rewrite_query": True}, 400, "rewrite_query"),
-        ("/default/search", {"query": "x", "filters": {"type": "odd"}}, 400, "filters"),
-        ("/default/search", {"query": "x", "surprise": 1}, 400, "surprise"),
-        ("/nowhere/search", {"query": "x"}, 404, "vector_store_id"),
-        ("/default/files", {"file_id": "file-nothing"}, 404, "file_id"),
-        ("/default/files", {"file_id": 5}, 400, "file_id"),
-        ("", {"name": ""}, 400, "name"),
-        ("", {"file_ids": ["file-nothing"]}, 404, "file_id"),
-        ("", {"expires_after": {"anchor": "last_active_at", "days": 1}}, 400, "expires_after"),
-        ("", {"description": "a"}, 400, "description"),
-        ("", {"name": "default"}, 409, "name"),
-        ("", {"name": " "}, 400, "name"),
-        ("/default", {"name": " "}, 400, "name"),
-        ("/default", {"name": "other"}, 409, "name"),
-    ],
-    ids=str,
-)
-def test_stores_refuse(
-    http: httpx.Client, path: str, body: dict[str, object], status: int, param: str
-) -> None:
-    before = http.get("/v1/vector_stores").json()["data"]
-    refused(http.post(f"/v1/vector_stores{path}", json=body), status, param)
-    assert [s["id"] for s in http.get("/v1/vector_stores").json()["data"]] == [
-        s["id"] for s in before
-    ]
+def test_a_file_that_expires(backend: Running, http: httpx.Client) -> None:
+    with backend.sdk() as client:
+        file = client.files.create(
+            file=("a.txt", b"soon gone"),
+            purpose="assistants",
+            expires_after={"anchor": "created_at", "seconds": 3600},
+        )
+        assert file.expires_at == file.created_at + 3600
+        assert client.files.retrieve(file.id).expires_at == file.expires_at
+        client.files.delete(file.id)
+    upload = {"file": ("a.txt", b"a")}
+    for form, param in (
+        ({"expires_after[anchor]": "created_at"}, "expires_after"),
+        ({"expires_after[seconds]": "3600"}, "expires_after"),
+        (
+            {"expires_after[anchor]": "now", "expires_after[seconds]": "3600"},
+            "expires_after[anchor]",
+        ),
+        (
+            {"expires_after[anchor]": "created_at", "expires_after[seconds]": "3599"},
+            "expires_after[seconds]",
+        ),
+        ({"expires_after[days]": "1"}, "expires_after[days]"),
+        ({"colour": "red"}, "colour"),
+    ):
+        refused(http.post("/v1/files", data=form, files=upload), 400, param)
 
 
-def test_pages_of_a_list(backend: Running, http: httpx.Client) -> None:
-    first = http.get("/v1/vector_stores/default/files", params={"limit": 2}).json()
-    assert (len(first["data"]), first["has_more"]) == (2, True)
-    rest = http.get(
-        "/v1/vector_stores/default/files", params={"limit": 2, "after": first["last_id"]}
-    ).json()
-    assert (len(rest["data"]), rest["has_more"]) == (1, False)
-    with backend.sdk() as client:  # follows the pages by itself
-        listed = [file.id for file in client.vector_stores.files.list("default", limit=1)]
-    assert listed == [item["id"] for item in first["data"] + rest["data"]]
-    refused(http.get("/v1/vector_stores", params={"after": "odd"}), 400, "after")
-    refused(http.get("/v1/vector_stores", params={"limit": 0}), 400, "limit")
-    refused(http.get("/v1/vector_stores", params={"order": "odd"}), 400, "order")
+def test_parts_of_a_file(backend: Running, http: httpx.Client) -> None:
+    data = bytes(range(100))
+    with backend.sdk() as client:
+        file = client.files.create(file=("data.bin", data), purpose="user_data")
+    path = f"/v1/files/{file.id}/content"
+
+    def ranged(asked: str) -> httpx.Response:
+        return http.get(path, headers={"range": asked})
+
+    part = ranged("bytes=10-19")
+    assert (part.status_code, part.content) == (206, data[10:20])
+    assert part.headers["content-range"] == "bytes 10-19/100"
+    assert ranged("bytes=-5").content == data[-5:]
+    several = ranged("bytes=0-1,50-51")
+    assert several.headers["content-type"].startswith("multipart/byteranges")
+    assert data[50:52] in several.content
+    beyond = ranged("bytes=200-")
+    assert refused(beyond, 416, "range")["code"] == "invalid_range"
+    assert beyond.headers["content-range"] == "bytes */100"
+    refused(ranged("pages=1-2"), 400, "range")
+    head = http.head(path)
+    assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", "100")
+    http.delete(f"/v1/files/{file.id}")
+
+
+def test_the_reference_has_every_path(http: httpx.Client) -> None:
+    paths = http.get("/openapi.json").json()["paths"]
+    assert paths["/v1/files/{file_id}/content"].keys() == {"get"}
+    assert "/v1/vector_stores/{vector_store_id}/file_batches/{batch_id}/cancel" in paths
+
+
+def test_bytes_that_somebody_took_away(backend: Running, http: httpx.Client) -> None:
+    with backend.sdk() as client:
+        file = client.files.create(file=("a.txt", b"a"), purpose="user_data")
+    backend.parts.library.blobs.delete(file.id)
+    refused(http.get(f"/v1/files/{file.id}/content"), 404, "file_id")
+    http.delete(f"/v1/files/{file.id}")
 
 
 def test_embeddings(backend: Running, http: httpx.Client) -> None:

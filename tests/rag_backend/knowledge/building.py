@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from ingest.chunking import StaticSize
 from rag_backend.errors import StartError
 from rag_backend.knowledge.blobs import Blobs
 from rag_backend.knowledge.catalog import Catalog
@@ -42,10 +43,15 @@ class DirectReading(ReadingPool):
         super().__init__(1, timeout=60, memory_mb=256, spool=spool)
 
     async def read(
-        self, path: Path, filename: str, tokenizer_file: Path | None, max_tokens: int
+        self,
+        path: Path,
+        filename: str,
+        tokenizer_file: Path | None,
+        max_tokens: int,
+        static: StaticSize | None = None,
     ) -> Chunks:
         """See ReadingPool."""
-        work = (path, filename, tokenizer_file, max_tokens)
+        work = (path, filename, tokenizer_file, max_tokens, static)
         spool = self._spool / path.name if self._spool else None
         return handed_over(await asyncio.to_thread(read_and_chunk, *work), spool)
 

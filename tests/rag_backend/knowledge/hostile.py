@@ -10,6 +10,7 @@ import os
 import threading
 from pathlib import Path
 
+from ingest.chunking import StaticSize
 from ingest.document import Chunk
 
 
@@ -21,7 +22,11 @@ class OddError(Exception):
 
 
 def read_and_chunk(
-    path: Path, filename: str, tokenizer_file: Path | None, max_tokens: int
+    path: Path,
+    filename: str,
+    tokenizer_file: Path | None,
+    max_tokens: int,
+    static: StaticSize | None = None,
 ) -> list[Chunk]:
     """See the module."""
     order = path.read_text().strip()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ingest.chunking import StaticSize
 from rag_backend.errors import Conflict, StartError, StorageBroken, StorageFull
 from rag_backend.knowledge.embedding import EmbeddingProvider, Kind, Vectors
 from rag_backend.knowledge.encoder import EncoderLoader
@@ -38,12 +39,17 @@ class GatedReading(DirectReading):
         self.reached = asyncio.Event()
 
     async def read(
-        self, path: Path, filename: str, tokenizer_file: Path | None, max_tokens: int
+        self,
+        path: Path,
+        filename: str,
+        tokenizer_file: Path | None,
+        max_tokens: int,
+        static: StaticSize | None = None,
     ) -> Chunks:
         """See ReadingPool."""
         self.reached.set()
         await self.gate.wait()
-        return await super().read(path, filename, tokenizer_file, max_tokens)
+        return await super().read(path, filename, tokenizer_file, max_tokens, static)
 
 
 class GatedEmbedding(FakeEmbedding):

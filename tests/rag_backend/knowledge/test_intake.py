@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ingest.chunking import StaticSize
 from ingest.document import Chunk
 from ingest.errors import UnreadableFile
 from rag_backend.knowledge import intake
@@ -32,14 +33,19 @@ class Reading(DirectReading):
         self.gate = asyncio.Event()
 
     async def read(
-        self, path: Path, filename: str, tokenizer_file: Path | None, max_tokens: int
+        self,
+        path: Path,
+        filename: str,
+        tokenizer_file: Path | None,
+        max_tokens: int,
+        static: StaticSize | None = None,
     ) -> Chunks:
         """See ReadingPool."""
         if filename.startswith("long"):
             await self.gate.wait()
         if filename.startswith("bad"):
             raise UnreadableFile("It is damaged.")
-        return await super().read(path, filename, tokenizer_file, max_tokens)
+        return await super().read(path, filename, tokenizer_file, max_tokens, static)
 
 
 class Received:

@@ -1,0 +1,60 @@
+"""`/v1/vector_stores/{id}/file_batches`: many files at once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from rag_backend.api.bodies import BatchBody
+from rag_backend.api.objects import Order, batch_object, page, window
+from rag_backend.api.parts import Backend, Limit, StoreByPath
+from rag_backend.api.store_files import POLL_AFTER, shown
+from rag_backend.api.strict import StrictRoute
+from rag_backend.knowledge.models import FileStatus
+
+router = APIRouter(
+    prefix="/v1/vector_stores/{vector_store_id}/file_batches", route_class=StrictRoute
+)
+
+
+@router.post("")
+async def create_batch(store: StoreByPath, body: BatchBody, backend: Backend) -> dict[str, Any]:
+    """Put files into the store together, all or none; they are indexed in the background."""
+    return batch_object(await backend.library.attach_batch(store, body.wanted()))
+
+
+@router.get("/{batch_id}")
+async def retrieve_batch(
+    store: StoreByPath, batch_id: str, backend: Backend, response: Response
+) -> dict[str, Any]:
+    """One batch, with what has become of its files."""
+    batch = await asyncio.to_thread(backend.library.catalog.batch, store.id, batch_id)
+    response.headers.update(POLL_AFTER)
+    return batch_object(batch)
+
+
+@router.post("/{batch_id}/cancel")
+async def cancel_batch(store: StoreByPath, batch_id: str, backend: Backend) -> dict[str, Any]:
+    """Cancel what is not indexed yet; what is, stays."""
+    return batch_object(await backend.library.cancel_batch(store, batch_id))
+
+
+@router.get("/{batch_id}/files")
+async def list_batch_files(
+    store: StoreByPath,
+    batch_id: str,
+    backend: Backend,
+    limit: Limit = 20,
+    order: Order = "desc",
+    after: str | None = None,
+    before: str | None = None,
+    filter: FileStatus | None = None,
+) -> dict[str, Any]:
+    """The batch's files, newest first, optionally of one status."""
+    catalog = backend.library.catalog
+    await asyncio.to_thread(catalog.batch, store.id, batch_id)
+    wanted = window(limit, order, after, before)
+    listed = await asyncio.to_thread(catalog.page_store_files, store.id, wanted, filter, batch_id)
+    return page(listed, lambda file: shown(file, backend))
