@@ -29,11 +29,18 @@ async def batch_of(library: Library, store: Store, *names: str) -> Batch:
     return await library.attach_batch(store, [Attachment(file_id) for file_id in ids])
 
 
+async def close(library: Library, encoder: GatedEmbedding) -> None:
+    """From now on nothing is embedded; the probe of a loading encoder must not wait for that."""
+    await library.indexer._encoder.wait()
+    encoder.reached.clear()
+    encoder.gate.clear()
+
+
 @pytest.mark.parametrize("moment", ["waiting", "embedding"])
 async def test_a_batch_cancelled(tmp_path: Path, moment: str) -> None:
     reading, encoder = GatedReading(), GatedEmbedding()
-    encoder.gate.clear()
     async with opened_library(tmp_path, encoder, reading) as library:
+        await close(library, encoder)
         store = await library.store("default")
         batch = await batch_of(library, store, "a.md", "b.md", "c.md")
         await reading.reached.wait()
@@ -56,7 +63,7 @@ async def test_cancelled_and_back_with_another_chunking_while_it_is_embedded(
     encoder = GatedEmbedding()
     async with opened_library(tmp_path, encoder, DirectReading()) as library:
         store = await library.store("default")
-        encoder.gate.clear()
+        await close(library, encoder)
         batch = await batch_of(library, store, "a.md")
         await asyncio.to_thread(encoder.reached.wait)
         await library.cancel_batch(store, batch.id)
@@ -77,8 +84,7 @@ async def test_a_store_that_expires_and_comes_back(tmp_path: Path, moment: str) 
         await put(library, store, "a.md", b"Some text")
         await settled(library, store)
         if moment == "embedding":
-            encoder.gate.clear()
-            encoder.reached.clear()
+            await close(library, encoder)
             await put(library, store, "b.md", b"More text")
             await asyncio.to_thread(encoder.reached.wait)
         library.catalog.update_store(store.id, last_active_at=1)
