@@ -11,9 +11,12 @@ from __future__ import annotations
 from rag_backend.knowledge.sql.chunks import ChunkTable
 from rag_backend.knowledge.sql.files import FileTable
 from rag_backend.knowledge.sql.garbage import GarbageTable
+from rag_backend.knowledge.sql.searchable import SearchableTable
 from rag_backend.knowledge.sql.store_files import StoreFileTable
 from rag_backend.knowledge.sql.stores import StoreTable
 
 
-class Catalog(FileTable, StoreTable, StoreFileTable, ChunkTable, GarbageTable):
+class Catalog(
+    FileTable, StoreTable, StoreFileTable, ChunkTable, SearchableTable, GarbageTable
+):
     """Files, stores, store files, chunks and garbage, behind one engine."""

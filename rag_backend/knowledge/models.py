@@ -88,6 +88,19 @@ class StoreFile:
 
 
 @dataclass(frozen=True, slots=True)
+class SearchableFile:
+    """What a filter asks of a completed file.
+
+    Attributes:
+        version: Another one when the file was taken out and indexed anew.
+    """
+
+    file_id: str
+    version: str
+    attributes: Attributes
+
+
+@dataclass(frozen=True, slots=True)
 class StoredChunk:
     """A chunk of a completed file, with where it came from."""
 
