@@ -11,7 +11,7 @@ are really encoded meet vectors of their own kind.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -73,9 +73,9 @@ def make_language() -> Language:
 
 
 def make_vectors(
-    language: Language, embedding: EmbeddingProvider, topics: np.ndarray[Any, Any]
+    language: Language, embedding: EmbeddingProvider, topics: Sequence[np.ndarray[Any, Any]]
 ) -> Iterator[Vectors]:
-    """For each row of topics, unit vectors, float32 of shape (row's length, dimension)."""
+    """For each row of topics, unit vectors, float32 of shape (length of the row, dimension)."""
     described = [" ".join(words[:12]) for words in language.topics]
     centres = embedding.embed(described, "document")
     spread = np.linalg.cholesky(
@@ -89,14 +89,45 @@ def make_vectors(
         yield vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def attributes_of(number: int) -> dict[str, str | float | bool]:
-    """A file's attributes: filters of 1 %, 20 % and 90 % of the files are made of them."""
+@dataclass(frozen=True)
+class Asked:
+    """A filter of OpenAI's form, and the files (by number and topic) that it lets through."""
+
+    filter: dict[str, Any] | None
+    allows: Callable[[int, int], bool]
+
+
+def _compare(kind: str, key: str, value: Any) -> dict[str, Any]:
+    return {"type": kind, "key": key, "value": value}
+
+
+FILTERS: Mapping[str, Asked] = {
+    "no filter": Asked(None, lambda number, topic: True),
+    "1 %": Asked(_compare("eq", "group", 7), lambda number, topic: number % 100 == 7),
+    "5 %": Asked(
+        _compare("in", "group", [7, 27, 47, 67, 87]), lambda number, topic: number % 20 == 7
+    ),
+    "20 %": Asked(_compare("eq", "team", "law"), lambda number, topic: number % 5 == 1),
+    "10 %, by topic": Asked(_compare("eq", "subject", 3), lambda number, topic: topic % 10 == 3),
+    "90 %": Asked(_compare("ne", "draft", True), lambda number, topic: number % 10 != 0),
+}
+"""Shares of the files. Those of "by topic" are mostly far from a question, or all near it."""
+
+
+def attributes_of(number: int, topic: int) -> dict[str, str | float | bool]:
+    """A file's attributes, for `FILTERS`."""
     return {
         "path": f"doc-{number}.txt",
         "group": number % 100,
         "team": ["sales", "law", "it", "field", "board"][number % 5],
+        "subject": topic % 10,
         "draft": number % 10 == 0,
     }
+
+
+def topics_of(files: int) -> np.ndarray[Any, Any]:
+    """The topic of each file, by number."""
+    return np.random.default_rng(3).integers(_TOPICS, size=files)
 
 
 def fill(folder: Path, chunks: int, embedding: EmbeddingProvider) -> Store:
@@ -121,22 +152,25 @@ def _fill(
     folder: Path, catalog: Catalog, store: Store, files: int, embedding: EmbeddingProvider
 ) -> Store:
     language = make_language()
-    chance = np.random.default_rng(3)
-    topics = np.repeat(chance.integers(_TOPICS, size=files), CHUNKS_A_FILE)
-    parts = np.array_split(topics, max(1, files // _FILES_AT_ONCE))
+    chance = np.random.default_rng(4)
+    topics = np.repeat(topics_of(files), CHUNKS_A_FILE)
+    step = _FILES_AT_ONCE * CHUNKS_A_FILE
+    parts = [topics[at : at + step] for at in range(0, len(topics), step)]
     vectors, lexical = open_embedded(folder / "chroma"), LexicalIndex(folder / "lexical")
     began, number = time.monotonic(), 0
     for part, rows in zip(parts, make_vectors(language, embedding, parts), strict=True):
         lengths = chance.integers(60, 160, size=len(part))
         pairs = zip(part, lengths, strict=True)
         texts = [language.text(topic, length, chance) for topic, length in pairs]
-        _add(catalog, store, number, texts)
+        _add(catalog, store, number, part[::CHUNKS_A_FILE].tolist(), texts)
         file_ids = [f"file-{number + n // CHUNKS_A_FILE}" for n in range(len(texts))]
         ids = [chunk_id(file, n % CHUNKS_A_FILE) for n, file in enumerate(file_ids)]
         lexical.replace(store.collection, [], list(zip(ids, file_ids, texts, strict=True)))
         vectors.add(store.collection, ids, file_ids, rows)
         number += len(part) // CHUNKS_A_FILE
-        print(f"  {number} of {files} files, {time.monotonic() - began:.0f} s", end="\r", flush=True)
+        print(
+            f"  {number} of {files} files, {time.monotonic() - began:.0f} s", end="\r", flush=True
+        )
     print()
     vectors.close()
     # What a store of this size would have learnt; otherwise it would learn while it is measured.
@@ -144,11 +178,14 @@ def _fill(
     return catalog.store(store.id)
 
 
-def _add(catalog: Catalog, store: Store, first: int, texts: Sequence[str]) -> None:
+def _add(
+    catalog: Catalog, store: Store, first: int, topics: Sequence[int], texts: Sequence[str]
+) -> None:
     for at in range(0, len(texts), CHUNKS_A_FILE):
         number = first + at // CHUNKS_A_FILE
         part = texts[at : at + CHUNKS_A_FILE]
-        file_id, attributes = f"file-{number}", attributes_of(number)
+        topic = topics[at // CHUNKS_A_FILE]
+        file_id, attributes = f"file-{number}", attributes_of(number, topic)
         size = sum(map(len, part))
         path = str(attributes["path"])
         catalog.add_file(FileRecord(file_id, path, size, f"{number:064x}", "user_data", 0))

@@ -16,7 +16,5 @@ from rag_backend.knowledge.sql.store_files import StoreFileTable
 from rag_backend.knowledge.sql.stores import StoreTable
 
 
-class Catalog(
-    FileTable, StoreTable, StoreFileTable, ChunkTable, SearchableTable, GarbageTable
-):
+class Catalog(FileTable, StoreTable, StoreFileTable, ChunkTable, SearchableTable, GarbageTable):
     """Files, stores, store files, chunks and garbage, behind one engine."""

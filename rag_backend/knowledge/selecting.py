@@ -1,70 +1,27 @@
-"""Which files a search may look into: attribute filters, answered from memory."""
+"""Attribute filters answered from memory: which files a search may look into."""
 
 from __future__ import annotations
 
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
-from rag_backend.knowledge import filters as attribute_filters
 from rag_backend.knowledge.catalog import Catalog
-from rag_backend.knowledge.models import SearchableFile, Store, chunk_id
+from rag_backend.knowledge.filters import Selection, matches
+from rag_backend.knowledge.models import SearchableFile, Store
 
 T = TypeVar("T")
 
 _STORES = 4
-"""Stores whose files are kept in memory, about 3 MB for 10,000 files with equal attributes."""
+"""Stores whose files are kept in memory: less than 1 KB a file with the usual attributes."""
 _SELECTIONS = 32
 """Filters whose files are kept."""
 
 
-class Selection:
-    """The files that a filter lets through, at one revision of a store.
-
-    Attributes:
-        versions: {file id: what changes when the file is indexed anew}.
-        share: The part of the store's files that they are, in 0..1.
-    """
-
-    def __init__(
-        self,
-        files: Sequence[SearchableFile],
-        of: int,
-        count: Callable[[Sequence[str]], Mapping[str, int]],
-    ) -> None:
-        self.versions = {file.file_id: file.version for file in files}
-        self.share = len(files) / of if of else 0.0
-        self._count = count
-
-    def __contains__(self, chunk: str) -> bool:
-        """Whether a chunk, by its id, belongs to one of the files."""
-        return chunk.rpartition(":")[0] in self.versions
-
-    def __len__(self) -> int:
-        """Number of files."""
-        return len(self.versions)
-
-    @cached_property
-    def chunks(self) -> Mapping[str, Sequence[str]]:
-        """{file id: its chunks' ids}; asks the catalog, the first time. Synchronous."""
-        counts = self._count(list(self.versions))
-        return {
-            file_id: [chunk_id(file_id, n) for n in range(counts[file_id])]
-            for file_id in self.versions
-            if file_id in counts
-        }
-
-    @cached_property
-    def size(self) -> int:
-        """Number of chunks; asks the catalog, the first time. Synchronous."""
-        return sum(map(len, self.chunks.values()))
-
-
 class Selector:
-    """Answers filters; what it remembers is of one revision of a store, so it is never outdated.
+    """Answers filters. What it remembers is of one revision of a store, so it is never outdated.
 
     Synchronous; safe to call from several threads.
     """
@@ -80,23 +37,19 @@ class Selector:
         Args:
             store: As the catalog has it now: its revision says whether memory can answer.
         """
-        # One store takes one place: its earlier revisions make room.
-        wanted = json.dumps(filters, sort_keys=True)
+        asked = json.dumps(filters, sort_keys=True)
         return self._selections.get(
-            (store.id, wanted), store.revision, lambda: self._selected(store, filters)
+            (store.id, asked), store.revision, lambda: self._selected(store, filters)
         )
 
     def _selected(self, store: Store, filters: Mapping[str, Any]) -> Selection:
         files = self._files.get(
             (store.id,), store.revision, lambda: self._catalog.searchable_files(store.id)
         )
-        passing: dict[int, bool] = {}  # files with equal attributes share one mapping
-        for file in files:
-            if id(file.attributes) not in passing:
-                passing[id(file.attributes)] = attribute_filters.matches(filters, file.attributes)
+        passing = [file for file in files if matches(filters, file.attributes)]
         return Selection(
-            [file for file in files if passing[id(file.attributes)]],
-            len(files),
+            passing,
+            len(passing) / max(1, len(files)),
             lambda file_ids: self._catalog.chunk_counts(store.id, file_ids),
         )
 
@@ -110,7 +63,7 @@ class _Recent(Generic[T]):
         self._lock = threading.Lock()
 
     def get(self, key: tuple[str, ...], revision: int, make: Callable[[], T]) -> T:
-        """The value of this revision; made, outside the lock, when another or none is kept."""
+        """The value of this revision; made, outside the lock, when none of it is kept."""
         with self._lock:
             kept = self._kept.get(key)
             if kept is not None and kept[0] == revision:

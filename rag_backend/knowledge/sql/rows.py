@@ -54,8 +54,8 @@ def visible_at(store_id: str, places: Sequence[tuple[str, int]], dialect: str) -
     """`visible`, for these (file id, ordinal) alone.
 
     A join, because SQLite answers it by the primary key, and scans the store for a list of pairs.
-    There the places are one parameter, in JSON, so that the statement is always the same: SQLAlchemy
-    takes longer to write hundreds of them into a new one than SQLite takes to find the chunks.
+    There the places are one parameter, in JSON, and the statement is always the same: to write
+    hundreds of them into a new one takes SQLAlchemy longer than SQLite takes to find the chunks.
     """
     if dialect == "sqlite":
         listed = func.json_each(json.dumps(list(places))).table_valued("value")
