@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -107,15 +107,19 @@ class Selection:
         return len(self.versions)
 
     @cached_property
-    def chunks(self) -> Mapping[str, list[str]]:
-        """{file id: its chunks' ids}. Synchronous."""
-        counts = self._count(list(self.versions))
-        return {file: [chunk_id(file, n) for n in range(counts[file])] for file in counts}
+    def counts(self) -> Mapping[str, int]:
+        """{file id: number of its chunks}, of files that have any. Synchronous."""
+        return self._count(list(self.versions))
 
     @cached_property
     def size(self) -> int:
         """Number of chunks. Synchronous."""
-        return sum(map(len, self.chunks.values()))
+        return sum(self.counts.values())
+
+    def chunks(self, file_ids: Iterable[str] | None = None) -> list[str]:
+        """Ids of all chunks, or of those of some of the files. Synchronous."""
+        wanted = self.counts if file_ids is None else file_ids
+        return [chunk_id(file, n) for file in wanted for n in range(self.counts[file])]
 
     def enough(self, k: int) -> int:
         """How many of the nearest to look at, to find k of these files' among them most likely.

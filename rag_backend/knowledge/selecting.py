@@ -16,8 +16,8 @@ T = TypeVar("T")
 
 _STORES = 4
 """Stores whose files are kept in memory: less than 1 KB a file with the usual attributes."""
-_SELECTIONS = 32
-"""Filters whose files are kept."""
+_SELECTIONS = 16
+"""Filters whose files are kept: about 100 bytes for each file that passes."""
 
 
 class Selector:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from heapq import nlargest
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
@@ -106,16 +108,16 @@ class VectorIndex:
         return self._guard(query, missing=list[tuple[str, float]])
 
     def _nearest(
-        self, collection: str, vector: Vectors, k: int, ids: list[str] | None = None
+        self, collection: str, vector: Vectors, k: int, **among: Any
     ) -> list[tuple[str, float]]:
-        """Chroma's own search, among the chunks with these ids or all."""
+        """Chroma's own search, among all chunks or those that its `ids` or `where` name."""
 
         def query(source: chromadb.Collection) -> list[tuple[str, float]]:
             found = source.query(
                 query_embeddings=np.asarray([vector], dtype=np.float32),
-                ids=ids,
                 n_results=k,
                 include=["distances"],
+                **among,
             )
             distances = (found["distances"] or [[]])[0]
             return [(i, 1.0 - float(d)) for i, d in zip(found["ids"][0], distances, strict=True)]
@@ -132,8 +134,16 @@ class VectorIndex:
             files = self._few(collection, allowed)
             if files is not None:
                 return nearest(files, vector, k)
-        ids = [item for listed in allowed.chunks.values() for item in listed]
-        return self._nearest(collection, vector, k, ids)
+        try:
+            return self._nearest(collection, vector, k, ids=allowed.chunks())
+        except Exception as error:
+            if not _is_chromas(error):
+                raise
+        # Chroma fails when one of the ids is gone: deleted a moment ago, or lost. To name the files
+        # instead takes five times as long, and finds what is there.
+        wheres = _conditions(list(allowed.versions))
+        parts = [self._nearest(collection, vector, k, where=where) for where in wheres]
+        return nlargest(k, chain.from_iterable(parts), key=lambda pair: pair[1])
 
     def _few(self, collection: str, allowed: Selection) -> list[FileVectors] | None:
         """The vectors of all allowed files; None while too many of them are not in memory yet.
@@ -142,7 +152,7 @@ class VectorIndex:
         """
         epoch = self._kept.epoch
         kept = self._kept.get(collection, allowed.versions)
-        missing = [file_id for file_id in allowed.chunks if file_id not in kept]
+        missing = [file_id for file_id in allowed.counts if file_id not in kept]
         read = self._read(collection, allowed, missing)
         self._kept.put(collection, read, epoch)
         return None if len(read) < len(missing) else [*kept.values(), *read.values()]
@@ -151,14 +161,14 @@ class VectorIndex:
         self, collection: str, allowed: Selection, file_ids: Sequence[str]
     ) -> dict[str, FileVectors]:
         """The first of the files' vectors, about `_READ_AT_ONCE` of them."""
-        wanted: dict[str, list[str]] = {}
+        wanted: list[str] = []
         room = _READ_AT_ONCE
         for file_id in file_ids:
             if room <= 0:
                 break
-            wanted[file_id] = allowed.chunks[file_id]
-            room -= len(wanted[file_id])
-        ids = [item for listed in wanted.values() for item in listed]
+            wanted.append(file_id)
+            room -= allowed.counts[file_id]
+        ids = allowed.chunks(wanted)
         by_id: dict[str, Any] = {}
 
         def read(source: chromadb.Collection) -> None:
@@ -168,8 +178,8 @@ class VectorIndex:
 
         self._on(collection, read)
         return {
-            file_id: _file_vectors(allowed.versions[file_id], listed, by_id)
-            for file_id, listed in wanted.items()
+            file_id: _file_vectors(allowed.versions[file_id], allowed.chunks([file_id]), by_id)
+            for file_id in wanted
         }
 
     def count(self, collection: str) -> int:

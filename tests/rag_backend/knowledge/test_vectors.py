@@ -88,7 +88,7 @@ class Clustered:
 def selection(sizes: Mapping[str, int], share: float, version: str = "1") -> Selection:
     """Files by their numbers of chunks, said to be this share of a store."""
     files = [SearchableFile(file_id, version, {}) for file_id in sizes]
-    return Selection(files, share, lambda file_ids: {f: sizes[f] for f in file_ids})
+    return Selection(files, share, lambda file_ids: {f: sizes[f] for f in file_ids if sizes[f]})
 
 
 def test_nearest_first_with_their_cosines(index: VectorIndex, store: str) -> None:
@@ -148,10 +148,26 @@ def test_a_collection_that_another_backend_made_again(index: VectorIndex, store:
     assert [item for item, _ in index.search(store, axes(1)[0], 5)] == ["b:0"]
 
 
-def test_vectors_that_were_lost_are_not_missed(index: VectorIndex, store: str) -> None:
-    index.add(store, ["a:0"], ["a"], axes(1))
-    few = selection({"a": 3, "b": 2}, 0.01)
+@pytest.mark.parametrize("lost", [2, 40_000])
+def test_vectors_that_were_lost_are_not_missed(index: VectorIndex, store: str, lost: int) -> None:
+    index.add(store, ["a:0", "c:0"], ["a", "c"], axes(2))
+    few = selection({"a": 3, "b": lost}, 0.01)
     assert [item for item, _ in index.search(store, axes(1)[0], 5, few)] == ["a:0"]
+
+
+@pytest.mark.slow
+def test_a_filter_of_very_many_chunks(index: VectorIndex, store: str) -> None:
+    """More than SQLite's limit on the parameters of a statement; too far off to be looked for."""
+    sizes = {"near": 2000, **{f"file-{n}": 2000 for n in range(17)}}
+    ids = [f"{file}:{n}" for file, size in sizes.items() for n in range(size)]
+    vectors = np.random.default_rng(1).standard_normal((len(ids), 8)).astype(np.float32)
+    vectors[:2000, 0] = 30
+    index.add(store, ids, [item.partition(":")[0] for item in ids], vectors)
+    del sizes["near"]
+    query = np.eye(8, dtype=np.float32)[0]
+    found = index.search(store, query, 10, selection(sizes, 17 / 18))
+    assert len(found) == 10
+    assert all(item.startswith("file-") for item, _ in found)
 
 
 @pytest.fixture(scope="module")
