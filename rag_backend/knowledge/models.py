@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ingest.document import with_headings
 
@@ -87,9 +87,8 @@ class StoreFile:
     batch_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SearchableFile:
-    """What a filter asks of a completed file.
+class SearchableFile(NamedTuple):
+    """What a filter asks of a completed file; made by the ten thousand, so a tuple.
 
     Attributes:
         version: Another one when the file was taken out and indexed anew.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
 from sqlalchemy import Text, cast, func, select
 
 from rag_backend.knowledge.models import SearchableFile
@@ -29,7 +29,7 @@ class SearchableTable(Database):
             for file_id, sequence, created_at, text in connection.execute(query):
                 known = parsed.get(text)
                 if known is None:
-                    known = parsed[text] = json.loads(text)
+                    known = parsed[text] = orjson.loads(text)
                 found.append(SearchableFile(file_id, f"{sequence}.{created_at}", known))
         return found
 
