@@ -95,8 +95,23 @@ def nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text).encode("utf-8", "replace").decode()
 
 
+_LONGEST_WORD = 24
+"""Characters of what is folded once and remembered: words are, texts are not."""
+
+
 def fold(text: str) -> str:
     """Lower case without diacritics: "Luật Đường bộ" → "luat duong bo"."""
+    if text.isascii():
+        return text.lower()
+    return _folded_word(text) if len(text) <= _LONGEST_WORD else _folded(text)
+
+
+@lru_cache(maxsize=65_536)
+def _folded_word(word: str) -> str:
+    return _folded(word)
+
+
+def _folded(text: str) -> str:
     decomposed = unicodedata.normalize("NFD", text.casefold())
     bare = "".join(c for c in decomposed if not unicodedata.combining(c))
     return unicodedata.normalize("NFC", bare).translate(_D_STROKE)

@@ -14,6 +14,7 @@ from rag_backend.knowledge.sql.expiry import ExpiryTable
 from rag_backend.knowledge.sql.files import FileTable
 from rag_backend.knowledge.sql.garbage import GarbageTable
 from rag_backend.knowledge.sql.listing import ListTable
+from rag_backend.knowledge.sql.searchable import SearchableTable
 from rag_backend.knowledge.sql.store_files import StoreFileTable
 from rag_backend.knowledge.sql.stores import StoreTable
 
@@ -26,6 +27,7 @@ class Catalog(
     ListTable,
     ExpiryTable,
     ChunkTable,
+    SearchableTable,
     GarbageTable,
 ):
     """Files, stores, store files, batches, chunks and garbage, behind one engine."""

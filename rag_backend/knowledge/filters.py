@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from rag_backend.errors import BadRequest
+from rag_backend.knowledge.models import SearchableFile, chunk_id
 
 _MAX_DEPTH = 8
 
@@ -75,3 +77,54 @@ def matches(filters: Mapping[str, Any], attributes: Mapping[str, Any]) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+class Selection:
+    """The files that a filter lets through, at one revision of a store.
+
+    Attributes:
+        versions: {file id: its `SearchableFile.version`}.
+        share: The part of the store's files that they are, in 0..1.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[SearchableFile],
+        share: float,
+        count: Callable[[Sequence[str]], Mapping[str, int]],
+    ) -> None:
+        """`count` gives {file id: number of chunks} of file ids; it is asked once, if at all."""
+        self.versions = {file.file_id: file.version for file in files}
+        self.share = share
+        self._count = count
+
+    def __contains__(self, chunk: str) -> bool:
+        """Whether a chunk, by its id, belongs to one of the files."""
+        return chunk.rpartition(":")[0] in self.versions
+
+    def __len__(self) -> int:
+        """Number of files."""
+        return len(self.versions)
+
+    @cached_property
+    def counts(self) -> Mapping[str, int]:
+        """{file id: number of its chunks}, of files that have any. Synchronous."""
+        return self._count(list(self.versions))
+
+    @cached_property
+    def size(self) -> int:
+        """Number of chunks. Synchronous."""
+        return sum(self.counts.values())
+
+    def chunks(self, file_ids: Iterable[str] | None = None) -> list[str]:
+        """Ids of all chunks, or of those of some of the files. Synchronous."""
+        wanted = self.counts if file_ids is None else file_ids
+        return [chunk_id(file, n) for file in wanted for n in range(self.counts[file])]
+
+    def enough(self, k: int) -> int:
+        """How many of the nearest to look at, to find k of these files' among them most likely.
+
+        As many as hold k of them on average and 30 % more; a filter that has to do with the
+        question can need more, or all.
+        """
+        return int(1.3 * k / self.share) + 20 if self.share else 0

@@ -18,6 +18,7 @@ from pathlib import Path
 import tantivy
 
 from rag_backend.errors import StorageBroken, StorageFull
+from rag_backend.knowledge.filters import Selection
 from rag_backend.text import (
     bigrams,
     fold,
@@ -29,6 +30,9 @@ from rag_backend.text import (
 )
 
 _WRITER_BYTES = 32_000_000
+_LOOSE = 0.08
+"""A filter that lets through this share of the files or more is applied to the best of all chunks;
+below, tantivy looks the files up itself."""
 _QUERY_TERMS = 256
 """Distinct terms of a query that count: a pasted page is not a better query than its first part."""
 
@@ -102,22 +106,30 @@ class LexicalIndex:
             index.reload()
 
     def search(
-        self, collection: str, query: str, k: int, file_ids: Sequence[str] | None = None
+        self, collection: str, query: str, k: int, allowed: Selection | None = None
     ) -> list[tuple[str, float]]:
-        """(chunk id, BM25 score) of the k best, best first; [] when no word occurs."""
+        """(chunk id, BM25 score) of the k best, best first; [] when no word occurs.
+
+        Args:
+            allowed: Only chunks of these files; None for all. Changes no score.
+        """
         with self._guarded(collection):
             parsed, index = self._query(query), self._existing(collection)
             if parsed is None or index is None:
                 return []
-            if file_ids is not None:
-                allowed = tantivy.Query.term_set_query(self._schema, "file_id", list(file_ids))
-                unscored = tantivy.Query.const_score_query(allowed, 0.0)
-                parsed = tantivy.Query.boolean_query(
-                    [(tantivy.Occur.Must, parsed), (tantivy.Occur.Must, unscored)]
-                )
             searcher = index.searcher()
-            found = searcher.search(parsed, k)
-            return [(searcher.doc(at)["id"][0], float(score)) for score, at in found.hits]
+            if allowed is None:
+                return _best(searcher, parsed, k)
+            if allowed.share >= _LOOSE:
+                enough = allowed.enough(k)
+                all_found = _best(searcher, parsed, enough)
+                found = [pair for pair in all_found if pair[0] in allowed][:k]
+                if len(found) == k or len(all_found) < enough:
+                    return found
+            files = tantivy.Query.term_set_query(self._schema, "file_id", list(allowed.versions))
+            unscored = tantivy.Query.const_score_query(files, 0.0)
+            both = [(tantivy.Occur.Must, parsed), (tantivy.Occur.Must, unscored)]
+            return _best(searcher, tantivy.Query.boolean_query(both), k)
 
     def term_weights(self, collection: str, query: str) -> dict[str, float]:
         """Inverse document frequency of each of the query's terms (see `text.query_terms`).
@@ -205,6 +217,12 @@ class LexicalIndex:
                 "The next start makes it anew from the catalog; so does "
                 "`python -m ingest rebuild --all`."
             ) from error
+
+
+def _best(searcher: tantivy.Searcher, query: tantivy.Query, k: int) -> list[tuple[str, float]]:
+    # Not counted: to know how many chunks match, all of them would have to be scored.
+    found = searcher.search(query, k, count=False)
+    return [(searcher.doc(at)["id"][0], float(score)) for score, at in found.hits]
 
 
 def _document(chunk_id: str, file_id: str, text: str) -> tantivy.Document:

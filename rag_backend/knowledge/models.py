@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 from ingest.document import with_headings
 
@@ -117,6 +117,18 @@ class StoreFile:
     error_message: str | None = None
     chunking: Mapping[str, int] | None = None
     batch_id: str | None = None
+
+
+class SearchableFile(NamedTuple):
+    """What a filter asks of a completed file; made by the ten thousand, so a tuple.
+
+    Attributes:
+        version: Another one when the file was taken out and indexed anew.
+    """
+
+    file_id: str
+    version: str
+    attributes: Attributes
 
 
 @dataclass(frozen=True, slots=True)

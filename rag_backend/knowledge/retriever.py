@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from rag_backend.knowledge import filters as attribute_filters
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.embedding import EMBEDDED
 from rag_backend.knowledge.encoder import Encoder
 from rag_backend.knowledge.encoders import Encoders
+from rag_backend.knowledge.filters import Selection, matches
 from rag_backend.knowledge.fusion import CANDIDATES, DENSE_WEIGHT, fuse
 from rag_backend.knowledge.lexical import LexicalIndex
-from rag_backend.knowledge.models import Store, StoredChunk
+from rag_backend.knowledge.models import Fusion, Store, StoredChunk
+from rag_backend.knowledge.selecting import Selector
 from rag_backend.knowledge.vectors import VectorIndex
 from rag_backend.text import (
     has_vietnamese_letters,
@@ -32,6 +33,9 @@ _ATTEMPTS = 3
 """How often a search is made while the store changes under it."""
 # Where MiniLM reads both texts, unrelated pairs stay below .2 and paraphrases lie above .7.
 _UNRELATED_COSINE, _SAME_COSINE = 0.2, 0.7
+
+_SPARE = 10
+"""Chunks fetched beyond those asked for: some may have been deleted a moment ago."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,7 @@ class Retriever:
         self._vectors = vectors
         self._lexical = lexical
         self._encoders = encoders
+        self._selector = Selector(catalog)
 
     def check_vectors(self) -> None:
         """Raise StorageBroken when Chroma does not answer. Synchronous."""
@@ -94,35 +99,38 @@ class Retriever:
             Conflict: It was embedded with another model.
             Starting: The encoder is still loading.
         """
-        store = await asyncio.to_thread(self._catalog.store, store.id)  # it may be rebuilt by now
+        query = nfc(query)
         for _ in range(_ATTEMPTS):
-            hits, before = await self._search(store, nfc(query), k, filters), store
-            store = await asyncio.to_thread(self._catalog.store, store.id)
-            if store.revision == before.revision:
+            asked = await asyncio.to_thread(self._asked, store.id, filters)
+            hits = await self._search(*asked, query, k, filters)
+            now = await asyncio.to_thread(self._catalog.store, store.id)
+            if now.revision == asked[0].revision:
                 break
             # What was found may have been replaced before it could be looked up, or its index
             # swapped: a file that is there at any time must not be missed.
         return hits
 
     async def _search(
-        self, store: Store, query: str, k: int, filters: Mapping[str, Any] | None
+        self,
+        store: Store,
+        learnt: Fusion,
+        allowed: Selection | None,
+        query: str,
+        k: int,
+        filters: Mapping[str, Any] | None,
     ) -> list[Hit]:
         encoder = await self._encoders.for_search(store)
-        allowed = await asyncio.to_thread(self._allowed_files, store, filters)
-        if allowed == []:
+        if allowed is not None and not allowed:
             return []
-        learnt, dense, lexical = await asyncio.gather(
-            asyncio.to_thread(self._catalog.fusion, store),
+        dense, (lexical, weights) = await asyncio.gather(
             asyncio.to_thread(self._dense, encoder, store, query, allowed),
-            asyncio.to_thread(self._lexical.search, store.collection, query, CANDIDATES, allowed),
+            asyncio.to_thread(self._words, store, query, allowed),
         )
         share = learnt.dense_weight.get(kind_of(query), DENSE_WEIGHT)
         ranked = fuse(dense, lexical, share)
-        weights = await asyncio.to_thread(self._weights, store, query)
-        found = await asyncio.to_thread(
-            self._catalog.visible_chunks, store.id, [item for item, _ in ranked]
-        )
-        scored = [(found[item], score) for item, score in ranked if item in found]
+        # A part that the query names can come from anywhere in the ranking (`_named_first`).
+        needed = len(ranked) if references(query) else k
+        scored = await asyncio.to_thread(self._visible, store, ranked, needed, filters)
         trusted = _trusted_cosines(encoder, query, dense)
         return _hits(query, _named_first(query, scored)[:k], weights, trusted)
 
@@ -135,18 +143,49 @@ class Retriever:
         return self._lexical.term_weights(store.collection, query)
 
     def _dense(
-        self, encoder: Encoder | None, store: Store, query: str, allowed: Sequence[str] | None
+        self, encoder: Encoder | None, store: Store, query: str, allowed: Selection | None
     ) -> list[tuple[str, float]]:
         if encoder is None:  # the store is being re-embedded, and what it had cannot be loaded
             return []
         vector = encoder.embedding.embed([query], "query")[0]
         return self._vectors.search(store.collection, vector, CANDIDATES, allowed)
 
-    def _allowed_files(self, store: Store, filters: Mapping[str, Any] | None) -> list[str] | None:
-        if filters is None:
-            return None
-        listed = self._catalog.list_store_files(store.id, "completed")
-        return [f.file_id for f in listed if attribute_filters.matches(filters, f.attributes)]
+    def _words(
+        self, store: Store, query: str, allowed: Selection | None
+    ) -> tuple[list[tuple[str, float]], dict[str, float]]:
+        found = self._lexical.search(store.collection, query, CANDIDATES, allowed)
+        return found, self._weights(store, query)
+
+    def _asked(
+        self, store_id: str, filters: Mapping[str, Any] | None
+    ) -> tuple[Store, Fusion, Selection | None]:
+        """The store as it is now (it may be rebuilt by now), and the files that filters allow."""
+        store = self._catalog.store(store_id)
+        allowed = None if filters is None else self._selector.select(store, filters)
+        return store, self._catalog.fusion(store), allowed
+
+    def _visible(
+        self,
+        store: Store,
+        ranked: Sequence[tuple[str, float]],
+        k: int,
+        filters: Mapping[str, Any] | None,
+    ) -> list[tuple[StoredChunk, float]]:
+        """The first k, or somewhat more, that the catalog still shows and the filters still allow.
+
+        What was deleted, or got other attributes, since the search began is not among them.
+        """
+        scored: list[tuple[StoredChunk, float]] = []
+        for at in range(0, len(ranked), step := k + _SPARE):
+            part = ranked[at : at + step]
+            found = self._catalog.visible_chunks(store.id, [item for item, _ in part])
+            for item, score in part:
+                chunk = found.get(item)
+                if chunk is not None and (filters is None or matches(filters, chunk.attributes)):
+                    scored.append((chunk, score))
+            if len(scored) >= k:
+                break
+        return scored
 
 
 def _named_first(

@@ -22,7 +22,8 @@ class ChunkTable(Database):
         found: dict[str, StoredChunk] = {}
         with self._reading() as connection:
             for at in range(0, len(places), SQL_VARIABLES):
-                query = visible_at(store_id, places[at : at + SQL_VARIABLES])
+                part = places[at : at + SQL_VARIABLES]
+                query = visible_at(store_id, part, self._engine.dialect.name)
                 for row in connection.execute(query):
                     chunk = stored_chunk(row)
                     found[chunk.id] = chunk

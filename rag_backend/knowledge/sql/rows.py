@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Integer, Row, String, column, select, values
+from sqlalchemy import Integer, Row, String, column, func, select, values
 
 from ingest.document import Chunk
 from rag_backend.knowledge.models import StoredChunk, chunk_id
@@ -55,16 +56,29 @@ def visible(store_id: str) -> Any:
     )
 
 
-def visible_at(store_id: str, places: Sequence[tuple[str, int]]) -> Any:
+def visible_at(store_id: str, places: Sequence[tuple[str, int]], dialect: str) -> Any:
     """`visible`, for these (file id, ordinal) alone.
 
     A join, because SQLite answers it by the primary key, and scans the store for a list of pairs.
+    There the places are one parameter, in JSON, and the statement is always the same: to write
+    hundreds of them into a new one takes SQLAlchemy longer than SQLite takes to find the chunks.
     """
-    wanted = (
-        values(column("file_id", String), column("ordinal", Integer), name="wanted")
-        .data(list(places))
-        .cte("wanted")
-    )
+    if dialect == "sqlite":
+        listed = func.json_each(json.dumps(list(places))).table_valued("value")
+        wanted = (
+            select(
+                func.json_extract(listed.c.value, "$[0]", type_=String).label("file_id"),
+                func.json_extract(listed.c.value, "$[1]", type_=Integer).label("ordinal"),
+            )
+            .cte("wanted")
+            .prefix_with("MATERIALIZED")  # else SQLite looks at every chunk for each place
+        )
+    else:
+        wanted = (
+            values(column("file_id", String), column("ordinal", Integer), name="wanted")
+            .data(list(places))
+            .cte("wanted")
+        )
     return visible(store_id).join(
         wanted,
         (wanted.c.file_id == chunks.c.file_id) & (wanted.c.ordinal == chunks.c.ordinal),

@@ -131,9 +131,10 @@ class StoreFileTable(Database):
 
         Returns:
             For each, "completed"; or "gone" when the file was removed or its job ended (it was
-            cancelled, say) in the meantime, or a later version of it is complete already: nothing was made visible, and
-            what was written elsewhere is garbage; or "stale" when it was removed and came back:
-            what was written elsewhere is listed as garbage already, and the job begins again.
+            cancelled, say) in the meantime, or a later version of it is complete already: nothing
+            was made visible, and what was written elsewhere is garbage; or "stale" when it was
+            removed and came back: what was written elsewhere is listed as garbage already, and the
+            job begins again.
         """
         with self._writing() as connection:
             outcomes = [_complete(connection, *item) for item in prepared]

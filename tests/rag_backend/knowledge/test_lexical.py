@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from rag_backend.errors import StorageBroken
+from rag_backend.knowledge.filters import Selection
 from rag_backend.knowledge.lexical import LexicalIndex, body_tokens
+from rag_backend.knowledge.models import SearchableFile
 from rag_backend.text import fold
 
 TEXTS = {
@@ -71,12 +73,23 @@ def test_nfd_text_is_indexed_as_nfc(tmp_path: Path) -> None:
     assert best(made, "nồng độ cồn") == "a:0"
 
 
-def test_only_the_files_asked_for(index: LexicalIndex) -> None:
+def selection(files: list[str], share: float) -> Selection:
+    return Selection([SearchableFile(file, "1", {}) for file in files], share, lambda _: {})
+
+
+@pytest.mark.parametrize("share", [0.01, 0.9])
+def test_only_the_files_asked_for(index: LexicalIndex, share: float) -> None:
     everything = index.search(STORE, "xe lunch tốc độ laptop", 10)
-    only = index.search(STORE, "xe lunch tốc độ laptop", 10, ["book"])
+    only = index.search(STORE, "xe lunch tốc độ laptop", 10, selection(["book"], share))
     assert {item for item, _ in only} == {"book:0", "book:1"}
     assert dict(only).items() <= dict(everything).items()  # the filter changes no score
-    assert index.search(STORE, "lunch", 10, ["nobody"]) == []
+    assert index.search(STORE, "lunch", 10, selection(["nobody"], share)) == []
+
+
+def test_what_a_filter_lets_through_lies_far_down(index: LexicalIndex) -> None:
+    index.replace(STORE, [], [(f"more:{n}", "more", "lunch lunch lunch") for n in range(60)])
+    found = index.search(STORE, "lunch", 1, selection(["book"], 0.5))
+    assert [item for item, _ in found] == ["book:1"]
 
 
 def test_replacing_is_one_commit(index: LexicalIndex) -> None:

@@ -7,14 +7,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rag_backend.errors import StorageBroken
-from rag_backend.knowledge.models import new_id
+from rag_backend.knowledge.embedding import Vectors
+from rag_backend.knowledge.filters import Selection
+from rag_backend.knowledge.models import SearchableFile, new_id
 from rag_backend.knowledge.vectors import VectorIndex, open_embedded, open_server
 
 _SERVE = "import sys; from chromadb.cli.cli import app; sys.exit(app())"
@@ -73,6 +76,21 @@ def axes(count: int, size: int = 4) -> np.ndarray[tuple[int, int], np.dtype[np.f
     return np.eye(size, dtype=np.float32)[[n % size for n in range(count)]]
 
 
+@dataclass(frozen=True)
+class Clustered:
+    """An index, and what it holds."""
+
+    index: VectorIndex
+    ids: list[str]
+    vectors: Vectors
+
+
+def selection(sizes: Mapping[str, int], share: float, version: str = "1") -> Selection:
+    """Files by their numbers of chunks, said to be this share of a store."""
+    files = [SearchableFile(file_id, version, {}) for file_id in sizes]
+    return Selection(files, share, lambda file_ids: {f: sizes[f] for f in file_ids if sizes[f]})
+
+
 def test_nearest_first_with_their_cosines(index: VectorIndex, store: str) -> None:
     vectors = np.array([[1, 0, 0], [0.6, 0.8, 0], [-1, 0, 0]], dtype=np.float32)
     index.add(store, ["a:0", "a:1", "b:0"], ["a", "a", "b"], vectors)
@@ -82,21 +100,117 @@ def test_nearest_first_with_their_cosines(index: VectorIndex, store: str) -> Non
     assert index.count(store) == 3
 
 
-def test_only_the_files_asked_for(index: VectorIndex, store: str) -> None:
+@pytest.mark.parametrize("share", [0.01, 0.9])
+def test_only_the_files_asked_for(index: VectorIndex, store: str, share: float) -> None:
     index.add(store, ["a:0", "b:0", "c:0"], ["a", "b", "c"], axes(3))
     query = axes(1)[0]
-    assert {i for i, _ in index.search(store, query, 5, ["b", "c"])} == {"b:0", "c:0"}
-    assert index.search(store, query, 5, ["nobody"]) == []
-    assert index.search(store, query, 5, []) == []
+    found = index.search(store, query, 5, selection({"b": 1, "c": 1}, share))
+    assert {item for item, _ in found} == {"b:0", "c:0"}
+    assert index.search(store, query, 5, selection({"nobody": 1}, share)) == []
+    assert index.search(store, query, 5, selection({}, 0.0)) == []
 
 
-def test_a_filter_of_very_many_files(index: VectorIndex, store: str) -> None:
+def test_deleting_very_many_files(index: VectorIndex, store: str) -> None:
     index.add(store, ["a:0", "b:0"], ["a", "b"], axes(2))
-    many = [f"file-{n}" for n in range(12_000)]
-    found = index.search(store, axes(1)[0], 1, ["b", *many, "a"])
-    assert [item for item, _ in found] == ["a:0"]
-    index.delete_files(store, ["b", *many, "a"])
+    index.delete_files(store, ["b", *(f"file-{n}" for n in range(12_000)), "a"])
     assert index.ids(store) == set()
+
+
+def test_a_file_that_was_indexed_anew_is_compared_anew(index: VectorIndex, store: str) -> None:
+    index.add(store, ["a:0", "a:1", "b:0"], ["a", "a", "b"], axes(3))
+    query, few = axes(1)[0], selection({"a": 2}, 0.01)
+    assert [item for item, _ in index.search(store, query, 1, few)] == ["a:0"]
+    index.add(store, ["a:1"], ["a"], axes(1))
+    index.add(store, ["a:0"], ["a"], axes(4)[3:])
+    assert [item for item, _ in index.search(store, query, 1, few)] == ["a:1"]
+    index.delete_files(store, ["a"])
+    assert index.search(store, query, 5, few) == []
+
+
+def test_vectors_that_another_backend_replaced_are_read_again(
+    index: VectorIndex, store: str
+) -> None:
+    index.add(store, ["a:0"], ["a"], axes(1))
+    query = axes(1)[0]
+    assert index.search(store, query, 1, selection({"a": 1}, 0.01))[0][1] == pytest.approx(1)
+    elsewhere = index._client.get_collection(store, embedding_function=None)
+    elsewhere.upsert(ids=["a:0"], embeddings=axes(2)[1:])
+    again = selection({"a": 1}, 0.01, version="2")
+    assert index.search(store, query, 1, again)[0][1] == pytest.approx(0)
+
+
+def test_a_collection_that_another_backend_made_again(index: VectorIndex, store: str) -> None:
+    index.add(store, ["a:0"], ["a"], axes(1))
+    assert index.search(store, axes(1)[0], 5)
+    index._client.delete_collection(store)
+    assert index.search(store, axes(1)[0], 5) == []
+    index.add(store, ["b:0"], ["b"], axes(1))
+    assert [item for item, _ in index.search(store, axes(1)[0], 5)] == ["b:0"]
+
+
+@pytest.mark.parametrize("lost", [2, 40_000])
+def test_vectors_that_were_lost_are_not_missed(index: VectorIndex, store: str, lost: int) -> None:
+    index.add(store, ["a:0", "c:0"], ["a", "c"], axes(2))
+    few = selection({"a": 3, "b": lost}, 0.01)
+    assert [item for item, _ in index.search(store, axes(1)[0], 5, few)] == ["a:0"]
+
+
+@pytest.mark.slow
+def test_a_filter_of_very_many_chunks(index: VectorIndex, store: str) -> None:
+    """More than SQLite's limit on the parameters of a statement; too far off to be looked for."""
+    sizes = {"near": 2000, **{f"file-{n}": 2000 for n in range(17)}}
+    ids = [f"{file}:{n}" for file, size in sizes.items() for n in range(size)]
+    vectors = np.random.default_rng(1).standard_normal((len(ids), 8)).astype(np.float32)
+    vectors[:2000, 0] = 30
+    index.add(store, ids, [item.partition(":")[0] for item in ids], vectors)
+    del sizes["near"]
+    query = np.eye(8, dtype=np.float32)[0]
+    found = index.search(store, query, 10, selection(sizes, 17 / 18))
+    assert len(found) == 10
+    assert all(item.startswith("file-") for item, _ in found)
+
+
+@pytest.fixture(scope="module")
+def clustered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clustered]:
+    """12,000 vectors in 60 clusters, 5 chunks a file; a file lies in one cluster."""
+    chance = np.random.default_rng(7)
+    centres = chance.standard_normal((60, 48))
+    rows = np.repeat(centres, 200, axis=0) + 0.7 * chance.standard_normal((12_000, 48))
+    vectors = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    ids = [f"file-{n // 5}:{n % 5}" for n in range(12_000)]
+    opened = open_embedded(tmp_path_factory.mktemp("clustered"))
+    opened.add("clustered", ids, [f"file-{n // 5}" for n in range(12_000)], vectors)
+    yield Clustered(opened, ids, vectors)
+    opened.close()
+
+
+@pytest.mark.parametrize(
+    ("allows", "what"),
+    [
+        (lambda file: True, "all"),
+        (lambda file: file % 100 == 7, "tight"),
+        (lambda file: file % 5 == 1, "middle"),
+        (lambda file: file % 10 != 0, "loose"),
+        (lambda file: file % 40 == 0 and file < 1200, "half of the clusters, tight"),
+        (lambda file: file < 400, "ten clusters"),  # far from most queries
+        (lambda file: file >= 400, "all clusters but ten"),
+    ],
+)
+def test_what_is_allowed_is_found(
+    clustered: Clustered, allows: Callable[[int], bool], what: str
+) -> None:
+    """Recall@100 against a comparison with all; the queries lie everywhere."""
+    files = [n for n in range(2400) if allows(n)]
+    allowed = selection({f"file-{n}": 5 for n in files}, len(files) / 2400)
+    inside = np.isin(np.arange(12_000) // 5, files)
+    shares = []
+    for vector in clustered.vectors[::400] + np.float32(0.02):
+        best = np.argsort(-np.where(inside, clustered.vectors @ vector, -2))[:100]
+        wanted = {clustered.ids[n] for n in best[: inside.sum()]}
+        found = clustered.index.search("clustered", vector, 100, allowed)
+        assert [cosine for _, cosine in found] == sorted((c for _, c in found), reverse=True)
+        shares.append(len(wanted & {item for item, _ in found}) / len(wanted))
+    assert np.mean(shares) >= 0.95, what
 
 
 def test_adding_again_overwrites(index: VectorIndex, store: str) -> None:
