@@ -29,6 +29,7 @@ FLOORS = {
     "ingest.chunking": 20,
     "rag_backend.settings": 10,
     "rag_backend.errors": 5,
+    "rag_backend.stop_words": 5,
     "ingest.document": 5,
     "ingest.errors": 5,
     "ingest.env_file": 5,

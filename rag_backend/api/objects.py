@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 from rag_backend.errors import BadRequest
 from rag_backend.knowledge.fusion import DENSE_WEIGHT
 from rag_backend.knowledge.models import FileRecord, Fusion, Store, StoredChunk, StoreFile
-from rag_backend.knowledge.retriever import Hit
+from rag_backend.knowledge.passages import Passage
 
 T = TypeVar("T")
 Order = Literal["asc", "desc"]
@@ -75,16 +75,21 @@ def store_file_object(file: StoreFile) -> dict[str, Any]:
     }
 
 
-def search_result(hit: Hit) -> dict[str, Any]:
-    """OpenAI's search result, with the chunk's place added."""
-    chunk = hit.chunk
+def search_result(passage: Passage) -> dict[str, Any]:
+    """OpenAI's search result, with the place of its text and, inside it, of the best chunk."""
+    chunk = passage.best
+    best = _place(chunk)
     return {
         "file_id": chunk.file_id,
         "filename": chunk.filename,
-        "score": round(hit.score, 6),
+        "score": round(passage.score, 6),
         "attributes": dict(chunk.attributes),
-        "content": [{"type": "text", "text": chunk.text}],
-        **_place(chunk),
+        "content": [{"type": "text", "text": passage.text}],
+        "page": passage.page,
+        "heading_path": best.pop("heading_path"),
+        "start": passage.start,
+        "end": passage.end,
+        "best": best,
     }
 
 

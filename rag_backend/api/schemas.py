@@ -177,9 +177,9 @@ class AttributesBody(Body):
 
 
 class RankingOptions(Body):
-    """How search results are cut; there is one ranker."""
+    """How search results are ranked and cut; `none` leaves the cross-encoder out."""
 
-    ranker: Literal["auto", "default-2024-11-15"] | None = None
+    ranker: Literal["none", "auto", "default-2024-11-15"] | None = None
     score_threshold: float | None = Field(None, ge=0, le=1)
 
 

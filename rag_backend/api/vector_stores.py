@@ -31,10 +31,11 @@ from rag_backend.errors import BadRequest, Conflict, UnsupportedFeature
 from rag_backend.knowledge import filters as attribute_filters
 from rag_backend.knowledge.library import DEFAULT_STORE
 from rag_backend.knowledge.models import FileStatus, Store, new_id
-from rag_backend.knowledge.retriever import Hit
+from rag_backend.knowledge.passages import Hit
 
 router = APIRouter(prefix="/v1/vector_stores", route_class=StrictRoute)
 Limit = Annotated[int, Query(ge=1, le=100)]
+_HITS_A_RESULT, _MOST_HITS = 3, 100
 
 
 @router.post("")
@@ -112,7 +113,7 @@ async def rebuild_store(store: StoreByPath, backend: Backend) -> dict[str, Any]:
 
 @router.post("/{vector_store_id}/search")
 async def search_store(store: StoreByPath, body: SearchBody, backend: Backend) -> dict[str, Any]:
-    """The best chunks for one query, or for several together."""
+    """The best passages for one query, or for several together: chunks with their neighbours."""
     if body.rewrite_query:
         raise UnsupportedFeature("`rewrite_query` is not supported.", param="rewrite_query")
     queries = [body.query] if isinstance(body.query, str) else body.query
@@ -121,17 +122,21 @@ async def search_store(store: StoreByPath, body: SearchBody, backend: Backend) -
     if body.filters is not None:
         attribute_filters.check(body.filters)
     best: dict[str, Hit] = {}
+    rerank = body.ranking_options is None or body.ranking_options.ranker != "none"
+    # Hits that stand side by side become one result: more are needed for as many results.
+    hits = min(_MOST_HITS, _HITS_A_RESULT * body.max_num_results)
     for query in queries:
-        found = await backend.library.search(store, query, body.max_num_results, body.filters)
+        found = await backend.library.search(store, query, hits, body.filters, rerank=rerank)
         for hit in found:
             known = best.get(hit.chunk.id)
             best[hit.chunk.id] = hit if known is None or hit.score > known.score else known
     threshold = (body.ranking_options and body.ranking_options.score_threshold) or 0.0
-    ranked = sorted(best.values(), key=lambda hit: -hit.score)[: body.max_num_results]
+    ranked = sorted(best.values(), key=lambda hit: -hit.score)
+    passages = await backend.library.passages(store, ranked, body.max_num_results)
     return {
         "object": "vector_store.search_results.page",
         "search_query": queries,
-        "data": [search_result(hit) for hit in ranked if hit.score >= threshold],
+        "data": [search_result(passage) for passage in passages if passage.score >= threshold],
         "has_more": False,
         "next_page": None,
     }

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 import unicodedata
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -15,7 +15,8 @@ from rag_backend.knowledge.blobs import Blobs
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.indexer import Indexer
 from rag_backend.knowledge.models import FileRecord, Store, StoredChunk, StoreFile, new_id
-from rag_backend.knowledge.retriever import Hit, Retriever
+from rag_backend.knowledge.passages import Hit, Passage
+from rag_backend.knowledge.retriever import Retriever
 from rag_backend.text import nfc
 
 DEFAULT_STORE = "default"
@@ -116,10 +117,20 @@ class Library:
         return not counts.get("completed")
 
     async def search(
-        self, store: Store, query: str, k: int, filters: Mapping[str, Any] | None = None
+        self,
+        store: Store,
+        query: str,
+        k: int,
+        filters: Mapping[str, Any] | None = None,
+        *,
+        rerank: bool = True,
     ) -> list[Hit]:
         """See Retriever.search."""
-        return await self.retriever.search(store, query, k, filters)
+        return await self.retriever.search(store, query, k, filters, rerank=rerank)
+
+    async def passages(self, store: Store, hits: Sequence[Hit], k: int) -> list[Passage]:
+        """See Retriever.passages."""
+        return await self.retriever.passages(store, hits, k)
 
     async def term_weights(self, store: Store, query: str) -> dict[str, float]:
         """See Retriever.term_weights."""

@@ -98,14 +98,10 @@ def load_reranker(model: str) -> CrossEncoderReranker:
     folder = Path(model).expanduser()
     local = folder.is_dir()
     try:
-        loaded = CrossEncoder(
-            str(folder) if local else model, device="cpu", local_files_only=local
-        )
+        loaded = CrossEncoder(str(folder) if local else model, device="cpu", local_files_only=local)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         log.debug("reranker %s", model, exc_info=error)
-        raise StartError(
-            f"RERANKER_MODEL={model} cannot be loaded. {_REMEDY}"
-        ) from error
+        raise StartError(f"RERANKER_MODEL={model} cannot be loaded. {_REMEDY}") from error
     kinds = getattr(loaded.config, "architectures", None) or [""]
     if loaded.num_labels != 1 or not kinds[0].endswith(_HEADS):
         raise StartError(

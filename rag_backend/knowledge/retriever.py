@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +14,8 @@ from rag_backend.knowledge.encoder import Encoder, EncoderLoader
 from rag_backend.knowledge.fusion import CANDIDATES, DENSE_WEIGHT, fuse
 from rag_backend.knowledge.lexical import LexicalIndex
 from rag_backend.knowledge.models import Store, StoredChunk
+from rag_backend.knowledge.passages import Hit, Passage, neighbour_ids, with_neighbours
+from rag_backend.knowledge.reranking import RERANKED, Reranking
 from rag_backend.knowledge.vectors import VectorIndex
 from rag_backend.text import (
     has_vietnamese_letters,
@@ -31,44 +32,22 @@ from rag_backend.text import (
 _UNRELATED_COSINE, _SAME_COSINE = 0.2, 0.7
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A chunk found.
-
-    Attributes:
-        score: In 0..1, falls with rank; the best hit's score is its relevance.
-        relevance: In 0..1: how much of the query's meaning the chunk covers, by words or by vector,
-            whatever the other chunks are like.
-    """
-
-    chunk: StoredChunk
-    score: float
-    relevance: float
-
-
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """Neighbouring chunks of one file, read as one text. `best` is the highest-ranked of them."""
-
-    best: StoredChunk
-    text: str
-    start: int
-    end: int
-    page: int | None
-    score: float
-    relevance: float
-
-
 class Retriever:
     """Dense and lexical search over one store, fused, and checked against the catalog."""
 
     def __init__(
-        self, catalog: Catalog, vectors: VectorIndex, lexical: LexicalIndex, encoder: EncoderLoader
+        self,
+        catalog: Catalog,
+        vectors: VectorIndex,
+        lexical: LexicalIndex,
+        encoder: EncoderLoader,
+        reranking: Reranking,
     ) -> None:
         self._catalog = catalog
         self._vectors = vectors
         self._lexical = lexical
         self._encoder = encoder
+        self._reranking = reranking
 
     def check_vectors(self) -> None:
         """Raise StorageBroken when Chroma does not answer. Synchronous."""
@@ -79,12 +58,19 @@ class Retriever:
         self._vectors.close()
 
     async def search(
-        self, store: Store, query: str, k: int, filters: Mapping[str, Any] | None = None
+        self,
+        store: Store,
+        query: str,
+        k: int,
+        filters: Mapping[str, Any] | None = None,
+        *,
+        rerank: bool = True,
     ) -> list[Hit]:
         """The k best chunks, best first.
 
         Args:
             filters: An attribute filter of OpenAI's form, already checked.
+            rerank: Whether the reranker, where there is one, has the last word.
 
         Raises:
             NotFound: The store was deleted.
@@ -111,7 +97,23 @@ class Retriever:
         )
         scored = [(found[item], score) for item, score in ranked if item in found]
         trusted = _trusted_cosines(encoder, query, dense)
-        return _hits(query, _named_first(query, scored)[:k], weights, trusted)
+        judged = await self._judged(query, [chunk for chunk, _ in scored]) if rerank else {}
+        if judged:
+            ordered = sorted(judged.items(), key=lambda pair: -pair[1])
+            scored = [(found[item], score) for item, score in ordered]
+        return _hits(query, _named_first(query, scored)[:k], weights, trusted, judged)
+
+    async def passages(self, store: Store, hits: Sequence[Hit], k: int) -> list[Passage]:
+        """The first k hits with what stands beside them (see `passages.with_neighbours`)."""
+        beside = neighbour_ids(hits)
+        found = await asyncio.to_thread(self._catalog.visible_chunks, store.id, beside)
+        return with_neighbours(hits, found, k)
+
+    async def _judged(self, query: str, chunks: Sequence[StoredChunk]) -> dict[str, float]:
+        """{chunk id: the reranker's score in 0..1} of the best; {} where there is no reranker."""
+        best = chunks[:RERANKED]
+        scores = await self._reranking.scores(query, [chunk.indexed_text for chunk in best])
+        return {} if scores is None else dict(zip((c.id for c in best), scores, strict=True))
 
     async def term_weights(self, store: Store, query: str) -> dict[str, float]:
         """Inverse document frequency of the query's terms (see `text.query_terms`)."""
@@ -168,18 +170,24 @@ def _hits(
     scored: Sequence[tuple[StoredChunk, float]],
     weights: Mapping[str, float],
     cosines: Mapping[str, float],
+    judged: Mapping[str, float],
 ) -> list[Hit]:
+    """Hits in the order given. A reranker's scores are shown as they are, since they lie in 0..1
+    by themselves; fused ones are shares of the best one's, which is shown as its relevance."""
     wanted = references(query)
     relevances = [
         max(
             _shared(query, weights, chunk.indexed_text),
             _from_cosine(cosines.get(chunk.id, 0.0)),
             float(is_named(wanted, chunk)),
+            judged.get(chunk.id, 0.0),
         )
         for chunk, _ in scored
     ]
     top = max((score for _, score in scored), default=0.0) or 1.0
     ceiling = max(relevances, default=0.0)
+    if judged:
+        top = ceiling = 1.0
     return [
         Hit(chunk, min(1.0, score / top * ceiling), relevance)
         for (chunk, score), relevance in zip(scored, relevances, strict=True)
@@ -220,51 +228,3 @@ def _shared(query: str, weights: Mapping[str, float], text: str) -> float:
 
 def _from_cosine(cosine: float) -> float:
     return min(1.0, max(0.0, (cosine - _UNRELATED_COSINE) / (_SAME_COSINE - _UNRELATED_COSINE)))
-
-
-def merge_neighbours(hits: Sequence[Hit]) -> list[Passage]:
-    """Passages in the order of their best hit; chunks that follow each other become one."""
-    by_place = {(hit.chunk.file_id, hit.chunk.ordinal): hit for hit in hits}
-    passages: list[Passage] = []
-    used: set[tuple[str, int]] = set()
-    for hit in hits:
-        place = (hit.chunk.file_id, hit.chunk.ordinal)
-        if place in used:
-            continue
-        run = _run_around(place, by_place)
-        used.update((other.chunk.file_id, other.chunk.ordinal) for other in run)
-        passages.append(_passage(hit, run))
-    return passages
-
-
-def _run_around(place: tuple[str, int], by_place: Mapping[tuple[str, int], Hit]) -> list[Hit]:
-    file_id, first = place
-    last = first
-    while _joins(by_place.get((file_id, first - 1)), by_place[file_id, first]):
-        first -= 1
-    while _joins(by_place.get((file_id, last + 1)), by_place[file_id, last]):
-        last += 1
-    return [by_place[file_id, ordinal] for ordinal in range(first, last + 1)]
-
-
-def _joins(one: Hit | None, other: Hit) -> bool:
-    """Neighbours are read together under the same headings; rows with an answer stand alone."""
-    return (
-        one is not None
-        and one.chunk.heading_path == other.chunk.heading_path
-        and one.chunk.answer is None
-        and other.chunk.answer is None
-    )
-
-
-def _passage(best: Hit, run: Sequence[Hit]) -> Passage:
-    first, last = run[0].chunk, run[-1].chunk
-    return Passage(
-        best=best.chunk,
-        text="\n".join(hit.chunk.text for hit in run),
-        start=first.start,
-        end=last.end,
-        page=first.page,
-        score=best.score,
-        relevance=max(hit.relevance for hit in run),
-    )

@@ -17,6 +17,7 @@ from rag_backend.knowledge.lexical import LexicalIndex
 from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.models import FileStatus, Store, StoreFile
 from rag_backend.knowledge.reading import ReadingPool, read_and_chunk
+from rag_backend.knowledge.reranking import Reranking
 from rag_backend.knowledge.retriever import Retriever
 from rag_backend.knowledge.sql.opening import open_sqlite
 from rag_backend.knowledge.vectors import open_embedded
@@ -48,11 +49,14 @@ class DirectReading(ReadingPool):
 
 @asynccontextmanager
 async def opened_library(
-    directory: Path, embedding: EmbeddingProvider, reading: ReadingPool
+    directory: Path,
+    embedding: EmbeddingProvider,
+    reading: ReadingPool,
+    reranking: Reranking | None = None,
 ) -> AsyncIterator[Library]:
     """A started library; stopped, and its files released, at the end."""
     encoder = EncoderLoader(lambda: embedding)
-    library = build_library(directory, encoder, reading)
+    library = build_library(directory, encoder, reading, reranking)
     encoder.start()
     await library.start()
     try:
@@ -62,7 +66,12 @@ async def opened_library(
         await library.stop()
 
 
-def build_library(directory: Path, encoder: EncoderLoader, reading: ReadingPool) -> Library:
+def build_library(
+    directory: Path,
+    encoder: EncoderLoader,
+    reading: ReadingPool,
+    reranking: Reranking | None = None,
+) -> Library:
     """The parts, not started."""
     directory.mkdir(parents=True, exist_ok=True)
     catalog = Catalog(open_sqlite(directory / "catalog.sqlite"))
@@ -70,7 +79,8 @@ def build_library(directory: Path, encoder: EncoderLoader, reading: ReadingPool)
     vectors = open_embedded(directory / "chroma")
     lexical = LexicalIndex(directory / "lexical")
     indexer = Indexer(catalog, blobs, vectors, lexical, encoder, reading, readers=1)
-    return Library(catalog, blobs, indexer, Retriever(catalog, vectors, lexical, encoder))
+    retriever = Retriever(catalog, vectors, lexical, encoder, reranking or Reranking())
+    return Library(catalog, blobs, indexer, retriever)
 
 
 async def put(

@@ -16,8 +16,9 @@ from rag_backend.errors import NotFound
 from rag_backend.knowledge.embedding import SentenceTransformerEmbedding
 from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.models import Store, StoredChunk
+from rag_backend.knowledge.passages import Hit, Passage, merge_neighbours
 from rag_backend.knowledge.reading import ReadingPool
-from rag_backend.knowledge.retriever import Hit, Passage, coverage, merge_neighbours
+from rag_backend.knowledge.retriever import coverage
 from tests.rag_backend.knowledge.building import (
     assert_agreement,
     opened_library,
