@@ -118,7 +118,7 @@ _LISTS = {
         "么是 我怎 什麼 怎麼 怎樣 為什 為何 哪裡 哪個"
     ),
 }
-STOP_WORDS = {language: frozenset(listed.split()) for language, listed in _LISTS.items()}
+STOP_WORDS = {language: frozenset(listed.casefold().split()) for language, listed in _LISTS.items()}
 """{language: its words, lower case}; of Japanese and Chinese, pairs of characters."""
 
 ENGLISH_OR_VIETNAMESE = STOP_WORDS["en"] | STOP_WORDS["vi"]
@@ -132,7 +132,8 @@ def stop_words_of(text_words: Sequence[str]) -> Collection[str]:
     """
     best, most = ENGLISH_OR_VIETNAMESE, sum(word in ENGLISH_OR_VIETNAMESE for word in text_words)
     for listed in _OTHERS:
-        found = sum(word in listed for word in text_words)
-        if found > most:
-            best, most = listed, found
+        found = [word for word in text_words if word in listed]
+        # One word alone ("die hard") says little, unless no English word is written so.
+        if len(found) > most and (len(found) > 1 or not found[0].isascii()):
+            best, most = listed, len(found)
     return best
