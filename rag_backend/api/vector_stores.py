@@ -35,7 +35,7 @@ from rag_backend.knowledge.passages import Hit
 
 router = APIRouter(prefix="/v1/vector_stores", route_class=StrictRoute)
 Limit = Annotated[int, Query(ge=1, le=100)]
-_HITS_A_RESULT, _MOST_HITS = 3, 100
+_HITS_A_RESULT, _MOST_HITS = 2, 100
 
 
 @router.post("")

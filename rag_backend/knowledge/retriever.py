@@ -11,9 +11,9 @@ from rag_backend.knowledge import filters as attribute_filters
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.embedding import EMBEDDED
 from rag_backend.knowledge.encoder import Encoder, EncoderLoader
-from rag_backend.knowledge.fusion import CANDIDATES, DENSE_WEIGHT, fuse
+from rag_backend.knowledge.fusion import CANDIDATES, DENSE_WEIGHT, FOREIGN_WEIGHT, fuse
 from rag_backend.knowledge.lexical import LexicalIndex
-from rag_backend.knowledge.models import Store, StoredChunk
+from rag_backend.knowledge.models import Fusion, Store, StoredChunk
 from rag_backend.knowledge.passages import Hit, Passage, neighbour_ids, with_neighbours
 from rag_backend.knowledge.reranking import RERANKED, Reranking
 from rag_backend.knowledge.vectors import VectorIndex
@@ -89,19 +89,18 @@ class Retriever:
             asyncio.to_thread(self._dense, encoder, store, query, allowed),
             asyncio.to_thread(self._lexical.search, store.collection, query, CANDIDATES, allowed),
         )
-        share = learnt.dense_weight.get(kind_of(query), DENSE_WEIGHT)
-        ranked = fuse(dense, lexical, share)
+        ranked = fuse(dense, lexical, _dense_weight(learnt, encoder, kind_of(query)))
         weights = await asyncio.to_thread(self._weights, store, query)
         found = await asyncio.to_thread(
             self._catalog.visible_chunks, store.id, [item for item, _ in ranked]
         )
-        scored = [(found[item], score) for item, score in ranked if item in found]
+        scored = _named_first(query, [(found[i], score) for i, score in ranked if i in found])
         trusted = _trusted_cosines(encoder, query, dense)
         judged = await self._judged(query, [chunk for chunk, _ in scored]) if rerank else {}
         if judged:
             ordered = sorted(judged.items(), key=lambda pair: -pair[1])
-            scored = [(found[item], score) for item, score in ordered]
-        return _hits(query, _named_first(query, scored)[:k], weights, trusted, judged)
+            scored = _named_first(query, [(found[item], score) for item, score in ordered])
+        return _hits(query, scored[:k], weights, trusted, judged)
 
     async def passages(self, store: Store, hits: Sequence[Hit], k: int) -> list[Passage]:
         """The first k hits with what stands beside them (see `passages.with_neighbours`)."""
@@ -134,6 +133,18 @@ class Retriever:
             return None
         listed = self._catalog.list_store_files(store.id, "completed")
         return [f.file_id for f in listed if attribute_filters.matches(filters, f.attributes)]
+
+
+def _dense_weight(learnt: Fusion, encoder: Encoder, kind: str) -> float:
+    """What the store has learnt for this kind of query, or a guess.
+
+    The embedded encoder reads English only. A store that is too small to have learnt that is asked
+    in its own language mostly; in one that has learnt, and not about this kind, the question is in
+    another language than the texts, and BM25 has little to go by either.
+    """
+    foreign = kind != "en" and encoder.embedding.model_id == EMBEDDED
+    guess = FOREIGN_WEIGHT if foreign and not learnt.learnt_from else DENSE_WEIGHT
+    return learnt.dense_weight.get(kind, guess)
 
 
 def _named_first(

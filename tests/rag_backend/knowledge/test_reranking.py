@@ -115,6 +115,19 @@ async def test_the_best_are_ordered_anew(tmp_path: Path) -> None:
     await reranking.stop()
 
 
+async def test_what_the_query_names_by_number_stays_first(tmp_path: Path) -> None:
+    reranking = await loaded(Reranking(Longest))
+    async with opened_library(tmp_path, FakeEmbedding(), DirectReading(), reranking) as library:
+        store = await library.store("default")
+        law = "Điều 5. Mức phạt\n\nPhạt tiền.\n\nĐiều 6. Hiệu lực\n\n" + "Luật có hiệu lực. " * 9
+        await put(library, store, "law.txt", law.encode())
+        await settled(library, store)
+        hits = await library.search(store, "Điều 5 nói gì về hiệu lực?", 5)
+        assert hits[0].chunk.heading_path == ("Điều 5. Mức phạt",)
+        assert hits[0].score == 1.0
+    await reranking.stop()
+
+
 async def test_one_that_fails_leaves_the_fused_order(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
