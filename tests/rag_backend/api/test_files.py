@@ -6,6 +6,7 @@ import base64
 import hashlib
 import unicodedata
 from collections.abc import Iterator
+from itertools import pairwise
 
 import httpx
 import openai
@@ -103,6 +104,27 @@ def test_a_store_from_birth_to_end(backend: Running, http: httpx.Client) -> None
         assert client.vector_stores.delete(store.id).deleted
     refused(http.get("/v1/vector_stores/vans"), 404, "vector_store_id")
     refused(http.get("/v1/models/extractive@vans"), 404, "vector_store_id")
+
+
+def test_a_result_is_a_chunk_with_what_stands_beside_it(
+    backend: Running, http: httpx.Client
+) -> None:
+    sentences = [f"Sentence {n} speaks of topic{n} and of nothing else at all." for n in range(120)]
+    text = " ".join(sentences)
+    with backend.sdk() as client:
+        store = client.vector_stores.create(name="long")
+        fill(backend, {"long.txt": text}, store.id)
+        options = {"query": "topic60", "ranking_options": {"ranker": "none"}}
+        first, *others = http.post("/v1/vector_stores/long/search", json=options).json()["data"]
+        shown = first["content"][0]["text"]
+        assert "topic60 " in shown
+        assert " ".join(shown.split()) == text[first["start"] : first["end"]]
+        best = first["best"]
+        assert first["start"] < best["start"] < best["end"] < first["end"]
+        assert "topic60 " in text[best["start"] : best["end"]]
+        spans = sorted((one["start"], one["end"]) for one in (first, *others))
+        assert all(one[1] <= other[0] for one, other in pairwise(spans))
+        assert client.vector_stores.delete(store.id).deleted
 
 
 @pytest.mark.parametrize(
