@@ -103,7 +103,9 @@ def load_reranker(model: str) -> CrossEncoderReranker:
         log.debug("reranker %s", model, exc_info=error)
         raise StartError(f"RERANKER_MODEL={model} cannot be loaded. {_REMEDY}") from error
     kinds = getattr(loaded.config, "architectures", None) or [""]
-    if loaded.num_labels != 1 or not kinds[0].endswith(_HEADS):
+    # An encoder without a head would get one of random weights.
+    headless = len(loaded) == 1 and not kinds[0].endswith(_HEADS)
+    if loaded.num_labels != 1 or headless:
         raise StartError(
             f"RERANKER_MODEL={model} does not judge a pair of texts with one score. {_REMEDY}"
         )

@@ -79,6 +79,13 @@ def test_what_is_no_reranker_is_refused(tmp_path: Path) -> None:
     three = build_tiny_reranker(tmp_path / "three", labels=3)
     with pytest.raises(StartError, match="one score"):
         load_reranker(str(three))
+    encoder = build_tiny_reranker(tmp_path / "encoder")
+    config = encoder / "config.json"
+    config.write_text(
+        config.read_text("utf-8").replace("BertForSequenceClassification", "BertModel")
+    )
+    with pytest.raises(StartError, match="one score"):
+        load_reranker(str(encoder))
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{}")
     with pytest.raises(StartError, match="cannot be loaded"):
