@@ -152,7 +152,11 @@ def is_vietnamese(text: str) -> bool:
         return True
     listed = words(text)
     known = sum(word in _SHARED_LETTERS for word in listed)
-    return known * 2 > len(listed) or is_unaccented_vietnamese(text)
+    if known * 2 > len(listed) or is_unaccented_vietnamese(text):
+        return True
+    # "Bàn phím": accents that other languages have too, on nothing but Vietnamese syllables.
+    syllables = all(_SYLLABLE.fullmatch(fold(word)) for word in listed)
+    return len(listed) > 1 and syllables and not text.isascii()
 
 
 def language_of(text: str) -> str:

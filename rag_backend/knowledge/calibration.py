@@ -35,7 +35,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?;:])\s+|\n+|(?<=[。！？])")
 _QUERY_WORDS = 16
 _WORDS_LEFT = 8
 _PRIOR_WIDTH = 0.3
-_WORSE_ENCODER, _WORSE_BM25 = 2, 4
+_WORSE_ENCODER, _WORSE_BM25 = 2, 6
 _EQUAL = 1e-9
 
 
