@@ -53,7 +53,9 @@ def _is_named(key: str, names: frozenset[str]) -> bool:
     key = _TONGUE.sub("", key)
     parts = key.split(" ")
     cuts = ((" ".join(parts[:n]), " ".join(parts[n:])) for n in range(1, len(parts)))
-    return key in names or any(one in names and other in names for one, other in cuts)
+    # Not by a letter: "Đáp án A" is one of several choices.
+    both = (one in names and other in names and len(other) > 1 for one, other in cuts)
+    return key in names or any(both)
 
 
 def joined(cells: Iterable[str]) -> str:
