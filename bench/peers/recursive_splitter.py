@@ -23,13 +23,13 @@ def main() -> None:
         chunk_size=asked["size"],
         chunk_overlap=asked["overlap"],
         length_function=lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids),
-        add_start_index=True,
     )
-    parts = splitter.create_documents([asked["text"]])
-    spans = []
-    for part in parts:
-        start = part.metadata["start_index"]
-        spans.append([start, start + len(part.page_content)])
+    # Its own `add_start_index` mixes tokens with characters where the overlap is in tokens.
+    spans: list[tuple[int, int]] = []
+    start = -1
+    for part in splitter.split_text(asked["text"]):
+        start = asked["text"].index(part, start + 1)
+        spans.append((start, start + len(part)))
     json.dump(spans, sys.stdout)
 
 
