@@ -15,7 +15,6 @@ import random
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +34,6 @@ _SENTENCE_END = re.compile(r"(?<=[.!?;:])\s+|\n+|(?<=[。！？])")
 _QUERY_WORDS = 16
 _WORDS_LEFT = 8
 _PRIOR_WIDTH = 0.3
-_WORSE_ENCODER, _WORSE_BM25 = 2, 6
 _EQUAL = 1e-9
 
 
@@ -103,17 +101,14 @@ def _shortened(sentence: str, chance: random.Random) -> str:
 
 
 def dense_weight(trials: Sequence[Trial]) -> float:
-    """The dense weight that serves these trials best, drawn towards a prior by their noise.
+    """The dense weight that serves these trials best, drawn towards the prior by their noise.
 
     Every weight of the grid has a vote: the likelihood that it is as good as the best one, by the
     paired difference in mean reciprocal rank and its standard error, times the prior's density.
-    The prior lies on the side of the part that is better alone: DENSE_WEIGHT where that is BM25,
-    its mirror image where it is the encoder, and between them as far as the trials leave it open.
-
-    The worse part gets a power of its ratio to the better one of what it won: too little costs what
-    it could have added, too much costs what the better one had found. The power is higher where
-    BM25 is the worse one, since a sentence shares more words with its neighbours than a question
-    does with its answer: an encoder that leads here leads by more there.
+    An encoder that alone is worse than BM25 gets the square of its ratio to it of that:
+    too little costs what the encoder could have added, too much costs what BM25 had found, and a
+    sentence shares more spellings with its neighbours than a question does, which is what an
+    encoder still sees of a language that it does not know.
     """
     if len(trials) < FEWEST_ITEMS:
         return DENSE_WEIGHT
@@ -121,28 +116,13 @@ def dense_weight(trials: Sequence[Trial]) -> float:
     gains = np.array([_gains(trial) for trial in trials])
     means = gains.mean(axis=0)
     lost = gains[:, [int(means.argmax())]] - gains
-    votes = np.exp(-0.5 * (lost.mean(axis=0) / _errors(lost)) ** 2)
-    lead = gains[:, [-1]] - gains[:, [0]]
-    certainty = NormalDist().cdf(float(lead.mean() / _errors(lead)[0]))
-    prior = DENSE_WEIGHT + certainty * (1 - 2 * DENSE_WEIGHT)
-    votes *= np.exp(-0.5 * ((grid - prior) / _PRIOR_WIDTH) ** 2)
-    weight = float(votes @ grid / votes.sum())
+    # A trial more, lost by one rank: where all agree there is no certainty either.
+    error = np.sqrt(lost.var(axis=0) / len(trials)) + 1 / (2 * len(trials))
+    votes = np.exp(-0.5 * (lost.mean(axis=0) / error) ** 2)
+    votes *= np.exp(-0.5 * ((grid - DENSE_WEIGHT) / _PRIOR_WIDTH) ** 2)
     lexical, dense = float(means[0]), float(means[-1])
-    if dense < lexical:
-        weight *= (dense / lexical) ** _WORSE_ENCODER
-    elif dense > lexical:
-        weight = 1 - (1 - weight) * (lexical / dense) ** _WORSE_BM25
-    return round(weight, 3)
-
-
-def _errors(differences: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Standard errors of the columns' means.
-
-    A trial more, lost by one rank: where all agree there is no certainty either.
-    """
-    count = len(differences)
-    errors: npt.NDArray[np.float64] = np.sqrt(differences.var(axis=0) / count) + 1 / (2 * count)
-    return errors
+    trust = 1.0 if dense >= lexical else (dense / lexical) ** 2
+    return round(float(votes @ grid / votes.sum()) * trust, 3)
 
 
 def _gains(trial: Trial) -> npt.NDArray[np.float64]:
