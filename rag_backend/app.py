@@ -34,6 +34,7 @@ from rag_backend.knowledge.indexer import Indexer
 from rag_backend.knowledge.lexical import LexicalIndex
 from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.reading import ReadingPool
+from rag_backend.knowledge.reranking import Reranking, check_reranker, load_reranker
 from rag_backend.knowledge.retriever import Retriever
 from rag_backend.knowledge.sql.opening import open_sqlite
 from rag_backend.knowledge.vectors import open_embedded, open_server
@@ -62,7 +63,9 @@ def create_app(settings: Settings, started: Started | None = None) -> FastAPI:
             closing.push_async_callback(parts.registry.aclose)
             closing.push_async_callback(parts.library.stop)
             closing.push_async_callback(parts.encoder.stop)
+            closing.push_async_callback(parts.reranking.stop)
             parts.encoder.start()
+            parts.reranking.start()
             await parts.library.start()
             if started is not None:
                 started(parts)
@@ -87,14 +90,22 @@ def build_parts(settings: Settings) -> Parts:
     metrics = Metrics()
     registry = build_registry(settings)
     encoder = EncoderLoader(lambda: load_embedding(settings.embedding_model))
-    library = _build_library(settings, encoder)
+    reranking = _build_reranking(settings.reranker_model)
+    library = _build_library(settings, encoder, reranking)
     local = _local_model(registry)
     condenser = Condenser(settings.condense, settings.context_tokens, local)
     pipeline = Pipeline(library, condenser, local, settings.no_answer, metrics)
-    return Parts(settings, library, encoder, registry, pipeline, metrics)
+    return Parts(settings, library, encoder, reranking, registry, pipeline, metrics)
 
 
-def _build_library(settings: Settings, encoder: EncoderLoader) -> Library:
+def _build_reranking(model: str | None) -> Reranking:
+    if model is None:
+        return Reranking()
+    check_reranker(model)
+    return Reranking(lambda: load_reranker(model))
+
+
+def _build_library(settings: Settings, encoder: EncoderLoader, reranking: Reranking) -> Library:
     data = settings.data_dir
     data.mkdir(parents=True, exist_ok=True)
     catalog = Catalog(open_sqlite(data / "catalog.sqlite"))
@@ -106,7 +117,8 @@ def _build_library(settings: Settings, encoder: EncoderLoader) -> Library:
     reading = ReadingPool(readers, settings.read_timeout, settings.read_memory_mb, data / "reading")
     encoders = Encoders(encoder, load_embedding)
     indexer = Indexer(catalog, blobs, vectors, lexical, encoders, reading, readers)
-    return Library(catalog, blobs, indexer, Retriever(catalog, vectors, lexical, encoders))
+    retriever = Retriever(catalog, vectors, lexical, encoders, reranking)
+    return Library(catalog, blobs, indexer, retriever)
 
 
 def _local_model(registry: Registry) -> LLMProvider | None:

@@ -90,6 +90,11 @@ class Settings(BaseSettings):
         min_length=1,
         description="`embedded` (MiniLM, packaged), a Hugging Face id, or a local path",
     )
+    reranker_model: str | None = Field(
+        None,
+        description="Cross-encoder that orders the best 50 results anew: a Hugging Face id or a "
+        "local path; empty: none",
+    )
 
     llm_provider: str = Field(
         "auto",

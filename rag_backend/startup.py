@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from rag_backend.api.parts import Parts
 from rag_backend.errors import RAGError, StartError
+from rag_backend.knowledge.reranking import RERANKED
 from rag_backend.llm.probing import Reachability, probe
 from rag_backend.llm.rows import ProviderRow
 from rag_backend.settings import ENV_FILE, Settings, describe, unknown_names
@@ -44,6 +45,8 @@ async def announce_dependencies(parts: Parts, say: Say) -> None:
         say("  [off] OpenAI: OPENAI_API_KEY is not set; nothing leaves this network.")
     if not parts.registry.has("local"):
         say("  [off] Local model: LOCAL_LLM_API_URL is not set.")
+    if parts.settings.reranker_model:
+        checks.append(_reranker(parts))
     for check in asyncio.as_completed(checks):
         name, found = await check
         remedy = f" {found.remedy}" if found.remedy else ""
@@ -75,3 +78,13 @@ async def _encoder(parts: Parts) -> tuple[str, Reachability]:
     size = len(encoder.probe) // 4
     limit = encoder.embedding.max_tokens
     return "Encoder", Reachability(True, f"'{name}', {size} dimensions, reads {limit} tokens")
+
+
+async def _reranker(parts: Parts) -> tuple[str, Reachability]:
+    name = f"'{parts.settings.reranker_model}'"
+    try:
+        await parts.reranking.wait()
+    except StartError as error:
+        detail = f"{name} was not loaded; results keep their fused order"
+        return "Reranker", Reachability(False, detail, str(error))
+    return "Reranker", Reachability(True, f"{name} orders the best {RERANKED} results anew")

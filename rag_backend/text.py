@@ -11,10 +11,12 @@ import re
 import threading
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 
 import snowballstemmer
+
+from rag_backend.stop_words import ENGLISH_OR_VIETNAMESE, stop_words_of
 
 # Marks that NFC leaves apart belong to their word: Hindi and Thai write vowels with them.
 _MARKS = "".join(chr(c) for c in range(0x0300, 0x1AFF) if unicodedata.category(chr(c))[0] == "M")
@@ -26,20 +28,6 @@ _UNSPACED = (
 _UNSPACED_RUN = re.compile(rf"([{_UNSPACED}]+)")
 _D_STROKE = str.maketrans({"đ": "d", "Đ": "D"})  # has no canonical decomposition
 _VIETNAMESE = frozenset("ăâđêôơưạảấầẩẫậắằẳẵặẹẻẽếềểễệỉịọỏốồổỗộớờởỡợụủứừửữựỳỵỷỹ")
-
-_ENGLISH_STOP_WORDS = (
-    "a an the of to in on at for by with from as is are was were be been do does did can could may "
-    "might must shall should will would have has had how what when where which who whom whose why "
-    "i me my we us our you your he she it its they them their this that these those and or not no "
-    "if there here any many much long per each than then about into after before tell please"
-)
-_VIETNAMESE_STOP_WORDS = (
-    "là của và có cho các những một được không khi thì mà với này kia đó ở tại bao nhiêu gì nào ai "
-    "sao thế như để từ đến trong ngoài trên dưới bị phải tôi mình chúng ta bạn anh chị em hãy xin "
-    "về ra vào sẽ đã đang rồi cần hay hoặc nếu lâu mấy hỏi biết"
-)
-STOP_WORDS = frozenset(f"{_ENGLISH_STOP_WORDS} {_VIETNAMESE_STOP_WORDS}".split())
-"""Question words and function words: they say nothing about what a passage is about."""
 
 # Vietnamese words all of whose accents other languages have too.
 _SHARED_LETTERS = frozenset(
@@ -117,7 +105,7 @@ def _folded(text: str) -> str:
     return unicodedata.normalize("NFC", bare).translate(_D_STROKE)
 
 
-_FOLDED_STOP_WORDS = frozenset(fold(word) for word in STOP_WORDS) | {"hom"}
+_FOLDED_STOP_WORDS = frozenset(fold(word) for word in ENGLISH_OR_VIETNAMESE) | {"hom"}
 
 
 def words(text: str) -> list[str]:
@@ -179,7 +167,11 @@ def is_vietnamese(text: str) -> bool:
         return True
     listed = words(text)
     known = sum(word in _SHARED_LETTERS for word in listed)
-    return known * 2 > len(listed) or is_unaccented_vietnamese(text)
+    if known * 2 > len(listed) or is_unaccented_vietnamese(text):
+        return True
+    # "Bàn phím": accents that other languages have too, on nothing but Vietnamese syllables.
+    syllables = all(_SYLLABLE.fullmatch(fold(word)) for word in listed)
+    return len(listed) > 1 and syllables and not text.isascii()
 
 
 def language_of(text: str) -> str:
@@ -230,8 +222,15 @@ def content_words(text: str) -> list[str]:
     Vietnamese typed without any.
     """
     listed = words(text)
-    stops = _FOLDED_STOP_WORDS if is_unaccented_vietnamese(text) else STOP_WORDS
+    stops = stop_words(text)
     return [word for word in listed if word not in stops] or listed
+
+
+def stop_words(text: str) -> Collection[str]:
+    """Function words and question words of the language that a text seems to be written in."""
+    if is_unaccented_vietnamese(text):
+        return _FOLDED_STOP_WORDS
+    return stop_words_of([piece for word in words(text) for piece in pieces(word)])
 
 
 def content_terms(text: str) -> list[str]:

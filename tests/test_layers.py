@@ -29,6 +29,7 @@ FLOORS = {
     "ingest.chunking": 20,
     "rag_backend.settings": 10,
     "rag_backend.errors": 5,
+    "rag_backend.stop_words": 5,
     "ingest.document": 5,
     "ingest.errors": 5,
     "ingest.env_file": 5,
@@ -39,6 +40,7 @@ STRANGERS = [("rag_backend.knowledge", "rag_backend.llm")]
 HEAVY = {
     "torch": {
         "rag_backend.knowledge.embedding",
+        "rag_backend.knowledge.reranking",
         "llm_offline.loading",
         "llm_offline.engine.causal_lm",
     },

@@ -10,16 +10,27 @@ from ingest.document import Block
 from ingest.reading.cleaning import clean, one_line
 
 SEPARATOR = " | "
-_QUESTION = frozenset(
-    """question, questions, q, query, faq, câu hỏi, hỏi, nội dung câu hỏi, câu hỏi thường gặp,
-    cau hoi, hoi, noi dung cau hoi, cau hoi thuong gap, thắc mắc""".replace("\n    ", " ").split(
-        ", "
-    )
+
+
+def _names(listed: str) -> frozenset[str]:
+    return frozenset(" ".join(name.split()) for name in listed.split(","))
+
+
+_QUESTION = _names(
+    """question, questions, q, query, faq, question text, user question, customer question,
+    câu hỏi, hỏi, nội dung câu hỏi, nội dung hỏi, câu hỏi thường gặp, câu hỏi của khách hàng,
+    khách hàng hỏi, người dân hỏi, thắc mắc, cau hoi, hoi, noi dung cau hoi, noi dung hoi,
+    cau hoi thuong gap, cau hoi cua khach hang, khach hang hoi, thac mac"""
 )
-_ANSWER = frozenset(
-    """answer, answers, a, reply, response, đáp án, trả lời, câu trả lời, giải đáp, đáp,
-    nội dung trả lời, hướng dẫn trả lời, dap an, tra loi, cau tra loi, giai dap,
-    noi dung tra loi, dap""".replace("\n    ", " ").split(", ")
+_ANSWER = _names(
+    """answer, answers, a, ans, reply, response, answer text, suggested answer, official answer,
+    đáp án, trả lời, câu trả lời, giải đáp, đáp, nội dung trả lời, nội dung giải đáp,
+    nội dung đáp, hướng dẫn trả lời, gợi ý trả lời, câu trả lời mẫu, trả lời mẫu, phản hồi,
+    dap an, tra loi, cau tra loi, giai dap, noi dung tra loi, noi dung giai dap, noi dung dap,
+    goi y tra loi, cau tra loi mau, tra loi mau, phan hoi, dap"""
+)
+_TONGUE = re.compile(
+    r" (?:vi|vn|vie|en|eng|english|vietnamese|tiếng việt|tiếng anh|tieng viet|tieng anh)$"
 )
 _NOT_LETTERS = re.compile(r"[\W_]+")
 
@@ -32,9 +43,19 @@ def folded(name: str) -> str:
 def question_and_answer(names: Sequence[str]) -> tuple[int, int] | None:
     """Positions of the question's and the answer's column, where the header has both."""
     keys = [folded(name) for name in names]
-    question = next((i for i, key in enumerate(keys) if key in _QUESTION), None)
-    answer = next((i for i, key in enumerate(keys) if key in _ANSWER), None)
+    question = next((i for i, key in enumerate(keys) if _is_named(key, _QUESTION)), None)
+    answer = next((i for i, key in enumerate(keys) if _is_named(key, _ANSWER)), None)
     return None if question is None or answer is None else (question, answer)
+
+
+def _is_named(key: str, names: frozenset[str]) -> bool:
+    """Whether a column is named so: "Câu hỏi", "Câu hỏi / Question", "Question (EN)"."""
+    key = _TONGUE.sub("", key)
+    parts = key.split(" ")
+    cuts = ((" ".join(parts[:n]), " ".join(parts[n:])) for n in range(1, len(parts)))
+    # Not by a letter: "Đáp án A" is one of several choices.
+    both = (one in names and other in names and len(other) > 1 for one, other in cuts)
+    return key in names or any(both)
 
 
 def joined(cells: Iterable[str]) -> str:

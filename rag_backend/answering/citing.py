@@ -15,7 +15,7 @@ from ingest.chunking.sentences import Span, sentences
 from rag_backend.answering.language import says_unknown
 from rag_backend.answering.markers import Marker, find_markers
 from rag_backend.answering.statements import Statement, statements
-from rag_backend.knowledge.retriever import Passage
+from rag_backend.knowledge.passages import Passage
 from rag_backend.text import content_terms
 
 _SUPPORT = 0.6

@@ -20,7 +20,8 @@ from rag_backend.answering.wire import ChunkWriter, without_empty
 from rag_backend.errors import UpstreamBroken
 from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.models import Store, StoredChunk
-from rag_backend.knowledge.retriever import Passage, is_named, merge_neighbours
+from rag_backend.knowledge.passages import Passage, merge_neighbours
+from rag_backend.knowledge.retriever import is_named
 from rag_backend.llm.extractive import needs_model, wants_json
 from rag_backend.llm.provider import ChatRequest, Chunk, Evidence, Grounding, LLMProvider, Message
 from rag_backend.llm.rows import EXTRACTIVE

@@ -13,8 +13,8 @@ from rag_backend.answering.language import is_small_talk
 from rag_backend.answering.prompting import render
 from rag_backend.errors import RAGError
 from rag_backend.llm.provider import ChatRequest, LLMProvider, Message
+from rag_backend.stop_words import ENGLISH_OR_VIETNAMESE
 from rag_backend.text import (
-    STOP_WORDS,
     content_terms,
     fold,
     has_vietnamese_letters,
@@ -102,7 +102,8 @@ def own_subject(question: str) -> str:
     if turned == plain:
         return ""
     names = any(
-        word not in STOP_WORDS and fold(word) not in _NAMES_NOTHING for word in turned.split()
+        word not in ENGLISH_OR_VIETNAMESE and fold(word) not in _NAMES_NOTHING
+        for word in turned.split()
     )
     return turned if names else ""
 

@@ -140,7 +140,7 @@ class AttributesBody(Body):
 
 
 class RankingOptions(Body):
-    """How search results are ranked and cut."""
+    """How search results are ranked and cut; `none` leaves the reranker out."""
 
     ranker: Literal["none", "auto", "default-2024-11-15"] | None = None
     score_threshold: float | None = Field(None, ge=0, le=1)
@@ -157,6 +157,11 @@ class SearchBody(Body):
     filters: dict[str, Any] | None = None
     ranking_options: RankingOptions | None = None
     rewrite_query: bool | None = False
+
+    @property
+    def rerank(self) -> bool:
+        """Whether the reranker, where there is one, has the last word."""
+        return self.ranking_options is None or self.ranking_options.ranker != "none"
 
     def queries(self) -> list[str]:
         """What is asked; raises BadRequest when that is nothing."""

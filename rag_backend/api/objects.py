@@ -19,7 +19,7 @@ from rag_backend.knowledge.models import (
     StoreFile,
     Window,
 )
-from rag_backend.knowledge.retriever import Hit
+from rag_backend.knowledge.passages import Passage
 
 T = TypeVar("T")
 Order = Literal["asc", "desc"]
@@ -131,16 +131,21 @@ def _chunking(file: StoreFile, readable: int | None) -> dict[str, Any]:
     return {"type": "static", "static": asdict(asked), **effective}
 
 
-def search_result(hit: Hit) -> dict[str, Any]:
-    """OpenAI's search result, with the chunk's place added."""
-    chunk = hit.chunk
+def search_result(passage: Passage) -> dict[str, Any]:
+    """OpenAI's search result, with the place of its text and, inside it, of the best chunk."""
+    chunk = passage.best
+    best = _place(chunk)
     return {
         "file_id": chunk.file_id,
         "filename": chunk.filename,
-        "score": round(hit.score, 6),
+        "score": round(passage.score, 6),
         "attributes": dict(chunk.attributes),
-        "content": [{"type": "text", "text": chunk.text}],
-        **_place(chunk),
+        "content": [{"type": "text", "text": passage.text}],
+        "page": passage.page,
+        "heading_path": best.pop("heading_path"),
+        "start": passage.start,
+        "end": passage.end,
+        "best": best,
     }
 
 

@@ -11,6 +11,7 @@ from rag_backend.answering.pipeline import Pipeline
 from rag_backend.knowledge.encoder import EncoderLoader
 from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.models import Store
+from rag_backend.knowledge.reranking import Reranking
 from rag_backend.llm.registry import Registry
 from rag_backend.metrics import Metrics
 from rag_backend.settings import Settings
@@ -23,6 +24,7 @@ class Parts:
     settings: Settings
     library: Library
     encoder: EncoderLoader
+    reranking: Reranking
     registry: Registry
     pipeline: Pipeline
     metrics: Metrics

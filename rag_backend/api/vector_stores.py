@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
@@ -22,9 +23,10 @@ from rag_backend.errors import Conflict
 from rag_backend.knowledge import filters as attribute_filters
 from rag_backend.knowledge.library import DEFAULT_STORE
 from rag_backend.knowledge.models import Store, new_id
-from rag_backend.knowledge.retriever import Hit
+from rag_backend.knowledge.passages import Hit
 
 router = APIRouter(prefix="/v1/vector_stores", route_class=StrictRoute)
+_HITS_A_RESULT, _MOST_HITS = 2, 100
 
 
 @router.post("")
@@ -92,25 +94,27 @@ async def rebuild_store(store: StoreByPath, backend: Backend) -> dict[str, Any]:
 
 @router.post("/{vector_store_id}/search")
 async def search_store(store: StoreByPath, body: SearchBody, backend: Backend) -> dict[str, Any]:
-    """The best chunks for one query, or for several together."""
+    """The best passages for one query, or for several together: chunks with their neighbours."""
     queries = body.queries()
     if body.filters is not None:
         attribute_filters.check(body.filters)
     if body.rewrite_query:
         queries = await asyncio.gather(*map(backend.pipeline.search_query, queries))
-    threshold = (body.ranking_options and body.ranking_options.score_threshold) or 0.0
+    # Hits that stand side by side become one result: more are needed for as many results.
+    most = min(_MOST_HITS, _HITS_A_RESULT * body.max_num_results)
+    search = partial(backend.library.search, store, k=most, filters=body.filters)
     best: dict[str, Hit] = {}
-    for hits in await asyncio.gather(
-        *(backend.library.search(store, q, body.max_num_results, body.filters) for q in queries)
-    ):
+    for hits in await asyncio.gather(*(search(q, rerank=body.rerank) for q in queries)):
         for hit in hits:
             known = best.get(hit.chunk.id)
             best[hit.chunk.id] = hit if known is None or hit.score > known.score else known
-    ranked = sorted(best.values(), key=lambda hit: -hit.score)[: body.max_num_results]
+    ranked = sorted(best.values(), key=lambda hit: -hit.score)
+    passages = await backend.library.passages(store, ranked, body.max_num_results)
+    threshold = (body.ranking_options and body.ranking_options.score_threshold) or 0.0
     return {
         "object": "vector_store.search_results.page",
         "search_query": queries,
-        "data": [search_result(hit) for hit in ranked if hit.score >= threshold],
+        "data": [search_result(passage) for passage in passages if passage.score >= threshold],
         "has_more": False,
         "next_page": None,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from heapq import nsmallest
 from pathlib import Path
@@ -13,7 +14,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from rag_backend.errors import NotFound, RAGError
-from rag_backend.knowledge.calibration import Trial, dense_weight, known_items
+from rag_backend.knowledge.calibration import FEWEST_ITEMS, Trial, dense_weight, known_items
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.embedding import Kind, Vectors
 from rag_backend.knowledge.encoder import Encoder, EncoderLoader
@@ -25,7 +26,7 @@ from rag_backend.knowledge.models import Fusion, Store, StoredChunk, chunk_id
 SMALLEST_STORE = 32
 """Chunks below which a store keeps to the prior: anything finds anything there."""
 _GROWTH = 2
-"""A store learns again when it has grown, or shrunk, so many times."""
+"""A store learns again when it has grown, or shrunk, so many times; and about a new language."""
 _SAMPLE = 1024
 """Chunks looked at, so that a language of a tenth of the store is seen."""
 _AT_ONCE = 8
@@ -76,7 +77,10 @@ class Calibrator:
                 return
             known = await finished(self._catalog.fusion, store)
             size = await finished(self._catalog.count_chunks, store_id)
-            if store.rebuilding or not _is_outgrown(known.learnt_from, size):
+            if store.rebuilding or size < SMALLEST_STORE:
+                return
+            outgrown = not known.learnt_from / _GROWTH < size < known.learnt_from * _GROWTH
+            if not outgrown and not await finished(self._has_other_kinds, store, known):
                 return
             encoder.check(store)
             weights = await self.learn(store, encoder)
@@ -94,9 +98,21 @@ class Calibrator:
 
         def weigh() -> dict[str, float]:
             trials = _trials([item.rest for item in items], rests, asked, vectors)
-            return {kind: dense_weight(found) for kind, found in sorted(trials.items())}
+            return {
+                kind: dense_weight(found)
+                for kind, found in sorted(trials.items())
+                if len(found) >= FEWEST_ITEMS
+            }
 
         return await finished(weigh)
+
+    def _has_other_kinds(self, store: Store, known: Fusion) -> bool:
+        """Whether there is enough text by now of a kind that nothing has been learnt about."""
+        found = Counter(item.kind for item in known_items(self._sample(store)))
+        return any(
+            count >= FEWEST_ITEMS and kind not in known.dense_weight
+            for kind, count in found.items()
+        )
 
     def _sample(self, store: Store) -> list[StoredChunk]:
         """Chunks chosen by what the files contain: the same files give the same sample."""
@@ -142,9 +158,3 @@ def _trials(
             lexical = index.search("rests", query, CANDIDATES)
             found.setdefault(kind, []).append(Trial(str(target), dense, lexical))
     return found
-
-
-def _is_outgrown(learnt_from: int, size: int) -> bool:
-    if size < SMALLEST_STORE:
-        return False
-    return not learnt_from / _GROWTH < size < learnt_from * _GROWTH

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 
 from rag_backend.errors import Conflict, StartError, Starting
 from rag_backend.knowledge.embedding import EmbeddingProvider, probe, same_model
+from rag_backend.knowledge.finishing import apart
 from rag_backend.knowledge.models import Store
 
 _PATIENCE = 10.0
@@ -44,7 +43,7 @@ class EncoderLoader:
 
     def start(self) -> None:
         """Begin to load; call once, inside the event loop."""
-        self._task = asyncio.create_task(self._in_a_thread())
+        self._task = asyncio.create_task(apart("encoder", self._load_and_probe))
 
     async def stop(self) -> None:
         """Wait no longer for it."""
@@ -76,20 +75,6 @@ class EncoderLoader:
         """The tokens of one text that the encoder reads; None while it loads."""
         task = self._task
         return task.result().embedding.max_tokens if task is not None and self.ready else None
-
-    async def _in_a_thread(self) -> Encoder:
-        """Load in a thread that does not keep the process: a hub's retries can take minutes."""
-        loaded: Future[Encoder] = Future()
-        loaded.set_running_or_notify_cancel()  # whoever waits may go; the thread will not
-
-        def load() -> None:
-            try:
-                loaded.set_result(self._load_and_probe())
-            except Exception as error:  # noqa: BLE001 - raised where the encoder is waited for
-                loaded.set_exception(error)
-
-        threading.Thread(target=load, name="encoder", daemon=True).start()
-        return await asyncio.wrap_future(loaded)
 
     def _load_and_probe(self) -> Encoder:
         embedding = self._load()

@@ -1,10 +1,11 @@
-"""Work in threads that is never left half done behind a task's back."""
+"""Work in threads: never left half done behind a task's back, or never waited for."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -40,3 +41,18 @@ async def _to_its_end(work: Awaitable[T]) -> T:
     except asyncio.CancelledError:
         await asyncio.wait([running])
         raise
+
+
+async def apart(name: str, action: Callable[[], T]) -> T:
+    """Run in a thread that does not keep the process: a model hub's retries can take minutes."""
+    done: Future[T] = Future()
+    done.set_running_or_notify_cancel()  # whoever waits may go; the thread will not
+
+    def run() -> None:
+        try:
+            done.set_result(action())
+        except Exception as error:  # noqa: BLE001 - raised where the result is waited for
+            done.set_exception(error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return await asyncio.wrap_future(done)

@@ -14,6 +14,9 @@ Between .2 and .3 no set we looked at loses to BM25 alone, with an encoder that 
 language and with one that does not; reciprocal rank fusion loses a fifth where it does not.
 """
 
+FOREIGN_WEIGHT = 0.1
+"""The same where the encoder is known not to read the query's language."""
+
 Ranking = Sequence[tuple[str, float]]
 
 

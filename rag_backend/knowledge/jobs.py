@@ -10,6 +10,7 @@ from typing import Protocol
 from rag_backend.errors import RAGError
 from rag_backend.knowledge.embedding import Vectors
 from rag_backend.knowledge.encoder import Encoder
+from rag_backend.knowledge.lexical import REACH
 from rag_backend.knowledge.models import chunk_id
 from rag_backend.knowledge.spooling import Chunks
 
@@ -74,24 +75,30 @@ class Job:
         self.begun = True
         start, stop = self.taken, min(self.size, self.taken + most)
         self.taken = stop
+        before, after = min(REACH, start), min(REACH, self.size - stop)
         try:
-            texts = self.texts(start, stop)
+            texts = self.texts(start - before, stop + after)
         except RAGError as error:
             return [Slice(self, start, stop, (), error=error)]
-        if len(texts) < stop - start:  # removed from the catalog since
+        if len(texts) < before + stop - start + after:  # removed from the catalog since
             self.ended = True
             return []
-        return [Slice(self, start, stop, texts)]
+        around = (texts[:before], texts[before + stop - start :])
+        return [Slice(self, start, stop, texts[before : before + stop - start], around)]
 
 
 @dataclass(eq=False, slots=True)
 class Slice:
-    """Consecutive chunks of a job, with their vectors (float32, a row each) once embedded."""
+    """Consecutive chunks of a job, with their vectors (float32, a row each) once embedded.
+
+    `around` are the texts of the chunks before and after them, which the word index reads too.
+    """
 
     job: Job
     start: int
     stop: int
     texts: Sequence[str]
+    around: tuple[Sequence[str], Sequence[str]] = ((), ())
     vectors: Vectors | None = None
     error: Exception | None = field(default=None)
 

@@ -4,6 +4,10 @@ Text is tokenised here and handed over joined by blanks, since no tokenizer of t
 Vietnamese. Two fields: `body` holds words (English ones stemmed) and, for Vietnamese, syllable
 bigrams; `folded` holds the same without diacritics, and only for chunks that have any, so that a
 query typed without them finds Vietnamese text and does not count English text twice.
+
+Each has a second field over the chunk and its neighbours: what a document says about a question is
+spread over its chunks, and BM25 over longer texts finds the right document more often. A file of
+one chunk has the same in both.
 """
 
 from __future__ import annotations
@@ -11,8 +15,9 @@ from __future__ import annotations
 import math
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain, groupby, pairwise
 from pathlib import Path
 
 import tantivy
@@ -26,9 +31,17 @@ from rag_backend.text import (
     pieces,
     query_terms,
     stem,
+    stop_words,
     words,
 )
 
+Posting = tuple[str | None, str, str]
+"""(chunk id, file id, text); without an id, a chunk that is only there to be read around others."""
+REACH = 2
+"""Chunks before and after a chunk that say what it is about: up to five together."""
+_STOP_WORD = 0.1
+"""What a stop word of a query counts, against one for any other word."""
+_AROUND = {"body": "around_body", "folded": "around_folded"}
 _WRITER_BYTES = 32_000_000
 _LOOSE = 0.08
 """A filter that lets through this share of the files or more is applied to the best of all chunks;
@@ -41,8 +54,8 @@ def _schema() -> tantivy.Schema:
     builder = tantivy.SchemaBuilder()
     builder.add_text_field("id", stored=True, tokenizer_name="raw", index_option="basic")
     builder.add_text_field("file_id", tokenizer_name="raw", index_option="basic")
-    builder.add_text_field("body", tokenizer_name="whitespace", index_option="freq")
-    builder.add_text_field("folded", tokenizer_name="whitespace", index_option="freq")
+    for field in (*_AROUND.keys(), *_AROUND.values()):
+        builder.add_text_field(field, tokenizer_name="whitespace", index_option="freq")
     return builder.build()
 
 
@@ -62,6 +75,46 @@ def folded_tokens(text: str) -> list[str]:
     return listed + bigrams(listed)
 
 
+def query_clauses(text: str) -> list[tuple[str, str, float]]:
+    """(field, token, weight) of everything that a query asks for.
+
+    A stop word weighs little: "why" is rare in documents, so BM25 by itself would follow it first.
+    What stands around a chunk counts as much as what stands in it. Vietnamese typed with its
+    diacritics asks for exactly these; anything else for Vietnamese without them too.
+    """
+    listed, stops = words(text), stop_words(text)
+
+    def weighed(token: Callable[[str], str], parts: Callable[[str], list[str]]) -> dict[str, float]:
+        return {
+            token(part): _STOP_WORD if part in stops else 1.0
+            for word in listed
+            for part in parts(word)
+        }
+
+    def pairs(token: Callable[[str], str]) -> dict[str, float]:
+        return {
+            f"{token(a)}_{token(b)}": _STOP_WORD if stops_both(a, b) else 1.0
+            for a, b in pairwise(listed)
+        }
+
+    def stops_both(a: str, b: str) -> bool:
+        return a in stops and b in stops
+
+    if has_vietnamese_letters(text):
+        asked = {"body": weighed(stem, pieces) | pairs(str)}
+    else:
+        asked = {
+            "body": weighed(stem, pieces),
+            "folded": weighed(fold, lambda word: [word]) | pairs(fold),
+        }
+    return [
+        (field, token, weight)
+        for part, tokens in asked.items()
+        for token, weight in list(tokens.items())[:_QUERY_TERMS]
+        for field in (part, _AROUND[part])
+    ]
+
+
 class LexicalIndex:
     """BM25 over chunks. One thread may write at a time; searching is free from any thread."""
 
@@ -76,13 +129,14 @@ class LexicalIndex:
         self,
         collection: str,
         gone: Sequence[str],
-        added: Sequence[tuple[str, str, str]],
+        added: Sequence[Posting],
     ) -> None:
         """In one commit, delete every posting of the files `gone`, then add.
 
         Args:
             gone: File ids.
-            added: (chunk id, file id, text) of each new chunk.
+            added: Each new chunk; a file's come together and in order, those that are only read
+                around the others among them.
         """
         with self._guarded(collection):
             index = self._created(collection) if added else self._existing(collection)
@@ -97,8 +151,8 @@ class LexicalIndex:
                     self._cleaned.add(collection)
                 for file_id in gone:
                     writer.delete_documents_by_term("file_id", file_id)
-                for chunk_id, file_id, text in added:
-                    writer.add_document(_document(chunk_id, file_id, text))
+                for document in _documents(added):
+                    writer.add_document(document)
                 writer.commit()
             finally:
                 # Without this the writer's lock lives until the garbage collector comes by.
@@ -178,14 +232,12 @@ class LexicalIndex:
                 shutil.rmtree(self._directory / collection)
 
     def _query(self, text: str) -> tantivy.Query | None:
-        fields = [("body", body_tokens(text))]
-        if not has_vietnamese_letters(text):
-            fields.append(("folded", folded_tokens(text)))
-        clauses = [
-            (tantivy.Occur.Should, tantivy.Query.term_query(self._schema, field, token))
-            for field, tokens in fields
-            for token in list(dict.fromkeys(tokens))[:_QUERY_TERMS]
-        ]
+        clauses = []
+        for field, token, weight in query_clauses(text):
+            term = tantivy.Query.term_query(self._schema, field, token)
+            if weight != 1:
+                term = tantivy.Query.boost_query(term, weight)
+            clauses.append((tantivy.Occur.Should, term))
         return tantivy.Query.boolean_query(clauses) if clauses else None
 
     def _existing(self, collection: str) -> tantivy.Index | None:
@@ -225,11 +277,26 @@ def _best(searcher: tantivy.Searcher, query: tantivy.Query, k: int) -> list[tupl
     return [(searcher.doc(at)["id"][0], float(score)) for score, at in found.hits]
 
 
-def _document(chunk_id: str, file_id: str, text: str) -> tantivy.Document:
-    document = tantivy.Document()
-    document.add_text("id", chunk_id)
-    document.add_text("file_id", file_id)
-    document.add_text("body", " ".join(body_tokens(text)))
-    if has_vietnamese_letters(text):
-        document.add_text("folded", " ".join(folded_tokens(text)))
-    return document
+def _documents(added: Sequence[Posting]) -> Iterator[tantivy.Document]:
+    """Each chunk with what stands around it."""
+    for file_id, group in groupby(added, lambda posting: posting[1]):
+        chunks = list(group)
+        tokens = {
+            "body": [body_tokens(text) for _, _, text in chunks],
+            "folded": [_folded_or_none(text) for _, _, text in chunks],
+        }
+        for at, (chunk_id, _, _) in enumerate(chunks):
+            if chunk_id is None:
+                continue
+            near = slice(max(0, at - REACH), at + REACH + 1)
+            document = tantivy.Document()
+            document.add_text("id", chunk_id)
+            document.add_text("file_id", file_id)
+            for field, listed in tokens.items():
+                document.add_text(field, " ".join(listed[at]))
+                document.add_text(_AROUND[field], " ".join(chain.from_iterable(listed[near])))
+            yield document
+
+
+def _folded_or_none(text: str) -> list[str]:
+    return folded_tokens(text) if has_vietnamese_letters(text) else []

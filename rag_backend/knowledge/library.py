@@ -24,7 +24,8 @@ from rag_backend.knowledge.models import (
     StoreFile,
     new_id,
 )
-from rag_backend.knowledge.retriever import Hit, Retriever
+from rag_backend.knowledge.passages import Hit, Passage
+from rag_backend.knowledge.retriever import Retriever
 
 DEFAULT_STORE = "default"
 _LONGEST_NAME = 255
@@ -184,11 +185,21 @@ class Library:
         return not counts.get("completed")
 
     async def search(
-        self, store: Store, query: str, k: int, filters: Mapping[str, Any] | None = None
+        self,
+        store: Store,
+        query: str,
+        k: int,
+        filters: Mapping[str, Any] | None = None,
+        *,
+        rerank: bool = True,
     ) -> list[Hit]:
         """See Retriever.search."""
         self._use(store)
-        return await self.retriever.search(store, query, k, filters)
+        return await self.retriever.search(store, query, k, filters, rerank=rerank)
+
+    async def passages(self, store: Store, hits: Sequence[Hit], k: int) -> list[Passage]:
+        """See Retriever.passages."""
+        return await self.retriever.passages(store, hits, k)
 
     def _use(self, store: Store) -> None:
         _check_active(store)

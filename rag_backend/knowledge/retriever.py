@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.embedding import EMBEDDED
 from rag_backend.knowledge.encoder import Encoder
 from rag_backend.knowledge.encoders import Encoders
 from rag_backend.knowledge.filters import Selection, matches
-from rag_backend.knowledge.fusion import CANDIDATES, DENSE_WEIGHT, fuse
+from rag_backend.knowledge.fusion import CANDIDATES, DENSE_WEIGHT, FOREIGN_WEIGHT, fuse
 from rag_backend.knowledge.lexical import LexicalIndex
 from rag_backend.knowledge.models import Fusion, Store, StoredChunk
+from rag_backend.knowledge.passages import Hit, Passage, neighbour_ids, with_neighbours
+from rag_backend.knowledge.reranking import RERANKED, Reranking
 from rag_backend.knowledge.selecting import Selector
 from rag_backend.knowledge.vectors import VectorIndex
 from rag_backend.text import (
@@ -38,45 +39,33 @@ _SPARE = 10
 """Chunks fetched beyond those asked for: some may have been deleted a moment ago."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A chunk found.
+class _Asked(NamedTuple):
+    """One search: of what, for what, and the files that `filters` allow (None: all)."""
 
-    Attributes:
-        score: In 0..1, falls with rank; the best hit's score is its relevance.
-        relevance: In 0..1: how much of the query's meaning the chunk covers, by words or by vector,
-            whatever the other chunks are like.
-    """
-
-    chunk: StoredChunk
-    score: float
-    relevance: float
-
-
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """Neighbouring chunks of one file, read as one text. `best` is the highest-ranked of them."""
-
-    best: StoredChunk
-    text: str
-    start: int
-    end: int
-    page: int | None
-    score: float
-    relevance: float
+    store: Store
+    learnt: Fusion
+    query: str
+    filters: Mapping[str, Any] | None
+    allowed: Selection | None
 
 
 class Retriever:
     """Dense and lexical search over one store, fused, and checked against the catalog."""
 
     def __init__(
-        self, catalog: Catalog, vectors: VectorIndex, lexical: LexicalIndex, encoders: Encoders
+        self,
+        catalog: Catalog,
+        vectors: VectorIndex,
+        lexical: LexicalIndex,
+        encoders: Encoders,
+        reranking: Reranking,
     ) -> None:
         self._catalog = catalog
         self._vectors = vectors
         self._lexical = lexical
         self._encoders = encoders
         self._selector = Selector(catalog)
+        self._reranking = reranking
 
     def check_vectors(self) -> None:
         """Raise StorageBroken when Chroma does not answer. Synchronous."""
@@ -87,12 +76,19 @@ class Retriever:
         self._vectors.close()
 
     async def search(
-        self, store: Store, query: str, k: int, filters: Mapping[str, Any] | None = None
+        self,
+        store: Store,
+        query: str,
+        k: int,
+        filters: Mapping[str, Any] | None = None,
+        *,
+        rerank: bool = True,
     ) -> list[Hit]:
         """The k best chunks, best first.
 
         Args:
             filters: An attribute filter of OpenAI's form, already checked.
+            rerank: Whether the reranker, where there is one, has the last word.
 
         Raises:
             NotFound: The store was deleted.
@@ -101,38 +97,47 @@ class Retriever:
         """
         query = nfc(query)
         for _ in range(_ATTEMPTS):
-            asked = await asyncio.to_thread(self._asked, store.id, filters)
-            hits = await self._search(*asked, query, k, filters)
+            asked = await asyncio.to_thread(self._asked, store.id, query, filters)
+            hits = await self._search(asked, k, rerank)
             now = await asyncio.to_thread(self._catalog.store, store.id)
-            if now.revision == asked[0].revision:
+            if now.revision == asked.store.revision:
                 break
             # What was found may have been replaced before it could be looked up, or its index
             # swapped: a file that is there at any time must not be missed.
         return hits
 
-    async def _search(
-        self,
-        store: Store,
-        learnt: Fusion,
-        allowed: Selection | None,
-        query: str,
-        k: int,
-        filters: Mapping[str, Any] | None,
-    ) -> list[Hit]:
-        encoder = await self._encoders.for_search(store)
-        if allowed is not None and not allowed:
+    async def _search(self, asked: _Asked, k: int, rerank: bool) -> list[Hit]:
+        query = asked.query
+        encoder = await self._encoders.for_search(asked.store)
+        if asked.allowed is not None and not asked.allowed:
             return []
         dense, (lexical, weights) = await asyncio.gather(
-            asyncio.to_thread(self._dense, encoder, store, query, allowed),
-            asyncio.to_thread(self._words, store, query, allowed),
+            asyncio.to_thread(self._dense, encoder, asked), asyncio.to_thread(self._words, asked)
         )
-        share = learnt.dense_weight.get(kind_of(query), DENSE_WEIGHT)
-        ranked = fuse(dense, lexical, share)
+        ranked = fuse(dense, lexical, _dense_weight(asked.learnt, encoder, kind_of(query)))
+        rerank = rerank and self._reranking.ready
         # A part that the query names can come from anywhere in the ranking (`_named_first`).
-        needed = len(ranked) if references(query) else k
-        scored = await asyncio.to_thread(self._visible, store, ranked, needed, filters)
+        needed = len(ranked) if references(query) else max(k, RERANKED if rerank else 0)
+        visible = await asyncio.to_thread(self._visible, asked, ranked, needed)
+        scored = _named_first(query, visible)
+        judged = await self._judged(query, [chunk for chunk, _ in scored]) if rerank else {}
+        if judged:
+            best = [(chunk, judged[chunk.id]) for chunk, _ in scored if chunk.id in judged]
+            scored = _named_first(query, sorted(best, key=lambda pair: -pair[1]))
         trusted = _trusted_cosines(encoder, query, dense)
-        return _hits(query, _named_first(query, scored)[:k], weights, trusted)
+        return _hits(query, scored[:k], weights, trusted, judged)
+
+    async def passages(self, store: Store, hits: Sequence[Hit], k: int) -> list[Passage]:
+        """The first k hits with what stands beside them (see `passages.with_neighbours`)."""
+        beside = neighbour_ids(hits)
+        found = await asyncio.to_thread(self._catalog.visible_chunks, store.id, beside)
+        return with_neighbours(hits, found, k)
+
+    async def _judged(self, query: str, chunks: Sequence[StoredChunk]) -> dict[str, float]:
+        """{chunk id: the reranker's score in 0..1} of the best; {} where there is no reranker."""
+        best = chunks[:RERANKED]
+        scores = await self._reranking.scores(query, [chunk.indexed_text for chunk in best])
+        return {} if scores is None else dict(zip((c.id for c in best), scores, strict=True))
 
     async def term_weights(self, store: Store, query: str) -> dict[str, float]:
         """Inverse document frequency of the query's terms (see `text.query_terms`)."""
@@ -142,43 +147,35 @@ class Retriever:
     def _weights(self, store: Store, query: str) -> dict[str, float]:
         return self._lexical.term_weights(store.collection, query)
 
-    def _dense(
-        self, encoder: Encoder | None, store: Store, query: str, allowed: Selection | None
-    ) -> list[tuple[str, float]]:
+    def _dense(self, encoder: Encoder | None, asked: _Asked) -> list[tuple[str, float]]:
         if encoder is None:  # the store is being re-embedded, and what it had cannot be loaded
             return []
-        vector = encoder.embedding.embed([query], "query")[0]
-        return self._vectors.search(store.collection, vector, CANDIDATES, allowed)
+        vector = encoder.embedding.embed([asked.query], "query")[0]
+        return self._vectors.search(asked.store.collection, vector, CANDIDATES, asked.allowed)
 
-    def _words(
-        self, store: Store, query: str, allowed: Selection | None
-    ) -> tuple[list[tuple[str, float]], dict[str, float]]:
-        found = self._lexical.search(store.collection, query, CANDIDATES, allowed)
-        return found, self._weights(store, query)
+    def _words(self, asked: _Asked) -> tuple[list[tuple[str, float]], dict[str, float]]:
+        collection = asked.store.collection
+        found = self._lexical.search(collection, asked.query, CANDIDATES, asked.allowed)
+        return found, self._weights(asked.store, asked.query)
 
-    def _asked(
-        self, store_id: str, filters: Mapping[str, Any] | None
-    ) -> tuple[Store, Fusion, Selection | None]:
+    def _asked(self, store_id: str, query: str, filters: Mapping[str, Any] | None) -> _Asked:
         """The store as it is now (it may be rebuilt by now), and the files that filters allow."""
         store = self._catalog.store(store_id)
         allowed = None if filters is None else self._selector.select(store, filters)
-        return store, self._catalog.fusion(store), allowed
+        return _Asked(store, self._catalog.fusion(store), query, filters, allowed)
 
     def _visible(
-        self,
-        store: Store,
-        ranked: Sequence[tuple[str, float]],
-        k: int,
-        filters: Mapping[str, Any] | None,
+        self, asked: _Asked, ranked: Sequence[tuple[str, float]], k: int
     ) -> list[tuple[StoredChunk, float]]:
         """The first k, or somewhat more, that the catalog still shows and the filters still allow.
 
         What was deleted, or got other attributes, since the search began is not among them.
         """
+        filters = asked.filters
         scored: list[tuple[StoredChunk, float]] = []
         for at in range(0, len(ranked), step := k + _SPARE):
             part = ranked[at : at + step]
-            found = self._catalog.visible_chunks(store.id, [item for item, _ in part])
+            found = self._catalog.visible_chunks(asked.store.id, [item for item, _ in part])
             for item, score in part:
                 chunk = found.get(item)
                 if chunk is not None and (filters is None or matches(filters, chunk.attributes)):
@@ -186,6 +183,18 @@ class Retriever:
             if len(scored) >= k:
                 break
         return scored
+
+
+def _dense_weight(learnt: Fusion, encoder: Encoder | None, kind: str) -> float:
+    """What the store has learnt for this kind of query, or a guess.
+
+    The embedded encoder reads English only. A store that is too small to have learnt that is asked
+    in its own language mostly; in one that has learnt, and not about this kind, the question is in
+    another language than the texts, and BM25 has little to go by either.
+    """
+    foreign = kind != "en" and encoder is not None and encoder.embedding.model_id == EMBEDDED
+    guess = FOREIGN_WEIGHT if foreign and not learnt.learnt_from else DENSE_WEIGHT
+    return learnt.dense_weight.get(kind, guess)
 
 
 def _named_first(
@@ -222,18 +231,24 @@ def _hits(
     scored: Sequence[tuple[StoredChunk, float]],
     weights: Mapping[str, float],
     cosines: Mapping[str, float],
+    judged: Mapping[str, float],
 ) -> list[Hit]:
+    """Hits in the order given. A reranker's scores are shown as they are, since they lie in 0..1
+    by themselves; fused ones are shares of the best one's, which is shown as its relevance."""
     wanted = references(query)
     relevances = [
         max(
             _shared(query, weights, chunk.indexed_text),
             _from_cosine(cosines.get(chunk.id, 0.0)),
             float(is_named(wanted, chunk)),
+            judged.get(chunk.id, 0.0),
         )
         for chunk, _ in scored
     ]
     top = max((score for _, score in scored), default=0.0) or 1.0
     ceiling = max(relevances, default=0.0)
+    if judged:
+        top = ceiling = 1.0
     return [
         Hit(chunk, min(1.0, score / top * ceiling), relevance)
         for (chunk, score), relevance in zip(scored, relevances, strict=True)
@@ -274,51 +289,3 @@ def _shared(query: str, weights: Mapping[str, float], text: str) -> float:
 
 def _from_cosine(cosine: float) -> float:
     return min(1.0, max(0.0, (cosine - _UNRELATED_COSINE) / (_SAME_COSINE - _UNRELATED_COSINE)))
-
-
-def merge_neighbours(hits: Sequence[Hit]) -> list[Passage]:
-    """Passages in the order of their best hit; chunks that follow each other become one."""
-    by_place = {(hit.chunk.file_id, hit.chunk.ordinal): hit for hit in hits}
-    passages: list[Passage] = []
-    used: set[tuple[str, int]] = set()
-    for hit in hits:
-        place = (hit.chunk.file_id, hit.chunk.ordinal)
-        if place in used:
-            continue
-        run = _run_around(place, by_place)
-        used.update((other.chunk.file_id, other.chunk.ordinal) for other in run)
-        passages.append(_passage(hit, run))
-    return passages
-
-
-def _run_around(place: tuple[str, int], by_place: Mapping[tuple[str, int], Hit]) -> list[Hit]:
-    file_id, first = place
-    last = first
-    while _joins(by_place.get((file_id, first - 1)), by_place[file_id, first]):
-        first -= 1
-    while _joins(by_place.get((file_id, last + 1)), by_place[file_id, last]):
-        last += 1
-    return [by_place[file_id, ordinal] for ordinal in range(first, last + 1)]
-
-
-def _joins(one: Hit | None, other: Hit) -> bool:
-    """Neighbours are read together under the same headings; rows with an answer stand alone."""
-    return (
-        one is not None
-        and one.chunk.heading_path == other.chunk.heading_path
-        and one.chunk.answer is None
-        and other.chunk.answer is None
-    )
-
-
-def _passage(best: Hit, run: Sequence[Hit]) -> Passage:
-    first, last = run[0].chunk, run[-1].chunk
-    return Passage(
-        best=best.chunk,
-        text="\n".join(hit.chunk.text for hit in run),
-        start=first.start,
-        end=last.end,
-        page=first.page,
-        score=best.score,
-        relevance=max(hit.relevance for hit in run),
-    )

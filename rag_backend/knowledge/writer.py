@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import TypeVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from rag_backend.errors import NotFound, RAGError, StorageBroken
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.encoder import Encoder
 from rag_backend.knowledge.jobs import Job, Jobs, Key, Slice
-from rag_backend.knowledge.lexical import LexicalIndex
+from rag_backend.knowledge.lexical import LexicalIndex, Posting
 from rag_backend.knowledge.models import Store
 from rag_backend.knowledge.refilling import Refill
 from rag_backend.knowledge.spooling import Held
@@ -177,14 +178,9 @@ class Writer:
             rows = np.concatenate([part.vectors for part in dense if part.vectors is not None])
             self._vectors.add(collection, ids, owners, rows)
         worded = [part for part in parts if part.job.postings]
-        entries = [
-            (item, part.job.file_id, text)
-            for part in worded
-            for item, text in zip(part.ids, part.texts, strict=True)
-        ]
         first = [part.job.file_id for part in worded if part.start == 0]
         if worded:
-            self._lexical.replace(collection, first, entries)
+            self._lexical.replace(collection, first, list(_postings(worded)))
 
     def _remember_encoder(self, store: Store, encoder: Encoder) -> None:
         self._catalog.update_store(
@@ -235,6 +231,17 @@ _LEFT = (
     "ingest the file again."
 )
 _DEFECT = "Internal error: the backend's log has the details."
+
+
+def _postings(parts: Sequence[Slice]) -> Iterator[Posting]:
+    """Chunks to be indexed, each slice between the chunks that stand before and after it."""
+    for last, part, following in zip([None, *parts], parts, [*parts[1:], None], strict=False):
+        file_id, (before, after) = part.job.file_id, part.around
+        if last is None or last.job is not part.job:
+            yield from ((None, file_id, text) for text in before)
+        yield from zip(part.ids, repeat(file_id), part.texts, strict=False)
+        if following is None or following.job is not part.job:
+            yield from ((None, file_id, text) for text in after)
 
 
 def _transactions(jobs: Sequence[Job]) -> Iterable[list[Job]]:

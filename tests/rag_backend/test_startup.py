@@ -87,10 +87,20 @@ async def registry_of() -> AsyncIterator[Any]:
 
 
 async def report(
-    settings: Settings, registry: Registry, library: FakeLibrary, encoder: FakeEncoder
+    settings: Settings,
+    registry: Registry,
+    library: FakeLibrary,
+    encoder: FakeEncoder,
+    reranking: FakeEncoder | None = None,
 ) -> list[str]:
     lines: list[str] = []
-    parts = SimpleNamespace(settings=settings, registry=registry, library=library, encoder=encoder)
+    parts = SimpleNamespace(
+        settings=settings,
+        registry=registry,
+        library=library,
+        encoder=encoder,
+        reranking=reranking,
+    )
     await announce_dependencies(cast(Parts, parts), lines.append)
     return lines
 
@@ -132,3 +142,15 @@ async def test_what_was_reached_and_what_to_do_about_the_rest(registry_of: Any) 
     assert "[!!] Encoder" in about(lines, "EMBEDDING_MODEL=x is no folder.")
     assert lines[-1] == "Answers come from 'openai'."
     assert "very-secret" not in "".join(lines)
+
+
+async def test_the_reranker_is_reported_where_one_is_set(registry_of: Any) -> None:
+    settings = load_settings(reranker_model="some/cross-encoder")
+    rest = (registry_of(settings), FakeLibrary(), FakeEncoder())
+    lines = await report(settings, *rest, FakeEncoder())
+    assert "[ok] Reranker: 'some/cross-encoder' orders the best" in about(lines, "Reranker")
+    lines = await report(settings, *rest, FakeEncoder(StartError("Give another one.")))
+    line = about(lines, "Reranker")
+    assert "[!!]" in line
+    assert "keep their fused order" in line
+    assert line.endswith("Give another one.")

@@ -60,6 +60,12 @@ def test_is_vietnamese(written: str, expected: bool) -> None:
     assert text.is_vietnamese(written) is expected
 
 
+def test_short_vietnamese_with_accents_of_other_languages() -> None:
+    assert text.kind_of("Bàn phím") == text.kind_of("In hình") == "vi"
+    for other in ("cómo imprimir", "où est la clé", "über uns", "naïve approach", "café"):
+        assert text.kind_of(other) == "en", other
+
+
 def test_content_words_keep_something_of_a_question_of_stop_words() -> None:
     assert text.content_words("What is it?") == ["what", "is", "it"]
     assert text.content_words("How much is the lunch allowance?") == ["lunch", "allowance"]

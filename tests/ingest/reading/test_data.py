@@ -45,6 +45,10 @@ def test_csv_of_one_column_and_of_a_header_alone(read_bytes: ReadBytes) -> None:
         ("hỏi", "câu trả lời"),
         (unicodedata.normalize("NFD", "Câu hỏi"), unicodedata.normalize("NFD", "giải đáp")),
         ("cau hoi", "tra loi"),
+        ("Question (EN)", "Answer (EN)"),
+        ("Câu hỏi / Question", "Câu trả lời / Answer"),
+        ("Câu hỏi của khách hàng", "Câu trả lời mẫu"),
+        ("Nội dung hỏi", "Nội dung giải đáp"),
     ],
 )
 def test_headers_of_curated_sheets(question: str, answer: str) -> None:
@@ -54,6 +58,7 @@ def test_headers_of_curated_sheets(question: str, answer: str) -> None:
 def test_other_headers_are_not_curated() -> None:
     assert question_and_answer(["câu hỏi", "điểm"]) is None
     assert question_and_answer(["Đáp án A", "Đáp án B", "Câu hỏi"]) is None
+    assert question_and_answer(["Question type", "Answer"]) is None
 
 
 def test_curated_csv_in_an_old_encoding(read_bytes: ReadBytes) -> None:

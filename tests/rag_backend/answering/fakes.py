@@ -9,7 +9,7 @@ from typing import Any
 
 from rag_backend.answering.citing import Source
 from rag_backend.knowledge.models import Store, StoredChunk
-from rag_backend.knowledge.retriever import Hit, Passage
+from rag_backend.knowledge.passages import Hit, Passage
 from rag_backend.llm.provider import ChatRequest, Chunk, Message
 from rag_backend.text import query_terms
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import logging
+import unicodedata
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from openai import AsyncOpenAI
 
+from tests.ingest.reading.samples import xlsx_bytes
 from tests.openai_server import OpenAIServer, Reply
 from tests.rag_backend.api.serving import Running
 
@@ -157,6 +162,54 @@ def test_a_curated_answer_is_verbatim_and_asks_no_model(
     assert message["content"] == "Hỏi lễ tân ở tầng một."
     assert [c["filename"] for c in answer["citations"]] == ["faq.csv"]
     assert len(cloud.chats) == before
+
+
+CURATED = [
+    ("Question", "Answer", "How long is the notice period?", "HOW long is the  notice period"),
+    ("Câu hỏi", "Câu trả lời", "Thời hạn báo trước là bao lâu?", "thời hạn báo trước, là bao lâu"),
+]
+
+
+@pytest.mark.parametrize("suffix", ["xlsx", "csv", "jsonl"])
+@pytest.mark.parametrize(("asked", "answered", "question", "typed"), CURATED)
+def test_curated_answers_of_every_format(
+    backend: Running,
+    cloud: OpenAIServer,
+    suffix: str,
+    asked: str,
+    answered: str,
+    question: str,
+    typed: str,
+) -> None:
+    text = f"Ba mươi ngày;\n“thirty” days, {suffix}."
+    name = f"notice.{suffix}"
+    with backend.sdk() as client:
+        store = client.vector_stores.create(name=f"curated-{suffix}-{asked[0]}")
+        file = client.files.create(
+            file=(name, _sheet(suffix, {asked: question, answered: text})), purpose="assistants"
+        )
+        done = client.vector_stores.files.create_and_poll(
+            file_id=file.id, vector_store_id=store.id, poll_interval_ms=50
+        )
+        assert done.status == "completed", done.last_error
+    before = len(cloud.chats)
+    for form in (question, typed, unicodedata.normalize("NFD", typed.upper())):
+        answer = ask(backend, f"openai@{store.name}", messages=messages(form))
+        assert answer["choices"][0]["message"]["content"] == text
+        assert [cited["file_id"] for cited in answer["citations"]] == [file.id]
+    assert len(cloud.chats) == before
+
+
+def _sheet(suffix: str, row: dict[str, str]) -> bytes:
+    """One question and its answer, with a number before them, in any of the formats."""
+    numbered = {"STT": "1", **row}
+    if suffix == "jsonl":
+        return json.dumps(numbered, ensure_ascii=False).encode()
+    if suffix == "xlsx":
+        return xlsx_bytes({"FAQ": [list(numbered), list(numbered.values())]})
+    out = io.StringIO()
+    csv.writer(out).writerows([list(numbered), list(numbered.values())])
+    return out.getvalue().encode()
 
 
 def test_the_users_own_call(backend: Running) -> None:

@@ -19,6 +19,7 @@ from rag_backend.knowledge.lexical import LexicalIndex
 from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.models import FileStatus, Store, StoreFile
 from rag_backend.knowledge.reading import ReadingPool, read_and_chunk
+from rag_backend.knowledge.reranking import Reranking
 from rag_backend.knowledge.retriever import Retriever
 from rag_backend.knowledge.spooling import Chunks, handed_over
 from rag_backend.knowledge.sql.opening import open_sqlite
@@ -62,13 +63,14 @@ async def opened_library(
     embedding: EmbeddingProvider,
     reading: ReadingPool,
     load: Callable[[str], EmbeddingProvider] | None = None,
+    reranking: Reranking | None = None,
 ) -> AsyncIterator[Library]:
     """A started library; stopped, and its files released, at the end.
 
     `load` loads encoders that stores had before; without it, there is none to be found.
     """
     encoder = EncoderLoader(lambda: embedding)
-    library = build_library(directory, encoder, reading, load)
+    library = build_library(directory, encoder, reading, load, reranking)
     encoder.start()
     await library.start()
     try:
@@ -87,6 +89,7 @@ def build_library(
     encoder: EncoderLoader,
     reading: ReadingPool,
     load: Callable[[str], EmbeddingProvider] | None = None,
+    reranking: Reranking | None = None,
 ) -> Library:
     """The parts, not started."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -96,7 +99,8 @@ def build_library(
     lexical = LexicalIndex(directory / "lexical")
     encoders = Encoders(encoder, load or _not_found)
     indexer = Indexer(catalog, blobs, vectors, lexical, encoders, reading, readers=1)
-    return Library(catalog, blobs, indexer, Retriever(catalog, vectors, lexical, encoders))
+    retriever = Retriever(catalog, vectors, lexical, encoders, reranking or Reranking())
+    return Library(catalog, blobs, indexer, retriever)
 
 
 async def put(

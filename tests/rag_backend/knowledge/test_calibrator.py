@@ -18,6 +18,12 @@ from tests.rag_backend.knowledge.building import DirectReading, opened_library, 
 from tests.rag_backend.knowledge.fake_embedding import FakeEmbedding
 
 PLACES = "kitchen garden harbour tower market bridge library station museum castle".split()
+VIETNAMESE = [
+    "Người lao động được hưởng nguyên lương trong thời gian đó.",
+    "Công ty đóng tiền cho mọi nhân viên từ tháng đầu tiên.",
+    "Nhân viên gửi đơn cho phòng nhân sự trước ba ngày.",
+    "Mức hưởng được tính theo số năm làm việc tại công ty.",
+]
 THINGS = "clock kettle ladder barrel mirror engine blanket lantern hammer compass".split()
 
 
@@ -153,3 +159,28 @@ async def test_what_was_learnt_goes_with_the_store_and_with_its_vectors(tmp_path
         assert library.catalog.fusion(store) == Fusion(store.collection, 0, {})
         library.catalog.set_fusion(store.id, Fusion(store.collection, 60, {"en": 0.5}))
         assert library.catalog.fusion(store).learnt_from == 0
+
+
+async def test_a_store_that_takes_in_another_language_learns_again(tmp_path: Path) -> None:
+    async with opened_library(tmp_path, Meaning(), DirectReading()) as library:
+        store = await fill(library, [no_shared_words(n) for n in range(60)])
+        assert set(library.catalog.fusion(store).dense_weight) == {"en"}
+        for number in range(40):  # by far not twice as much
+            rule = f"Điều {number} quy định về nghỉ phép của nhân viên số {number}."
+            text = f"{rule} {VIETNAMESE[number % 4]} Hết phần số {number} của quy định này."
+            await put(library, store, f"vi-{number}.txt", text.encode())
+        await settled(library, store)
+        await considered(library)
+        learnt_now = library.catalog.fusion(await library.store("default"))
+        assert set(learnt_now.dense_weight) == {"en", "vi", "vi-unaccented"}
+        assert learnt_now.learnt_from == 100
+
+
+async def test_a_store_that_stays_as_it_is_does_not_learn_again(tmp_path: Path) -> None:
+    async with opened_library(tmp_path, FakeEmbedding(), DirectReading()) as library:
+        store = await fill(library, [shared_words(n) for n in range(60)])
+        for number in range(60, 70):
+            await put(library, store, f"{number}.txt", shared_words(number).encode())
+        await settled(library, store)
+        await considered(library)
+        assert library.catalog.fusion(await library.store("default")).learnt_from == 60

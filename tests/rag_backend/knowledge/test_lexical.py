@@ -9,7 +9,7 @@ import pytest
 
 from rag_backend.errors import StorageBroken
 from rag_backend.knowledge.filters import Selection
-from rag_backend.knowledge.lexical import LexicalIndex, body_tokens
+from rag_backend.knowledge.lexical import REACH, LexicalIndex, body_tokens
 from rag_backend.knowledge.models import SearchableFile
 from rag_backend.text import fold
 
@@ -150,3 +150,53 @@ def test_words_that_are_not_written_apart(index: LexicalIndex) -> None:
     )
     assert best(index, "圧縮") == "ja:0"
     assert best(index, "画像の表示") == "ja:1"
+
+
+def ranked(index: LexicalIndex, query: str) -> list[str]:
+    return [item for item, _ in index.search(STORE, query, 10)]
+
+
+def test_a_rare_question_word_does_not_lead_astray(tmp_path: Path) -> None:
+    made = LexicalIndex(tmp_path)
+    texts = {
+        "a:0": "Lambdas in a loop share one variable.",
+        "b:0": "Nobody knows why the harbour was closed.",
+        "c:0": "A loop runs until its condition fails.",
+        "d:0": "Der Vertrag endet nach drei Monaten.",
+        "e:0": "Niemand weiß, wie der Hafen geschlossen wurde und warum.",
+    }
+    made.replace(STORE, [], entries(texts))
+    assert ranked(made, "Why do lambdas behave like this?")[0] == "a:0"
+    assert ranked(made, "Warum und wie endet der Vertrag?")[0] == "d:0"
+    assert ranked(made, "why") == ["b:0"]  # still a word
+
+
+def test_what_stands_around_a_chunk_counts(tmp_path: Path) -> None:
+    made = LexicalIndex(tmp_path)
+    texts = {
+        "harbour:0": "The harbour of Hải Phòng was built long ago.",
+        "harbour:1": "Tàu vào cảng phải trả phí theo trọng tải.",
+        "harbour:2": "It closes at nine in winter.",
+        "harbour:3": "Boats leave every hour.",
+        "harbour:4": "The ticket office is red.",
+        "market:0": "It closes at nine in winter.",
+    }
+    made.replace(STORE, [], entries(texts))
+    assert ranked(made, "Does the harbour close at nine in winter?")[0] == "harbour:2"
+    assert ranked(made, "cang tra phi")[0] == "harbour:1"
+    assert set(ranked(made, "harbour")) == {"harbour:0", "harbour:1", "harbour:2"}
+    assert ranked(made, "harbour")[0] == "harbour:0"
+
+
+def test_what_stands_around_a_slice_counts_as_within_a_file(tmp_path: Path) -> None:
+    texts = [f"part{n} speaks of subject{n}" for n in range(7)]
+    whole, sliced = LexicalIndex(tmp_path / "whole"), LexicalIndex(tmp_path / "sliced")
+    whole.replace(STORE, [], [(f"a:{n}", "a", text) for n, text in enumerate(texts)])
+    for start, stop in ((0, 3), (3, 5), (5, 7)):
+        near = range(max(0, start - REACH), min(7, stop + REACH))
+        ids = {n: f"a:{n}" for n in range(start, stop)}
+        sliced.replace(STORE, [], [(ids.get(n), "a", texts[n]) for n in near])
+    assert sliced.ids(STORE) == whole.ids(STORE)
+    for n in range(7):
+        found = dict(sliced.search(STORE, f"subject{n}", 7))
+        assert found == pytest.approx(dict(whole.search(STORE, f"subject{n}", 7)))

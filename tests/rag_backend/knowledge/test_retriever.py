@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import unicodedata
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,8 +15,9 @@ from rag_backend.errors import NotFound
 from rag_backend.knowledge.embedding import SentenceTransformerEmbedding
 from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.models import Store, StoredChunk
+from rag_backend.knowledge.passages import merge_neighbours
 from rag_backend.knowledge.reading import ReadingPool
-from rag_backend.knowledge.retriever import Hit, Passage, coverage, merge_neighbours
+from rag_backend.knowledge.retriever import coverage
 from tests.rag_backend.knowledge.building import (
     assert_agreement,
     opened_library,
@@ -151,57 +151,3 @@ def test_coverage() -> None:
     weights = {"lunch": 3.0, "noon": 1.0}
     assert coverage(weights, "Lunch is at twelve") == 0.75
     assert coverage({}, "anything") == 0.0
-
-
-# Neighbours
-
-MakeHit = Callable[..., Hit]
-
-
-@pytest.fixture
-def hit() -> MakeHit:
-    """A hit in file "f" with the given ordinal."""
-
-    def make(ordinal: int, score: float = 0.5, file: str = "f", **values: Any) -> Hit:
-        fields: dict[str, Any] = {
-            "heading_path": ("H",),
-            "question": None,
-            "answer": None,
-            "page": ordinal,
-        }
-        chunk = StoredChunk(
-            id=f"{file}:{ordinal}",
-            file_id=file,
-            ordinal=ordinal,
-            filename="f.md",
-            text=f"text {ordinal}",
-            start=ordinal * 10,
-            end=ordinal * 10 + 9,
-            **(fields | values),
-        )
-        return Hit(chunk, score, score)
-
-    return make
-
-
-def joined(passages: list[Passage]) -> list[str]:
-    return [passage.text for passage in passages]
-
-
-def test_neighbours_become_one_passage(hit: MakeHit) -> None:
-    passages = merge_neighbours([hit(3, 0.9), hit(7, 0.8), hit(2, 0.7), hit(4, 0.95)])
-    assert joined(passages) == ["text 2\ntext 3\ntext 4", "text 7"]
-    first = passages[0]
-    assert (first.start, first.end, first.page, first.best.ordinal) == (20, 49, 2, 3)
-    assert (first.score, first.relevance) == (0.9, 0.95)
-
-
-def test_other_files_headings_and_answers_are_no_neighbours(hit: MakeHit) -> None:
-    assert len(merge_neighbours([hit(1), hit(2, file="g")])) == 2
-    assert len(merge_neighbours([hit(1), hit(2, heading_path=("Other",))])) == 2
-    rows = [hit(n, question="q", answer="a") for n in (1, 2)]
-    assert len(merge_neighbours(rows)) == 2
-
-
-def test_no_hits_no_passages() -> None:
-    assert merge_neighbours([]) == []
