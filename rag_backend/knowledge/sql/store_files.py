@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import func, select, update
 
 from ingest.document import Chunk
 from rag_backend.errors import NotFound
 from rag_backend.knowledge.models import Attachment, Completion, FileStatus, StoreFile
 from rag_backend.knowledge.sql.attaching import of_attributes, put_all
+from rag_backend.knowledge.sql.completing import Prepared, complete_all
 from rag_backend.knowledge.sql.database import Database
-from rag_backend.knowledge.sql.rows import chunk_values, of_file
-from rag_backend.knowledge.sql.tables import chunks, store_files
+from rag_backend.knowledge.sql.tables import store_files
 from rag_backend.knowledge.sql.versions import (
     add_garbage_postings,
     bump,
     discard,
-    has_garbage_postings,
     is_outdated,
     retire,
     retire_older_versions,
 )
-
-_ROWS = 1000
-"""Chunks in one statement: a file may have more than fit into memory."""
 
 
 class StoreFileTable(Database):
@@ -117,9 +112,7 @@ class StoreFileTable(Database):
         """`complete_files` for one; whether it is visible now."""
         return self.complete_files([(store_id, file_id, prepared)]) == ["completed"]
 
-    def complete_files(
-        self, prepared: Sequence[tuple[str, str, Collection[Chunk]]]
-    ) -> list[Completion]:
+    def complete_files(self, prepared: Sequence[Prepared]) -> list[Completion]:
         """Make files' chunks visible and retire the versions that they replace, all at once.
 
         A replaced version is another file with the same identity in the same store, attached before
@@ -137,7 +130,7 @@ class StoreFileTable(Database):
             job begins again.
         """
         with self._writing() as connection:
-            outcomes = [_complete(connection, *item) for item in prepared]
+            outcomes = complete_all(connection, prepared)
             pairs = zip(prepared, outcomes, strict=True)
             for store_id in {item[0] for item, outcome in pairs if outcome == "completed"}:
                 bump(connection, store_id)
@@ -148,31 +141,3 @@ class StoreFileTable(Database):
         self.store_file(store_id, file_id)
         with self._writing() as connection:
             retire(connection, store_id, [file_id])
-
-
-def _complete(
-    connection: Connection, store_id: str, file_id: str, prepared: Collection[Chunk]
-) -> Completion:
-    key = (store_files.c.store_id == store_id) & (store_files.c.file_id == file_id)
-    row = connection.execute(select(store_files).where(key)).one_or_none()
-    if row is None or row.status != "in_progress":
-        if row is None or row.status != "completed":
-            add_garbage_postings(connection, store_id, file_id)
-        return "gone"
-    file = StoreFile(**row._mapping)
-    if has_garbage_postings(connection, store_id, file_id):
-        return "stale"
-    if is_outdated(connection, file):
-        discard(connection, store_id, [file_id])
-        return "gone"
-    connection.execute(delete(chunks).where(of_file(store_id, file_id)))
-    size, ordinal, source = 0, 0, iter(prepared)
-    while part := list(islice(source, _ROWS)):
-        rows = [chunk_values(store_id, file_id, ordinal + i, c) for i, c in enumerate(part)]
-        connection.execute(insert(chunks), rows)
-        size += sum(len(chunk.text.encode()) for chunk in part)
-        ordinal += len(part)
-    done = {"status": "completed", "usage_bytes": size}
-    connection.execute(update(store_files).where(key).values(**done))
-    retire_older_versions(connection, file)
-    return "completed"

@@ -19,7 +19,6 @@ from rag_backend.knowledge.blobs import Blobs
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.lexical import LexicalIndex
 from rag_backend.knowledge.refilling import Refill
-from rag_backend.knowledge.rotation import Rotation
 from rag_backend.knowledge.spooling import Spooled
 from rag_backend.knowledge.sweeping import Sweeper
 from rag_backend.knowledge.vectors import VectorIndex
@@ -36,7 +35,7 @@ STAGES: dict[str, tuple[Any, str, bool]] = {
     "bytes written, not recorded": (Catalog, "add_file", False),
     "recorded, not attached": (Catalog, "add_file", True),
     "attached, not read": (DirectReading, "read", False),
-    "read, not embedded": (Rotation, "take", False),
+    "read, not embedded": (FakeEmbedding, "embed", False),
     "embedded, not written": (VectorIndex, "add", False),
     "vectors written, no postings": (VectorIndex, "add", True),
     "postings written, not visible": (Catalog, "complete_files", False),

@@ -93,6 +93,20 @@ def test_an_earlier_version_that_finishes_late_is_discarded(catalog: Catalog, st
     assert garbage(catalog) == [("postings", old), ("bytes", old)]
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_two_versions_that_are_whole_at_the_same_moment(
+    catalog: Catalog, store: Store, order: tuple[int, int]
+) -> None:
+    versions = [attached(catalog, store), attached(catalog, store)]
+    other = attached(catalog, store, "other.md")
+    group = [versions[order[0]], other, versions[order[1]]]
+    outcomes = catalog.complete_files([(store.id, file, chunks(file)) for file in group])
+    assert outcomes == ["completed", "completed", "completed" if order == (0, 1) else "gone"]
+    newer = versions[1]
+    assert seen(catalog, store) == {newer: [newer], other: [other]}
+    assert garbage(catalog) == [("postings", versions[0]), ("bytes", versions[0])]
+
+
 def test_an_earlier_version_that_fails_late_leaves_no_trace(catalog: Catalog, store: Store) -> None:
     old, new = attached(catalog, store), attached(catalog, store)
     catalog.complete(store.id, new, chunks("new"))

@@ -184,7 +184,8 @@ async def test_an_interrupted_rebuild_goes_on_unless_the_encoder_is_another(
         first.allow(4)
         made = lambda: library.indexer.progress(library.catalog.store(store.id))  # noqa: E731
         await until(lambda: (found := made()) is not None and found.done >= 1000)
-        first.allow(1)  # it stops at the end of what it is about
+        # It stops at the end of what it is about, which must come to an end.
+        asyncio.get_running_loop().call_later(0.2, first.free.set)
     second = Paced() if same else Paced("other", 32)
     async with opened_library(tmp_path, second, DirectReading(), lambda _: first) as library:
         await settled(library, store)
