@@ -25,7 +25,8 @@ from rag_backend.api.middleware import RequestMiddleware
 from rag_backend.api.parts import Parts
 from rag_backend.knowledge.blobs import Blobs
 from rag_backend.knowledge.catalog import Catalog
-from rag_backend.knowledge.embedding import load_embedding
+from rag_backend.knowledge.embedding import EMBEDDED, EmbeddingProvider, load_embedding
+from rag_backend.knowledge.embedding_server import ServerEmbedding
 from rag_backend.knowledge.encoder import EncoderLoader
 from rag_backend.knowledge.indexer import Indexer
 from rag_backend.knowledge.lexical import LexicalIndex
@@ -37,9 +38,14 @@ from rag_backend.knowledge.vectors import open_embedded, open_server
 from rag_backend.llm.provider import LLMProvider
 from rag_backend.llm.registry import Registry, build_registry
 from rag_backend.metrics import Metrics
+from rag_backend.patience import Patience
 from rag_backend.settings import Settings
+from rag_backend.upstream import Host, with_version
 
 Started = Callable[[Parts], None]
+
+_QUERY_PATIENCE = 20.0
+"""Seconds that a user's query goes on asking an embedding server that fails."""
 
 
 def create_app(settings: Settings, started: Started | None = None) -> FastAPI:
@@ -82,7 +88,7 @@ def build_parts(settings: Settings) -> Parts:
     """Every part of one backend, from the bottom up."""
     metrics = Metrics()
     registry = build_registry(settings)
-    encoder = EncoderLoader(lambda: load_embedding(settings.embedding_model))
+    encoder = EncoderLoader(lambda: _embedding(settings))
     library = _build_library(settings, encoder)
     local = _local_model(registry)
     condenser = Condenser(settings.condense, settings.context_tokens, local)
@@ -102,6 +108,39 @@ def _build_library(settings: Settings, encoder: EncoderLoader) -> Library:
     reading = ReadingPool(readers, settings.read_timeout, settings.read_memory_mb)
     indexer = Indexer(catalog, blobs, vectors, lexical, encoder, reading, readers)
     return Library(catalog, blobs, indexer, Retriever(catalog, vectors, lexical, encoder))
+
+
+def _embedding(settings: Settings) -> EmbeddingProvider:
+    """The encoder in this process, or the server that EMBEDDING_URL names; may take seconds."""
+    if settings.embedding_url is None:
+        return load_embedding(settings.embedding_model)
+    key = settings.embedding_api_key
+    host = Host(
+        who="The embedding server",
+        base_url=with_version(settings.embedding_url),
+        secret=key.get_secret_value() if key else "",
+        # What is meant for the LAN passes no proxy; a server on the internet speaks TLS.
+        proxied=settings.embedding_url.startswith("https:"),
+        url_setting="EMBEDDING_URL",
+        key_setting="EMBEDDING_API_KEY",
+        connect_timeout=settings.llm_connect_timeout,
+        kind="an embedding server",
+    )
+    host.check()
+
+    def patience(total: float) -> Patience:
+        loading = min(settings.llm_first_token_timeout, total)
+        return Patience(attempts=settings.llm_max_attempts, total=total, loading=loading)
+
+    model = settings.embedding_model
+    return ServerEmbedding(
+        host,
+        None if model == EMBEDDED else model,
+        settings.embedding_max_tokens,
+        documents=patience(settings.llm_total_timeout),
+        queries=patience(min(_QUERY_PATIENCE, settings.llm_total_timeout)),
+        answer_timeout=settings.llm_first_token_timeout,
+    )
 
 
 def _local_model(registry: Registry) -> LLMProvider | None:

@@ -24,6 +24,8 @@ FLOORS = {
     "rag_backend.metrics": 20,
     "rag_backend.ownership": 20,
     "rag_backend.text": 10,
+    "rag_backend.patience": 20,
+    "rag_backend.upstream": 15,
     "rag_backend.listening": 20,
     "ingest.reading": 20,
     "ingest.chunking": 20,
@@ -47,6 +49,7 @@ HEAVY = {
     "sqlalchemy": {
         f"rag_backend.knowledge.{name}" for name in ("catalog", "rows", "tables", "versions")
     },
+    "openai": {"rag_backend.upstream", "rag_backend.llm.openai_compatible", "ingest.client"},
     "uvicorn": {"rag_backend.main", "llm_offline.main"},
 }
 

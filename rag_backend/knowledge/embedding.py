@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +53,15 @@ class EmbeddingProvider(Protocol):
 
     def embed(self, texts: Sequence[str], kind: Kind) -> Vectors:
         """Unit vectors, float32 of shape (len(texts), dimension). Synchronous, thread-safe."""
+        ...
+
+
+@runtime_checkable
+class Closing(Protocol):
+    """An EmbeddingProvider that holds threads or connections."""
+
+    def close(self) -> None:
+        """Give up what is under way and let go of everything. Synchronous."""
         ...
 
 
