@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -63,8 +64,7 @@ def create_app(settings: Settings, started: Started | None = None) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as closing:
             closing.push_async_callback(parts.registry.aclose)
-            closing.push_async_callback(parts.library.stop)
-            closing.push_async_callback(parts.encoder.stop)
+            closing.push_async_callback(_stop, parts)
             parts.encoder.start()
             await parts.library.start()
             if started is not None:
@@ -82,6 +82,14 @@ def create_app(settings: Settings, started: Started | None = None) -> FastAPI:
     keys = [key.get_secret_value() for key in settings.api_keys]
     app.add_middleware(RequestMiddleware, keys=keys, metrics=parts.metrics)
     return app
+
+
+async def _stop(parts: Parts) -> None:
+    """Together: jobs are cancelled first, and then what they wait for is given up.
+
+    A job that saw its encoder fail would be marked as failed; cancelled, it is resumed.
+    """
+    await asyncio.gather(parts.library.stop(), parts.encoder.stop())
 
 
 def build_parts(settings: Settings) -> Parts:

@@ -44,6 +44,8 @@ HEAVY = {
         "llm_offline.loading",
         "llm_offline.engine.causal_lm",
     },
+    "onnx": {"rag_backend.knowledge.bert_graph"},
+    "onnxruntime": {"rag_backend.knowledge.int8"},
     "chromadb": {"rag_backend.knowledge.vectors"},
     "tantivy": {"rag_backend.knowledge.lexical"},
     "sqlalchemy": {

