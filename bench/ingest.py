@@ -28,16 +28,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import httpx
 
-from ingest.document import with_headings
-from rag_backend.knowledge.embedding import load_embedding
-from rag_backend.knowledge.reading import read_and_chunk
-
 ROOT = Path(__file__).resolve().parent.parent
+if Path(sys.path[0]).resolve() == ROOT / "bench":
+    sys.path[0] = str(ROOT)  # run as a file: this one is called as our package is
+
+from bench.retrieval import load  # noqa: E402
+from ingest.document import with_headings  # noqa: E402
+from rag_backend.knowledge.embedding import Precision, load_embedding  # noqa: E402
+from rag_backend.knowledge.reading import read_and_chunk  # noqa: E402
+
 PEERS = ROOT / "bench" / "peers"
 PATIENCE = 1800
 _FILE_CHARACTERS = 12_000
@@ -61,9 +66,6 @@ Contender = Callable[[Path], Outcome]
 def paragraphs(data: Path | None) -> list[str]:
     """Paragraphs in a fixed random order: of the sets in `data`, or of our own documents."""
     if data is not None:
-        sys.path.insert(0, str(ROOT))
-        from bench.retrieval import load
-
         corpora, _ = load(data)
         found = [text for name in corpora for _, text in corpora[name].documents.values()]
     else:
@@ -117,9 +119,9 @@ def script(python: Path, name: str, model: Path) -> Contender:
     return run
 
 
-def encoder_alone(folder: Path) -> Outcome:
+def encoder_alone(folder: Path, precision: Precision) -> Outcome:
     """Our `embed()` in this process: what the write path adds is the difference to `ours`."""
-    encoder = load_embedding("embedded")
+    encoder = load_embedding("embedded", precision)
     texts = json.loads((folder / "chunks.json").read_text("utf-8"))
     encoder.embed(texts[:32], "document")
     began = time.perf_counter()
@@ -127,10 +129,10 @@ def encoder_alone(folder: Path) -> Outcome:
     return Outcome(time.perf_counter() - began, {"torch": version("torch")})
 
 
-def ours(folder: Path) -> Outcome:
+def ours(folder: Path, precision: Precision) -> Outcome:
     """Upload, attach, wait until completed."""
     files = sorted((folder / "files").glob("*.txt"))
-    with tempfile.TemporaryDirectory() as work, backend(Path(work)) as client:
+    with tempfile.TemporaryDirectory() as work, backend(Path(work), precision) as client:
         ingest(client, "warm-up", [("warm-up.txt", b"The kettle is warm. " * 40)])
         began = time.perf_counter()
         ingest(client, "bench", [(path.name, path.read_bytes()) for path in files])
@@ -162,7 +164,7 @@ def ingest(client: httpx.Client, store: str, files: Sequence[tuple[str, bytes]])
 
 
 @contextmanager
-def backend(folder: Path) -> Iterator[httpx.Client]:
+def backend(folder: Path, precision: Precision) -> Iterator[httpx.Client]:
     """A backend process with its data in `folder`, ready."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -171,7 +173,8 @@ def backend(folder: Path) -> Iterator[httpx.Client]:
     process = subprocess.Popen(
         [sys.executable, "-m", "rag_backend.main", "--port", str(port)],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "DATA_DIR": str(folder / "data")},
+        env=os.environ
+        | {"PYTHONPATH": str(ROOT), "DATA_DIR": "data", "EMBEDDING_PRECISION": precision},
         stdout=log,
         stderr=subprocess.STDOUT,
     )
@@ -237,6 +240,7 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=1200, help="at least so many chunks")
     parser.add_argument("--rounds", type=int, default=1, help="runs of each, interleaved")
     parser.add_argument("--only", default="", help="contenders, by commas; all by default")
+    parser.add_argument("--precision", choices=["auto", "int8"], default="auto", help="of ours")
     given = parser.parse_args()
     wanted = [name for name in given.only.split(",") if name]
     tokenizer = load_embedding("embedded").tokenizer_file
@@ -245,8 +249,8 @@ def main() -> None:
     model = tokenizer.parent
     contenders: dict[str, Contender] = {
         "bare": script(Path(sys.executable), "bare.py", model),
-        "our encoder": encoder_alone,
-        "ours": ours,
+        "our encoder": partial(encoder_alone, precision=given.precision),
+        "ours": partial(ours, precision=given.precision),
     }
     if not wanted or {"LangChain", "LlamaIndex"} & set(wanted):
         python = peers_python()

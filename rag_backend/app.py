@@ -121,7 +121,7 @@ def _build_library(settings: Settings, encoder: EncoderLoader) -> Library:
 def _embedding(settings: Settings) -> EmbeddingProvider:
     """The encoder in this process, or the server that EMBEDDING_URL names; may take seconds."""
     if settings.embedding_url is None:
-        return load_embedding(settings.embedding_model)
+        return load_embedding(settings.embedding_model, settings.embedding_precision)
     key = settings.embedding_api_key
     host = Host(
         who="The embedding server",

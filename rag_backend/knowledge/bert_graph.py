@@ -128,8 +128,9 @@ class _Graph:
         name = "embeddings.{}.weight".format
         words = self._constant("words", self._weights[name("word_embeddings")])
         # One text at a time has one token type: its row is part of every position.
-        places = self._weights[name("position_embeddings")]
-        places = self._constant("places", places + self._weights[name("token_type_embeddings")][0])
+        rows = self._weights[name("position_embeddings")]
+        types = self._weights[name("token_type_embeddings")]
+        places = self._constant("places", rows + types[0])
         ids = self._node("Cast", ["ids"], "ids32", to=TensorProto.INT32)
         norm = self._norm_constants("embeddings.LayerNorm")
         inputs = [ids, "", words, places, "", *norm]

