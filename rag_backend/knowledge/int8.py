@@ -6,6 +6,7 @@ its company, and a turn lasts tens of milliseconds at most.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -74,7 +75,6 @@ class Int8Embedding:
 
 def has_vnni() -> bool:
     """Whether this CPU multiplies 8-bit integers fast (AVX-512 VNNI)."""
-    from numpy._core import _multiarray_umath
-
-    features = getattr(_multiarray_umath, "__cpu_features__", {})
+    umath = importlib.import_module("numpy._core._multiarray_umath")  # what np.show_runtime reads
+    features = getattr(umath, "__cpu_features__", {})
     return bool(features.get("AVX512VNNI"))

@@ -15,7 +15,7 @@ from rag_backend.knowledge.bert_graph import build, recognise
 from rag_backend.knowledge.embedding import load_embedding, load_in_torch, probe, same_model
 from rag_backend.knowledge.int8 import Int8Embedding
 from rag_backend.knowledge.turns import Turns
-from rag_backend.text import nfc
+from rag_backend.text import nfc, words
 
 TEXTS = [
     "Employees may carry over five days of annual leave until the end of March.",
@@ -100,7 +100,11 @@ def test_weights_of_another_shape_are_not_built(folder: Path, tmp_path: Path) ->
 def test_both_paths_are_the_same_model(folder: Path, quantised: Int8Embedding) -> None:
     general = load_in_torch(folder, "embedded")
     one, other = quantised.embed(TEXTS, "document"), general.embed(TEXTS, "document")
-    assert np.sum(one * other, axis=1).min() > 0.98
+    cosines = np.sum(one * other, axis=1)
+    worded = [bool(words(text)) for text in TEXTS]
+    # What 8 bits cost; most where there is nothing to read but [CLS] and [SEP].
+    assert cosines[worded].min() > 0.99
+    assert cosines.min() > 0.95
     assert same_model(probe(quantised), probe(general))
     assert quantised.max_tokens == general.max_tokens == 254
 
