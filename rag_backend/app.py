@@ -34,7 +34,7 @@ from rag_backend.knowledge.lexical import LexicalIndex
 from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.reading import ReadingPool
 from rag_backend.knowledge.retriever import Retriever
-from rag_backend.knowledge.tables import open_sqlite
+from rag_backend.knowledge.sql.opening import open_sqlite
 from rag_backend.knowledge.vectors import open_embedded, open_server
 from rag_backend.llm.provider import LLMProvider
 from rag_backend.llm.registry import Registry, build_registry

@@ -29,9 +29,8 @@ from rag_backend.api.schemas import (
 from rag_backend.api.strict import StrictRoute
 from rag_backend.errors import BadRequest, Conflict, UnsupportedFeature
 from rag_backend.knowledge import filters as attribute_filters
-from rag_backend.knowledge.catalog import new_id
 from rag_backend.knowledge.library import DEFAULT_STORE
-from rag_backend.knowledge.models import FileStatus, Store
+from rag_backend.knowledge.models import FileStatus, Store, new_id
 from rag_backend.knowledge.retriever import Hit
 
 router = APIRouter(prefix="/v1/vector_stores", route_class=StrictRoute)

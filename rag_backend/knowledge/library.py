@@ -12,9 +12,9 @@ from typing import Any
 
 from rag_backend.errors import Conflict, NotFound, RAGError
 from rag_backend.knowledge.blobs import Blobs
-from rag_backend.knowledge.catalog import Catalog, new_id
+from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.indexer import Indexer
-from rag_backend.knowledge.models import FileRecord, Store, StoredChunk, StoreFile
+from rag_backend.knowledge.models import FileRecord, Store, StoredChunk, StoreFile, new_id
 from rag_backend.knowledge.retriever import Hit, Retriever
 from rag_backend.text import nfc
 

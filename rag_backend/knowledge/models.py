@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -22,6 +23,7 @@ class FileRecord:
     sha256: str
     purpose: str
     created_at: int
+    expires_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class Store:
     rebuilding: bool
     embedding_model: str | None
     embedding_probe: bytes | None
+    description: str | None = None
+    expires_after_days: int | None = None
 
     @property
     def collection(self) -> str:
@@ -79,6 +83,8 @@ class StoreFile:
     identity: str
     error_code: str | None = None
     error_message: str | None = None
+    chunking: Mapping[str, int] | None = None
+    batch_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,3 +124,8 @@ class Garbage:
 def chunk_id(file_id: str, ordinal: int) -> str:
     """A chunk's id in Chroma and tantivy; unique within a store."""
     return f"{file_id}:{ordinal}"
+
+
+def new_id(prefix: str) -> str:
+    """A random identifier in OpenAI's style."""
+    return prefix + secrets.token_hex(12)

@@ -18,7 +18,7 @@ from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.models import FileStatus, Store, StoreFile
 from rag_backend.knowledge.reading import ReadingPool, read_and_chunk
 from rag_backend.knowledge.retriever import Retriever
-from rag_backend.knowledge.tables import open_sqlite
+from rag_backend.knowledge.sql.opening import open_sqlite
 from rag_backend.knowledge.vectors import open_embedded
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from ingest.document import Chunk
 from rag_backend.errors import BadRequest, Conflict, NotFound, StorageBroken, StorageFull
-from rag_backend.knowledge.catalog import Catalog, new_id
-from rag_backend.knowledge.models import FileRecord, Store
-from rag_backend.knowledge.tables import open_sqlite
+from rag_backend.knowledge.catalog import Catalog
+from rag_backend.knowledge.models import FileRecord, Store, new_id
+from rag_backend.knowledge.sql.opening import open_sqlite
 
 
 @pytest.fixture
@@ -334,13 +334,37 @@ def test_reopened(catalog: Catalog, store: Store, tmp_path: Path) -> None:
     again.close()
 
 
-def test_a_catalog_of_another_version_is_refused(tmp_path: Path) -> None:
+def test_a_catalog_of_the_first_schema_is_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(Path(__file__).with_name("catalog_1.sql").read_text("utf-8"))
+    connection.close()
+    for _ in range(2):  # a second time there is nothing to do
+        catalog = Catalog(open_sqlite(path))
+        store = catalog.store("old")
+        assert store.description is None
+        assert [file.id for file in catalog.list_files()] == ["file-old"]
+        assert catalog.curated(store.id, "Old?") is None
+        [chunk] = catalog.file_chunks(store.id, "file-old")
+        assert chunk.text == "Old text."
+        assert catalog.store_file(store.id, "file-old").chunking is None
+        catalog.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("ALTER TABLE store_files DROP COLUMN usage_bytes", "usage_bytes"),
+        ("ALTER TABLE store_files ADD COLUMN mood TEXT", "mood"),
+    ],
+)
+def test_a_catalog_of_another_program_is_refused(tmp_path: Path, change: str, named: str) -> None:
     path = tmp_path / "catalog.sqlite"
     open_sqlite(path).dispose()
     with sqlite3.connect(path) as connection:
-        connection.execute("ALTER TABLE stores DROP COLUMN embedding_probe")
+        connection.execute(change)
     connection.close()
-    with pytest.raises(StorageBroken, match=r"another version.*stores.*embedding_probe"):
+    with pytest.raises(StorageBroken, match=rf"another version.*store_files.*{named}"):
         open_sqlite(path)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from rag_backend.errors import StorageBroken
-from rag_backend.knowledge.catalog import new_id
+from rag_backend.knowledge.models import new_id
 from rag_backend.knowledge.vectors import VectorIndex, open_embedded, open_server
 
 _SERVE = "import sys; from chromadb.cli.cli import app; sys.exit(app())"

@@ -9,7 +9,7 @@ from sqlalchemy import Integer, Row, String, column, select, values
 
 from ingest.document import Chunk
 from rag_backend.knowledge.models import StoredChunk, chunk_id
-from rag_backend.knowledge.tables import chunks, files, store_files
+from rag_backend.knowledge.sql.tables import chunks, files, store_files
 from rag_backend.text import question_key
 
 

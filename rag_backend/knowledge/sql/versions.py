@@ -12,8 +12,8 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from rag_backend.knowledge.models import FileStatus, StoreFile
-from rag_backend.knowledge.rows import of_file
-from rag_backend.knowledge.tables import chunks, files, garbage, store_files, stores
+from rag_backend.knowledge.sql.rows import of_file
+from rag_backend.knowledge.sql.tables import chunks, files, garbage, store_files, stores
 
 
 def next_sequence(connection: Connection, store_id: str) -> int:

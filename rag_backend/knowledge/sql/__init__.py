@@ -1,0 +1,1 @@
+"""The catalog's rooms: SQL, and nothing else."""

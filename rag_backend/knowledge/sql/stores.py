@@ -1,0 +1,127 @@
+"""Vector stores in the catalog: their names, generations, and what they have learnt."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import delete, insert, select, update
+
+from rag_backend.errors import Conflict, NotFound
+from rag_backend.knowledge.models import Fusion, Store, new_id
+from rag_backend.knowledge.sql.database import Database
+from rag_backend.knowledge.sql.tables import chunks, fusion_weights, store_files, stores
+from rag_backend.knowledge.sql.versions import add_garbage_collection, bump
+
+
+class StoreTable(Database):
+    """Vector stores."""
+
+    def create_store(self, name: str, metadata: Mapping[str, str]) -> Store:
+        """Create an empty store; raises Conflict when the name is taken."""
+        now = int(time.time())
+        store_id = new_id("vs_")
+        with self._writing() as connection:
+            if connection.scalar(select(stores.c.id).where(stores.c.name == name)):
+                raise Conflict(f"A vector store named '{name}' exists already.", param="name")
+            connection.execute(
+                insert(stores).values(
+                    id=store_id,
+                    name=name,
+                    created_at=now,
+                    last_active_at=now,
+                    metadata=dict(metadata),
+                )
+            )
+        return self.store(store_id)
+
+    def store(self, id_or_name: str) -> Store:
+        """A store by id or by name; raises NotFound."""
+        with self._reading() as connection:
+            row = connection.execute(
+                select(stores)
+                .where((stores.c.id == id_or_name) | (stores.c.name == id_or_name))
+                .order_by((stores.c.id == id_or_name).desc())
+                .limit(1)
+            ).one_or_none()
+        if row is None:
+            raise NotFound(f"No such vector store: {id_or_name}", param="vector_store_id")
+        return Store(**row._mapping)
+
+    def list_stores(self) -> list[Store]:
+        """All stores, oldest first."""
+        with self._reading() as connection:
+            query = select(stores).order_by(stores.c.created_at, stores.c.id)
+            return [Store(**row._mapping) for row in connection.execute(query)]
+
+    def update_store(self, store_id: str, **values: Any) -> Store:
+        """Set columns of a store; raises NotFound, or Conflict when the new name is taken."""
+        name = values.get("name")
+        with self._writing() as connection:
+            taken = select(stores.c.id).where(stores.c.name == name, stores.c.id != store_id)
+            if name is not None and connection.scalar(taken):
+                raise Conflict(f"A vector store named '{name}' exists already.", param="name")
+            connection.execute(update(stores).where(stores.c.id == store_id).values(**values))
+        return self.store(store_id)
+
+    def delete_store(self, store_id: str) -> None:
+        """Delete a store with everything in it, except the files themselves; raises NotFound."""
+        with self._writing() as connection:
+            row = connection.execute(select(stores).where(stores.c.id == store_id)).one_or_none()
+            if row is None:
+                raise NotFound(f"No such vector store: {store_id}", param="vector_store_id")
+            store = Store(**row._mapping)
+            connection.execute(delete(chunks).where(chunks.c.store_id == store_id))
+            connection.execute(delete(store_files).where(store_files.c.store_id == store_id))
+            connection.execute(delete(fusion_weights).where(fusion_weights.c.store_id == store_id))
+            connection.execute(delete(stores).where(stores.c.id == store_id))
+            add_garbage_collection(connection, store_id, store.collection)
+            if store.rebuilding:
+                add_garbage_collection(connection, store_id, store.next_collection)
+
+    def swap_generation(self, store: Store, model: str, probe: bytes) -> None:
+        """Serve the next generation of a rebuilt store; the old one becomes garbage.
+
+        A store that was deleted meanwhile leaves the next one as garbage.
+        """
+        with self._writing() as connection:
+            swapped = connection.execute(
+                update(stores)
+                .where(stores.c.id == store.id)
+                .values(
+                    generation=store.generation + 1,
+                    revision=stores.c.revision + 1,
+                    rebuilding=False,
+                    embedding_model=model,
+                    embedding_probe=probe,
+                )
+            )
+            gone = store.collection if swapped.rowcount else store.next_collection
+            add_garbage_collection(connection, store.id, gone)
+
+    def fusion(self, store: Store) -> Fusion:
+        """What the store has learnt about the collection that it serves now."""
+        mine = fusion_weights.c.store_id == store.id
+        query = select(fusion_weights).where(mine, fusion_weights.c.collection == store.collection)
+        with self._reading() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            return Fusion(store.collection, 0, {})
+        return Fusion(row.collection, row.learnt_from, row.dense_weight)
+
+    def set_fusion(self, store_id: str, learnt: Fusion) -> None:
+        """Remember what a store has learnt; nothing happens when the store is gone."""
+        mine = fusion_weights.c.store_id == store_id
+        with self._writing() as connection:
+            connection.execute(delete(fusion_weights).where(mine))
+            if connection.scalar(select(stores.c.id).where(stores.c.id == store_id)):
+                connection.execute(
+                    insert(fusion_weights).values(
+                        store_id=store_id,
+                        collection=learnt.collection,
+                        learnt_from=learnt.learnt_from,
+                        dense_weight=dict(learnt.dense_weight),
+                    )
+                )
+                bump(connection, store_id)

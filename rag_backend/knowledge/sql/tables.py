@@ -1,0 +1,128 @@
+"""The catalog's tables (SQLAlchemy Core)."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData()
+
+SCHEMA_VERSION = 2
+"""Grows with every change of these tables; kept in SQLite's `user_version`.
+
+A column that is new is nullable or has a server default: catalogs of before get it when they are
+opened (`opening`), and backends of before refuse what they do not know.
+"""
+
+files = Table(
+    "files",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("filename", Text, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("purpose", String(32), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Index("files_expires_at", "expires_at"),
+)
+
+stores = Table(
+    "stores",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("name", String(256), nullable=False, unique=True),
+    Column("created_at", BigInteger, nullable=False),
+    Column("last_active_at", BigInteger, nullable=False),
+    Column("metadata", JSON, nullable=False),
+    Column("revision", Integer, nullable=False, default=0),
+    Column("generation", Integer, nullable=False, default=0),
+    Column("rebuilding", Boolean, nullable=False, default=False),
+    Column("embedding_model", Text),
+    Column("embedding_probe", LargeBinary),
+    Column("description", Text),
+    Column("expires_after_days", Integer),
+)
+
+store_files = Table(
+    "store_files",
+    metadata,
+    Column("store_id", ForeignKey("stores.id"), primary_key=True),
+    Column("file_id", ForeignKey("files.id"), primary_key=True),
+    Column("status", String(16), nullable=False),
+    Column("sequence", Integer, nullable=False),  # order of attachment within the store
+    Column("created_at", BigInteger, nullable=False),
+    Column("usage_bytes", BigInteger, nullable=False, default=0),
+    Column("attributes", JSON, nullable=False),
+    Column("identity", Text, nullable=False),
+    Column("error_code", String(32)),
+    Column("error_message", Text),
+    Column("chunking", JSON),  # None: by structure; else a fixed window, see OpenAI's `static`
+    Column("batch_id", String(64)),
+    Index("store_files_batch", "batch_id"),
+    Index("store_files_identity", "store_id", "identity"),
+    Index("store_files_file", "file_id"),
+    Index("store_files_status", "status"),
+)
+
+chunks = Table(
+    "chunks",
+    metadata,
+    Column("store_id", String(64), primary_key=True),
+    Column("file_id", String(64), primary_key=True),
+    Column("ordinal", Integer, primary_key=True),
+    Column("text", Text, nullable=False),
+    Column("start", Integer, nullable=False),
+    Column("end", Integer, nullable=False),
+    Column("page", Integer),
+    Column("heading_path", JSON, nullable=False),
+    Column("question", Text),
+    Column("answer", Text),
+    Column("question_key", Text),
+    ForeignKeyConstraint(["store_id", "file_id"], ["store_files.store_id", "store_files.file_id"]),
+    Index("chunks_question", "store_id", "question_key"),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("store_id", ForeignKey("stores.id"), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("cancelled", Boolean, nullable=False, default=False),
+    Index("batches_store", "store_id"),
+)
+
+garbage = Table(
+    "garbage",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("kind", String(16), nullable=False),
+    Column("store_id", String(64)),
+    Column("file_id", String(64)),
+    Column("collection", String(128)),
+)
+
+fusion_weights = Table(
+    "fusion_weights",
+    metadata,
+    Column("store_id", String(64), primary_key=True),
+    Column("collection", String(128), nullable=False),
+    Column("learnt_from", Integer, nullable=False),
+    Column("dense_weight", JSON, nullable=False),
+)
+"""What each store has learnt about its encoder; made anew when lost, and absent in older catalogs
+until they are opened."""
