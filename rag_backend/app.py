@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -27,7 +28,8 @@ from rag_backend.api.middleware import RequestMiddleware
 from rag_backend.api.parts import Parts
 from rag_backend.knowledge.blobs import Blobs
 from rag_backend.knowledge.catalog import Catalog
-from rag_backend.knowledge.embedding import load_embedding
+from rag_backend.knowledge.embedding import EMBEDDED, EmbeddingProvider, load_embedding
+from rag_backend.knowledge.embedding_server import ServerEmbedding
 from rag_backend.knowledge.encoder import EncoderLoader
 from rag_backend.knowledge.encoders import Encoders
 from rag_backend.knowledge.indexer import Indexer
@@ -41,9 +43,14 @@ from rag_backend.knowledge.vectors import open_embedded, open_server
 from rag_backend.llm.provider import LLMProvider
 from rag_backend.llm.registry import Registry, build_registry
 from rag_backend.metrics import Metrics
+from rag_backend.patience import Patience
 from rag_backend.settings import Settings
+from rag_backend.upstream import Host, with_version
 
 Started = Callable[[Parts], None]
+
+_QUERY_PATIENCE = 20.0
+"""Seconds that a user's query goes on asking an embedding server that fails."""
 
 
 def create_app(settings: Settings, started: Started | None = None) -> FastAPI:
@@ -61,9 +68,7 @@ def create_app(settings: Settings, started: Started | None = None) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as closing:
             closing.push_async_callback(parts.registry.aclose)
-            closing.push_async_callback(parts.library.stop)
-            closing.push_async_callback(parts.encoder.stop)
-            closing.push_async_callback(parts.reranking.stop)
+            closing.push_async_callback(_stop, parts)
             parts.encoder.start()
             parts.reranking.start()
             await parts.library.start()
@@ -85,11 +90,19 @@ def create_app(settings: Settings, started: Started | None = None) -> FastAPI:
     return app
 
 
+async def _stop(parts: Parts) -> None:
+    """Together: jobs are cancelled first, and then what they wait for is given up.
+
+    A job that saw its encoder fail would be marked as failed; cancelled, it is resumed.
+    """
+    await asyncio.gather(parts.library.stop(), parts.encoder.stop(), parts.reranking.stop())
+
+
 def build_parts(settings: Settings) -> Parts:
     """Every part of one backend, from the bottom up."""
     metrics = Metrics()
     registry = build_registry(settings)
-    encoder = EncoderLoader(lambda: load_embedding(settings.embedding_model))
+    encoder = EncoderLoader(lambda: _embedding(settings))
     reranking = _build_reranking(settings.reranker_model)
     library = _build_library(settings, encoder, reranking)
     local = _local_model(registry)
@@ -119,6 +132,39 @@ def _build_library(settings: Settings, encoder: EncoderLoader, reranking: Rerank
     indexer = Indexer(catalog, blobs, vectors, lexical, encoders, reading, readers)
     retriever = Retriever(catalog, vectors, lexical, encoders, reranking)
     return Library(catalog, blobs, indexer, retriever)
+
+
+def _embedding(settings: Settings) -> EmbeddingProvider:
+    """The encoder in this process, or the server that EMBEDDING_URL names; may take seconds."""
+    if settings.embedding_url is None:
+        return load_embedding(settings.embedding_model)
+    key = settings.embedding_api_key
+    host = Host(
+        who="The embedding server",
+        base_url=with_version(settings.embedding_url),
+        secret=key.get_secret_value() if key else "",
+        # What is meant for the LAN passes no proxy; a server on the internet speaks TLS.
+        proxied=settings.embedding_url.startswith("https:"),
+        url_setting="EMBEDDING_URL",
+        key_setting="EMBEDDING_API_KEY",
+        connect_timeout=settings.llm_connect_timeout,
+        kind="an embedding server",
+    )
+    host.check()
+
+    def patience(total: float) -> Patience:
+        loading = min(settings.llm_first_token_timeout, total)
+        return Patience(attempts=settings.llm_max_attempts, total=total, loading=loading)
+
+    model = settings.embedding_model
+    return ServerEmbedding(
+        host,
+        None if model == EMBEDDED else model,
+        settings.embedding_max_tokens,
+        documents=patience(settings.llm_total_timeout),
+        queries=patience(min(_QUERY_PATIENCE, settings.llm_total_timeout)),
+        answer_timeout=settings.llm_first_token_timeout,
+    )
 
 
 def _local_model(registry: Registry) -> LLMProvider | None:

@@ -88,7 +88,20 @@ class Settings(BaseSettings):
     embedding_model: str = Field(
         "embedded",
         min_length=1,
-        description="`embedded` (MiniLM, packaged), a Hugging Face id, or a local path",
+        description="`embedded` (MiniLM, packaged), a Hugging Face id, or a local path; with "
+        "EMBEDDING_URL: the model's name there (`embedded`: the one it lists)",
+    )
+    embedding_url: Url | None = Field(
+        None,
+        description="Server of OpenAI's /v1/embeddings (llm_offline, OpenAI …); empty: the encoder "
+        "runs in this process",
+    )
+    embedding_api_key: SecretStr | None = Field(None, description="Key for EMBEDDING_URL")
+    embedding_max_tokens: int = Field(
+        512,
+        ge=64,
+        le=32_768,
+        description="Longest text sent to EMBEDDING_URL, in tokens as estimated (2 bytes each)",
     )
     reranker_model: str | None = Field(
         None,

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from rag_backend.api.parts import Parts
-from rag_backend.errors import RAGError, StartError
+from rag_backend.errors import RAGError, StartError, Starting
 from rag_backend.knowledge.reranking import RERANKED
 from rag_backend.llm.probing import Reachability, probe
 from rag_backend.llm.rows import ProviderRow
 from rag_backend.settings import ENV_FILE, Settings, describe, unknown_names
+from rag_backend.upstream import shown_url
 
 Say = Callable[[str], None]
 
@@ -70,14 +71,21 @@ async def _chroma(parts: Parts) -> tuple[str, Reachability]:
 
 
 async def _encoder(parts: Parts) -> tuple[str, Reachability]:
-    name = parts.settings.embedding_model
+    url = parts.settings.embedding_url
+    name = f"'{parts.settings.embedding_model}'"
     try:
-        encoder = await parts.encoder.wait()
+        encoder = await parts.encoder.first_word()
+    except Starting as error:
+        what, _, remedy = str(error).partition(": ")
+        again = "It is asked again until it answers; documents wait."
+        return "Encoder", Reachability(False, what, f"{remedy[:1].upper()}{remedy[1:]} {again}")
     except StartError as error:
-        return "Encoder", Reachability(False, f"'{name}' was not loaded", str(error))
+        return "Encoder", Reachability(False, f"{name} was not loaded", str(error))
+    if url:
+        name = f"'{encoder.embedding.model_id}' at {shown_url(url)}"
     size = len(encoder.probe) // 4
     limit = encoder.embedding.max_tokens
-    return "Encoder", Reachability(True, f"'{name}', {size} dimensions, reads {limit} tokens")
+    return "Encoder", Reachability(True, f"{name}, {size} dimensions, reads {limit} tokens")
 
 
 async def _reranker(parts: Parts) -> tuple[str, Reachability]:

@@ -24,6 +24,8 @@ FLOORS = {
     "rag_backend.metrics": 20,
     "rag_backend.ownership": 20,
     "rag_backend.text": 10,
+    "rag_backend.patience": 20,
+    "rag_backend.upstream": 15,
     "rag_backend.listening": 20,
     "ingest.reading": 20,
     "ingest.chunking": 20,
@@ -44,9 +46,11 @@ HEAVY = {
         "llm_offline.loading",
         "llm_offline.engine.causal_lm",
     },
+    "onnx": {"rag_backend.knowledge.bert_graph"},
     "chromadb": {"rag_backend.knowledge.vectors"},
     "tantivy": {"rag_backend.knowledge.lexical"},
     "sqlalchemy": {"rag_backend.knowledge.sql"},
+    "openai": {"rag_backend.upstream", "rag_backend.llm.openai_compatible", "ingest.client"},
     "uvicorn": {"rag_backend.main", "llm_offline.main"},
 }
 

@@ -21,11 +21,12 @@ router = APIRouter()
 async def health(backend: Backend) -> JSONResponse:
     """200 once questions can be answered, 503 while the encoder loads; needs no key."""
     ready = backend.encoder.ready
+    problem = {"problem": backend.encoder.problem} if backend.encoder.problem else {}
     body = {
         "status": "ok" if ready else "starting",
         "service": "rag-backend",
         "version": version("rag-backend"),
-        "encoder": {"model": backend.settings.embedding_model, "ready": ready},
+        "encoder": {"model": backend.settings.embedding_model, "ready": ready} | problem,
         "provider": backend.registry.chosen,
         "pending_files": backend.library.indexer.pending,
         "storage": {

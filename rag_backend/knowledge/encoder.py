@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rag_backend.errors import Conflict, StartError, Starting
-from rag_backend.knowledge.embedding import EmbeddingProvider, probe, same_model
+from rag_backend.errors import Conflict, StartError, Starting, UpstreamError
+from rag_backend.knowledge.embedding import Closing, EmbeddingProvider, probe, same_model
 from rag_backend.knowledge.finishing import apart
 from rag_backend.knowledge.models import Store
 
 _PATIENCE = 10.0
 """Seconds that a request waits for the encoder before it is told to come back."""
+_AGAIN = 5.0
+"""Seconds until an embedding server that did not answer is asked again."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +41,36 @@ class Encoder:
 
 
 class EncoderLoader:
-    """Loads the encoder in a thread, so that /health answers meanwhile."""
+    """Loads the encoder in a thread, so that /health answers meanwhile.
 
-    def __init__(self, load: Callable[[], EmbeddingProvider]) -> None:
+    A server of embeddings that is away is asked again until it answers: jobs wait for it, and
+    requests are told what is wrong.
+    """
+
+    def __init__(self, load: Callable[[], EmbeddingProvider], *, again: float = _AGAIN) -> None:
+        """`again`: seconds until a server that did not answer is asked again."""
         self._load = load
+        self._again = again
         self._task: asyncio.Task[Encoder] | None = None
+        self._embedding: EmbeddingProvider | None = None
+        self._stopped = threading.Event()
+        self._heard = asyncio.Event()
+        self.problem: str | None = None
+        """Why the encoder is not there yet, in a sentence, where its server has been asked."""
 
     def start(self) -> None:
         """Begin to load; call once, inside the event loop."""
-        self._task = asyncio.create_task(apart("encoder", self._load_and_probe))
+        self._task = asyncio.create_task(self._apart())
 
     async def stop(self) -> None:
-        """Wait no longer for it."""
+        """Wait no longer for it, and let go of its connections."""
+        self._stopped.set()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        embedding: object = self._embedding
+        if isinstance(embedding, Closing):
+            await asyncio.to_thread(embedding.close)
 
     async def wait(self) -> Encoder:
         """The encoder, however long it takes; raises StartError when it cannot be loaded."""
@@ -59,10 +80,25 @@ class EncoderLoader:
 
     async def get(self) -> Encoder:
         """The encoder for a request; raises Starting when it is not there within seconds."""
+        if self.problem is not None:
+            raise Starting(self.problem)
         try:
             return await asyncio.wait_for(self.wait(), _PATIENCE)
         except TimeoutError as error:
-            raise Starting("The encoder is still loading: try again in a moment.") from error
+            said = self.problem or "The encoder is still loading: try again in a moment."
+            raise Starting(said) from error
+
+    async def first_word(self) -> Encoder:
+        """The encoder, or the first reason why it is not there: Starting or StartError."""
+        loading, heard = asyncio.ensure_future(self.wait()), asyncio.ensure_future(self._hear())
+        try:
+            await asyncio.wait({loading, heard}, return_when=asyncio.FIRST_COMPLETED)
+            if loading.done():
+                return await loading
+            raise Starting(self.problem or "")
+        finally:
+            loading.cancel()
+            heard.cancel()
 
     @property
     def ready(self) -> bool:
@@ -76,6 +112,31 @@ class EncoderLoader:
         task = self._task
         return task.result().embedding.max_tokens if task is not None and self.ready else None
 
-    def _load_and_probe(self) -> Encoder:
-        embedding = self._load()
-        return Encoder(embedding, probe(embedding))
+    async def _hear(self) -> None:
+        await self._heard.wait()
+
+    async def _apart(self) -> Encoder:
+        loop = asyncio.get_running_loop()
+
+        def tell(error: UpstreamError) -> None:
+            if self.problem is None:
+                log.warning("the encoder cannot be used yet: %s", error)
+            self.problem = str(error)
+            if not self._stopped.is_set():
+                loop.call_soon_threadsafe(self._heard.set)
+
+        encoder = await apart("encoder", lambda: self._load_and_probe(tell))
+        if self.problem is not None:
+            log.info("the encoder can be used: %s", encoder.embedding.model_id)
+            self.problem = None
+        return encoder
+
+    def _load_and_probe(self, tell: Callable[[UpstreamError], None]) -> Encoder:
+        self._embedding = embedding = self._load()
+        while True:
+            try:
+                return Encoder(embedding, probe(embedding))
+            except UpstreamError as error:
+                tell(error)
+            if self._stopped.wait(self._again):
+                raise StartError("The backend is stopping.")

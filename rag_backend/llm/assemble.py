@@ -16,6 +16,7 @@ from rag_backend.llm.provider import LLMProvider
 from rag_backend.llm.retrying import Retrying
 from rag_backend.llm.rows import ProviderRow
 from rag_backend.llm.timeouts import TokenTimeouts, TotalTimeout
+from rag_backend.patience import Patience
 from rag_backend.settings import Settings
 
 
@@ -32,13 +33,10 @@ def stack(hosts: Sequence[LLMProvider], settings: Settings) -> LLMProvider:
         TokenTimeouts(host, first_token=first_token, idle=settings.llm_idle_timeout)
         for host in hosts
     ]
-    retrying = Retrying(
-        Balanced(timed) if len(timed) > 1 else timed[0],
-        attempts=settings.llm_max_attempts,
-        hosts=len(timed),
-        total=total,
-        loading=first_token,
+    patience = Patience(
+        attempts=settings.llm_max_attempts, hosts=len(timed), total=total, loading=first_token
     )
+    retrying = Retrying(Balanced(timed) if len(timed) > 1 else timed[0], patience)
     return TotalTimeout(retrying, total)
 
 

@@ -1,57 +1,27 @@
 """Any server that speaks OpenAI's chat completions, through OpenAI's own SDK.
 
-OpenAI, llm_offline, Ollama, LM Studio, vLLM and the rest are rows, not classes. This module is the
-only one that knows the SDK: what it raises leaves here as our own errors, told apart by type.
+OpenAI, llm_offline, Ollama, LM Studio, vLLM and the rest are rows, not classes. What the SDK raises
+leaves here as our own errors (see `upstream`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 import time
-from collections.abc import AsyncGenerator, Mapping
-from datetime import datetime
-from email.utils import parsedate_to_datetime
+from collections.abc import AsyncGenerator
 from typing import Any, NamedTuple
 
-import aiohttp
-from openai import (
-    APIConnectionError,
-    APIError,
-    APIStatusError,
-    AsyncOpenAI,
-    AsyncStream,
-    DefaultAioHttpClient,
-    Omit,
-    RequestOptions,
-    Timeout,
-)
+from openai import APIStatusError, AsyncStream
 
-from rag_backend.errors import (
-    UpstreamBroken,
-    UpstreamError,
-    UpstreamLimited,
-    UpstreamRefused,
-    UpstreamTimeout,
-    UpstreamUnavailable,
-)
+from rag_backend.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from rag_backend.llm.provider import ChatRequest, Chunk
-from rag_backend.llm.rows import ProviderRow, shown_url
-
-LOADING = "model_loading"
-"""`code` of the UpstreamUnavailable that says: the model is still being loaded, ask again."""
+from rag_backend.llm.rows import ProviderRow
+from rag_backend.upstream import SDK_ERRORS, Host
 
 _UNNAMED_MODEL = "default"
 _LOOKUP_TIMEOUT = 3.0
 _LOOKUP_PAUSE = 10.0
 """Seconds between two lookups that find nothing: requests must not queue behind them."""
-_LONGEST_EXCERPT = 300
-_SECRET = re.compile(r"\b(?:sk|pk|rk)-[^\s'\",;)]+|\bBearer\s+\S+", re.IGNORECASE)
-_RETRYABLE = frozenset({408, 409, 425, 429})
-
-_SDK_ERRORS = (APIError, aiohttp.ClientError, ValueError)
-"""All that a call of the SDK raises: its own errors, the transport's that it lets through (what is
-not HTTP), and what `json` says about garbage."""
 
 
 class Answer(NamedTuple):
@@ -66,30 +36,19 @@ class OpenAICompatible:
 
     def __init__(self, row: ProviderRow, base_url: str, *, connect_timeout: float) -> None:
         self._row = row
-        self._url = shown_url(base_url)
         self._found_model: str | None = None
         self._lookup = asyncio.Lock()
         self._look_again = 0.0
-        self._connect_timeout = connect_timeout
-        self._options: RequestOptions = {"headers": _omitted(row)}
-        self._client = AsyncOpenAI(
-            # Never left to the SDK: it would take OpenAI's key, organisation and project from the
-            # environment and send them to any host.
-            api_key=row.secret,
-            admin_api_key="",
-            organization="",
-            project="",
+        self._host = Host(
+            who=f"Provider {row.name!r}",
             base_url=base_url,
-            max_retries=0,
-            # The other limits are wrappers' work: only they know what counts as a token.
-            timeout=Timeout(None, connect=connect_timeout, pool=connect_timeout),
-            http_client=DefaultAioHttpClient(
-                # A prompt goes where the setting says and nowhere else: no redirect is followed,
-                # and no proxy of the environment sees what is meant for the LAN.
-                follow_redirects=False,
-                mounts={} if row.cloud else {"http://": None, "https://": None},
-            ),
+            secret=row.secret,
+            proxied=row.cloud,
+            url_setting=row.url_setting,
+            key_setting=row.key_setting,
+            connect_timeout=connect_timeout,
         )
+        self._client = self._host.client()
 
     @property
     def name(self) -> str:
@@ -99,7 +58,7 @@ class OpenAICompatible:
     @property
     def url(self) -> str:
         """The host's base URL, fit for a log."""
-        return self._url
+        return self._host.url
 
     @property
     def model(self) -> str | None:
@@ -126,14 +85,14 @@ class OpenAICompatible:
                     if chunk["choices"]:
                         finished = finished or _is_finish(chunk)
                         yield chunk
-        except _SDK_ERRORS as error:
-            failure = self._failure(error, begun=begun)
+        except SDK_ERRORS as error:
+            failure = self._host.failure(error, begun=begun)
             if failure.status == 404:
                 self._found_model, self._look_again = None, 0.0  # it may serve another one now
             # The SDK's text may quote a key, so it is left out of what a log could print.
             raise failure from None
         if not finished:
-            raise self._cut("ended its answer in the middle, without a finish_reason")
+            raise self._host.cut("ended its answer in the middle, without a finish_reason")
         if usage is not None:
             yield usage
 
@@ -146,15 +105,15 @@ class OpenAICompatible:
         url = str(self._client.base_url.join(path))
         try:
             async with asyncio.timeout(timeout):
-                answer = await self._client.get(url, cast_to=object, options=self._options)
+                answer = await self._client.get(url, cast_to=object, options=self._host.options)
         except APIStatusError as error:
             return Answer(error.status_code, _whole_body(error))
         except TimeoutError:
             raise UpstreamTimeout(
-                f"{self._who} did not answer within {timeout:g} s: {self._check_server}"
+                f"{self._host.named} did not answer within {timeout:g} s: {self._host.check_server}"
             ) from None
-        except _SDK_ERRORS as error:
-            raise self._failure(error, begun=False) from None
+        except SDK_ERRORS as error:
+            raise self._host.failure(error, begun=False) from None
         return Answer(200, answer)
 
     async def aclose(self) -> None:
@@ -174,7 +133,7 @@ class OpenAICompatible:
             "/chat/completions",
             cast_to=object,
             body=body,
-            options=self._options,
+            options=self._host.options,
             stream=True,
             stream_cls=AsyncStream[object],
         )
@@ -200,141 +159,20 @@ class OpenAICompatible:
     def _check_form(self, answer: AsyncStream[object]) -> None:
         form = answer.response.headers.get("content-type", "")
         if "html" in form:
-            raise self._not_openai("sent a web page instead of a completion")
+            raise self._host.not_openai("sent a web page instead of a completion")
         if "json" in form:
-            raise self._not_openai("sent one JSON object instead of a stream")
+            raise self._host.not_openai("sent one JSON object instead of a stream")
 
     def _checked(self, data: object) -> Chunk:
         if not isinstance(data, dict):
-            raise self._not_openai("sent something that is not a completion")
+            raise self._host.not_openai("sent something that is not a completion")
         if data.get("error"):
-            raise self._event_failure(data["error"])
+            raise self._host.event_failure(data["error"])
         choices = data.get("choices")
         if not isinstance(choices, list) or not all(isinstance(c, dict) for c in choices):
-            raise self._not_openai("sent something that is not a completion")
+            raise self._host.not_openai("sent something that is not a completion")
         data["provider"] = self.name
         return data
-
-    # What a failure is called. Below, in words.
-
-    def _failure(self, error: Exception, *, begun: bool) -> UpstreamError:
-        if isinstance(error, APIStatusError):
-            return self._status_failure(error)
-        if isinstance(error, APIConnectionError | aiohttp.ClientError):
-            return self._connection_failure(error, begun=begun)
-        if isinstance(error, APIError):
-            return self._event_failure(error.body)
-        return self._not_openai("sent something that is not JSON")
-
-    def _status_failure(self, error: APIStatusError) -> UpstreamError:
-        status, detail = error.status_code, self._detail(error.body)
-        if status < 400:
-            return self._not_openai(f"redirects elsewhere ({status})")
-        if status in (401, 403):
-            return UpstreamRefused(
-                f"{self._who} refused the API key ({status}): check {self._row.key_setting}.",
-                status=status,
-                code=error.code,
-                param=error.param,
-            )
-        if status == 429:
-            limited = UpstreamLimited(
-                f"{self._who} has reached its limit (429){detail} Try again later.",
-                retry_after=_retry_after(error.response.headers),
-            )
-            limited.code = error.code or limited.code
-            return limited
-        if status == 503:
-            loading = "loading" in f"{error.code} {detail}".lower()
-            code = LOADING if loading else None
-            return UpstreamUnavailable(f"{self._who} is not ready (503){detail}", code=code)
-        if status >= 500 or status in _RETRYABLE:
-            return UpstreamError(f"{self._who} failed ({status}){detail}")
-        if status == 404 and error.code is None:
-            detail = f"{detail} Check the address ({self._row.url_setting}) and the model's name."
-        return UpstreamRefused(
-            f"{self._who} refused the request ({status}){detail}",
-            status=status,
-            code=error.code,
-            param=error.param,
-        )
-
-    def _connection_failure(self, error: Exception, *, begun: bool) -> UpstreamError:
-        causes = list(_causes(error))
-        if begun:
-            return self._cut("broke the connection in the middle of its answer")
-        if any(isinstance(cause, TimeoutError) for cause in causes):
-            return UpstreamTimeout(
-                f"{self._who} accepted no connection within {self._connect_timeout:g} s "
-                f"(LLM_CONNECT_TIMEOUT): {self._check_server}"
-            )
-        if any(isinstance(cause, aiohttp.ClientConnectorError) for cause in causes):
-            return UpstreamUnavailable(f"{self._who} cannot be reached: {self._check_server}")
-        if any(isinstance(cause, aiohttp.ClientResponseError) for cause in causes):
-            return self._not_openai("does not speak HTTP")
-        return UpstreamUnavailable(
-            f"{self._who} closed the connection without an answer: {self._check_server}"
-        )
-
-    def _event_failure(self, body: object) -> UpstreamError:
-        """An `{"error": …}` event in a stream whose status was 200."""
-        fields: Mapping[str, Any] = body if isinstance(body, dict) else {"message": str(body)}
-        detail = self._detail(fields)
-        if fields.get("type") == "invalid_request_error":
-            return UpstreamRefused(
-                f"{self._who} refused the request{detail}",
-                status=400,
-                code=_text(fields.get("code")),
-                param=_text(fields.get("param")),
-            )
-        return UpstreamBroken(f"{self._who} reported an error in the middle of its answer{detail}")
-
-    def _cut(self, what: str) -> UpstreamBroken:
-        return UpstreamBroken(f"{self._who} {what}: the server's log says why; ask again.")
-
-    def _not_openai(self, what: str) -> UpstreamBroken:
-        remedy = f"check that {self._row.url_setting} is the base of an OpenAI-style API."
-        return UpstreamBroken(f"{self._who} {what}: {remedy}")
-
-    @property
-    def _who(self) -> str:
-        return f"Provider {self.name!r} at {self._url}"
-
-    @property
-    def _check_server(self) -> str:
-        return f"check that a model server runs there, and {self._row.url_setting}."
-
-    def _detail(self, body: object) -> str:
-        """`: "what the upstream said".`, or a full stop; short, and without the key."""
-        nested = body.get("error", body) if isinstance(body, Mapping) else body
-        said = nested.get("message") if isinstance(nested, Mapping) else nested
-        if not isinstance(said, str) or not said.strip() or said.lstrip().startswith("<"):
-            return "."
-        words = " ".join(said.split())[:_LONGEST_EXCERPT]
-        return f': "{mask(words, self._row.secret).rstrip(".")}".'
-
-
-def mask(text: str, key: str) -> str:
-    """A text without the key, parts of it, or anything that looks like one."""
-    text = _SECRET.sub("****", text)
-    if not key:
-        return text
-    text = text.replace(key, "****")
-    if len(key) < 8:
-        return text
-    ends = (key[:6], key[-4:])
-    # Servers quote keys shortened: "abcdef***wxyz".
-    return re.sub(r"\S+", lambda word: _masked(word.group(), ends), text)
-
-
-def _masked(word: str, ends: tuple[str, str]) -> str:
-    return "****" if any(end in word for end in ends) else word
-
-
-def _omitted(row: ProviderRow) -> dict[str, str | Omit]:
-    """Headers that the SDK would send empty, and that some servers then refuse."""
-    names = ["OpenAI-Organization", "OpenAI-Project"]
-    return dict.fromkeys(names if row.secret else [*names, "Authorization"], Omit())
 
 
 def _is_finish(chunk: Chunk) -> bool:
@@ -365,33 +203,3 @@ def _first_model(body: Any) -> str | None:
 
 def _text(value: object) -> str | None:
     return None if value is None else str(value)
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait, from milliseconds, seconds or a date; nonsense counts as not given."""
-    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        value = headers.get(name, "")
-        try:
-            seconds = float(value) / unit
-        except ValueError:
-            date = _date(value)
-            seconds = -1.0 if date is None else max(0.0, date.timestamp() - time.time())
-        if 0 <= seconds < 86_400:
-            return seconds
-    return None
-
-
-def _date(value: str) -> datetime | None:
-    try:
-        return parsedate_to_datetime(value)
-    except ValueError:
-        return None
-
-
-def _causes(error: BaseException | None) -> list[BaseException]:
-    """The error and what it was raised from, outermost first."""
-    chain: list[BaseException] = []
-    while error is not None and error not in chain:
-        chain.append(error)
-        error = error.__cause__ or error.__context__
-    return chain

@@ -12,8 +12,9 @@ from rag_backend.llm.assemble import chain, hosts_of, stack
 from rag_backend.llm.extractive import Extractive
 from rag_backend.llm.openai_compatible import OpenAICompatible
 from rag_backend.llm.provider import LLMProvider
-from rag_backend.llm.rows import EXTRACTIVE, ProviderRow, rows_from, shown_url
+from rag_backend.llm.rows import EXTRACTIVE, ProviderRow, rows_from
 from rag_backend.settings import Settings
+from rag_backend.upstream import shown_url
 
 _SWITCHES = {"openai": "OPENAI_API_KEY", "local": "LOCAL_LLM_API_URL"}
 """The variable that configures a provider which the house knows by name."""

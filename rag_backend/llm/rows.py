@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, create_model
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rag_backend.errors import StartError
 from rag_backend.settings import ENV_FILE, Settings, Url
+from rag_backend.upstream import check_access, with_version
 
 Kind = Literal["openai_compatible", "extractive"]
 EXTRACTIVE = "extractive"
@@ -89,34 +89,8 @@ def rows_from(settings: Settings) -> list[ProviderRow]:
     if settings.llm_providers is not None:
         configured += read_rows(settings.llm_providers)
     for row in configured:
-        _check(row)
+        check_access(row.base_urls, row.secret, row.url_setting, row.key_setting)
     return [*configured, ProviderRow(EXTRACTIVE, kind="extractive")]
-
-
-def with_version(url: str) -> str:
-    """A base URL as the SDK wants it: one without a path gets `/v1`."""
-    parts = urlsplit(url)
-    path = parts.path.rstrip("/") or "/v1"
-    return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
-
-
-def shown_url(url: str) -> str:
-    """A URL without user name, password and query: fit for a log."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
-def _check(row: ProviderRow) -> None:
-    """Refuse now what every request would fail for later, with a less clear message."""
-    if not (row.secret.isascii() and row.secret.isprintable()) or " " in row.secret:
-        raise StartError(
-            f"{row.key_setting} is not a key: it contains spaces or characters that no key has"
-        )
-    if any("@" in urlsplit(url).netloc for url in row.base_urls):
-        raise StartError(
-            f"{row.url_setting} contains a user name or password: leave it out, and set "
-            f"{row.key_setting} if the server wants a key"
-        )
 
 
 def _openai(settings: Settings) -> ProviderRow | None:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from rag_backend.knowledge.embedding import SentenceTransformerEmbedding, load_embedding
+from rag_backend.knowledge.embedding import EmbeddingProvider, load_embedding
 from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.reading import ReadingPool
 from tests.rag_backend.knowledge.building import KeptReading, opened_library
 
 
 @pytest.fixture(scope="session")
-def embedding() -> SentenceTransformerEmbedding:
+def embedding() -> EmbeddingProvider:
     """MiniLM, as packaged."""
     return load_embedding("embedded")
 
@@ -29,7 +29,7 @@ def reading() -> Iterator[ReadingPool]:
 
 @pytest.fixture
 async def library(
-    tmp_path: Path, embedding: SentenceTransformerEmbedding, reading: ReadingPool
+    tmp_path: Path, embedding: EmbeddingProvider, reading: ReadingPool
 ) -> AsyncIterator[Library]:
     """An empty library with its `default` store, indexing in the background."""
     async with opened_library(tmp_path / "data", embedding, reading) as opened:

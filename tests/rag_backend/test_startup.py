@@ -58,7 +58,7 @@ class FakeEncoder:
     def __init__(self, error: StartError | None = None) -> None:
         self._error = error
 
-    async def wait(self) -> Any:
+    async def first_word(self) -> Any:
         if self._error:
             raise self._error
         return SimpleNamespace(probe=bytes(4 * 384), embedding=SimpleNamespace(max_tokens=254))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,8 +12,18 @@ import numpy as np
 import pytest
 
 from rag_backend.errors import StartError
-from rag_backend.knowledge.embedding import EmbeddingProvider, load_embedding, probe, same_model
+from rag_backend.knowledge.embedding import (
+    EmbeddingProvider,
+    load_embedding,
+    load_in_torch,
+    probe,
+    same_model,
+)
+from tests.embeddings_server import EmbeddingsServer
+from tests.llm_offline.processes import server
 from tests.rag_backend.knowledge.fake_embedding import FakeEmbedding
+from tests.rag_backend.knowledge.test_embedding_server import connect
+from tests.tiny_model import build_tiny_llama
 
 TEXTS = [
     "Employees may carry over five days.",
@@ -24,11 +35,42 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(params=["real", "fake"])
+@pytest.fixture(scope="module")
+def in_torch(embedding: EmbeddingProvider) -> EmbeddingProvider:
+    """The general path, which any sentence-transformers model takes."""
+    assert embedding.tokenizer_file is not None
+    return load_in_torch(embedding.tokenizer_file.parent, "embedded")
+
+
+@pytest.fixture(scope="module")
+def at_a_server() -> Iterator[EmbeddingProvider]:
+    with EmbeddingsServer() as server:
+        connected = connect(server.url)
+        yield connected
+        connected.close()
+
+
+@pytest.fixture(scope="module")
+def at_llm_offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddingProvider]:
+    """A real model server, started as its documents say."""
+    folder = tmp_path_factory.mktemp("offline")
+    model = build_tiny_llama(folder / "tiny-llama")
+    flags = ("--model", str(model), "--device", "cpu", "--embedding-model", "embedded")
+    with server(folder, *flags) as process:
+        process.until_ready()
+        connected = connect(process.url)
+        yield connected
+        connected.close()
+
+
+PROVIDERS = ["embedding", "in_torch", "at_a_server"]
+
+
+@pytest.fixture(params=["fake", *PROVIDERS, pytest.param("at_llm_offline", marks=pytest.mark.slow)])
 def provider(request: pytest.FixtureRequest) -> EmbeddingProvider:
     if request.param == "fake":
         return FakeEmbedding()
-    real: EmbeddingProvider = request.getfixturevalue("embedding")
+    real: EmbeddingProvider = request.getfixturevalue(request.param)
     return real
 
 
@@ -64,7 +106,7 @@ def test_threads_do_not_disturb_each_other(provider: EmbeddingProvider) -> None:
 
 
 def test_limits_are_said(provider: EmbeddingProvider) -> None:
-    assert provider.max_tokens == 254
+    assert provider.max_tokens in (254, 512)
     assert provider.model_id
     assert provider.tokenizer_file is None or provider.tokenizer_file.is_file()
 

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 from ingest.errors import UnreadableFile
 from rag_backend.knowledge import reading
-from rag_backend.knowledge.embedding import SentenceTransformerEmbedding
+from rag_backend.knowledge.embedding import EmbeddingProvider, SentenceTransformerEmbedding
 from rag_backend.knowledge.reading import ReadingPool, read_and_chunk, token_counter
 from tests.rag_backend.knowledge import hostile
 
@@ -142,7 +142,7 @@ if __name__ == "__main__":
 """
 
 
-async def test_256_mib_read_every_example(embedding: SentenceTransformerEmbedding) -> None:
+async def test_256_mib_read_every_example(embedding: EmbeddingProvider) -> None:
     pool = ReadingPool(1, timeout=60, memory_mb=256)
     count = token_counter(embedding.tokenizer_file)
     try:
@@ -196,7 +196,7 @@ def test_words_counted_apart_are_the_text_counted_whole(
 
 
 def test_without_a_tokenizer_tokens_are_overestimated(
-    embedding: SentenceTransformerEmbedding,
+    embedding: EmbeddingProvider,
 ) -> None:
     guess, count = token_counter(None), token_counter(embedding.tokenizer_file)
     for text in ("Người điều khiển xe máy", "The quick brown fox", "x" * 50):

@@ -12,7 +12,7 @@ import pytest
 
 from rag_backend.answering.pipeline import CHUNKS, RELEVANT
 from rag_backend.errors import NotFound
-from rag_backend.knowledge.embedding import SentenceTransformerEmbedding
+from rag_backend.knowledge.embedding import EmbeddingProvider
 from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.models import Store, StoredChunk
 from rag_backend.knowledge.passages import merge_neighbours
@@ -52,7 +52,7 @@ MUTED = {"type": "eq", "key": "path", "value": "company/handbook.md"}
 @pytest.fixture(scope="module")
 def examples(
     tmp_path_factory: pytest.TempPathFactory,
-    embedding: SentenceTransformerEmbedding,
+    embedding: EmbeddingProvider,
     reading: ReadingPool,
 ) -> Path:
     """A data directory in which the examples are indexed."""
@@ -61,9 +61,7 @@ def examples(
     return folder
 
 
-async def _index_examples(
-    folder: Path, embedding: SentenceTransformerEmbedding, reading: ReadingPool
-) -> None:
+async def _index_examples(folder: Path, embedding: EmbeddingProvider, reading: ReadingPool) -> None:
     async with opened_library(folder, embedding, reading) as library:
         store = await library.store("default")
         for path in sorted(p for p in (ROOT / "examples").rglob("*") if p.is_file()):
@@ -76,7 +74,7 @@ async def _index_examples(
 
 @pytest.fixture
 async def library(
-    examples: Path, embedding: SentenceTransformerEmbedding, reading: ReadingPool
+    examples: Path, embedding: EmbeddingProvider, reading: ReadingPool
 ) -> AsyncIterator[Library]:
     """The examples, reopened."""
     async with opened_library(examples, embedding, reading) as opened:

@@ -17,6 +17,7 @@ from rag_backend.llm.provider import ChatRequest, Evidence, Grounding, LLMProvid
 from rag_backend.llm.registry import Registry, build_registry
 from rag_backend.llm.retrying import Retrying
 from rag_backend.llm.timeouts import TokenTimeouts, TotalTimeout
+from rag_backend.patience import Patience
 from rag_backend.settings import load_settings
 from tests.openai_server import OpenAIServer, Place, Reply
 
@@ -35,7 +36,7 @@ ROWS = ("openai", "local", "several-hosts", "from-file", "extractive")
 WRAPPERS: dict[str, Callable[[LLMProvider], LLMProvider]] = {
     "token timeouts": lambda p: TokenTimeouts(p, first_token=5, idle=5),
     "total timeout": lambda p: TotalTimeout(p, 5),
-    "retrying": lambda p: Retrying(p, attempts=2, total=5, loading=5),
+    "retrying": lambda p: Retrying(p, Patience(attempts=2, total=5, loading=5)),
     "balanced": lambda p: Balanced([p, p]),
     "fallback": lambda p: Fallback([p, p]),
 }

@@ -9,7 +9,8 @@ from pydantic import SecretStr
 
 from rag_backend.llm import probing
 from rag_backend.llm.probing import Reachability, probe
-from rag_backend.llm.rows import ProviderRow, with_version
+from rag_backend.llm.rows import ProviderRow
+from rag_backend.upstream import with_version
 from tests.openai_server import OpenAIServer
 
 

@@ -15,10 +15,12 @@ from rag_backend.errors import (
     UpstreamUnavailable,
 )
 from rag_backend.llm.balancing import Balanced
-from rag_backend.llm.openai_compatible import LOADING, OpenAICompatible
+from rag_backend.llm.openai_compatible import OpenAICompatible
 from rag_backend.llm.provider import LLMProvider
 from rag_backend.llm.retrying import Retrying
 from rag_backend.llm.rows import ProviderRow
+from rag_backend.patience import Patience
+from rag_backend.upstream import LOADING
 from tests.openai_server import OpenAIServer, Reply
 from tests.rag_backend.llm.support import (
     ROLE,
@@ -32,8 +34,7 @@ from tests.rag_backend.llm.support import (
 
 
 def _retrying(provider: LLMProvider, attempts: int = 3, total: float = 60, **more: int) -> Retrying:
-    return Retrying(
-        provider,
+    patience = Patience(
         attempts=attempts,
         total=total,
         loading=60,
@@ -41,6 +42,7 @@ def _retrying(provider: LLMProvider, attempts: int = 3, total: float = 60, **mor
         longest_wait=0.01,
         **more,
     )
+    return Retrying(provider, patience)
 
 
 @pytest.fixture
@@ -153,14 +155,14 @@ async def test_other_errors_pass_through() -> None:
 async def test_a_loading_model_is_asked_past_the_number_of_attempts() -> None:
     loading = [UpstreamUnavailable("loading", code=LOADING)]
     script = Scripted(*[loading] * 8, saying("Twelve."))
-    provider = Retrying(script, attempts=1, total=60, loading=60, loading_wait=0.001)
+    provider = Retrying(script, Patience(attempts=1, total=60, loading=60, loading_wait=0.001))
     assert text_of(await collect(provider)) == "Twelve."
     assert len(script.requests) == 9
 
 
 async def test_a_model_that_goes_on_loading_is_given_up() -> None:
     script = Scripted([UpstreamUnavailable("loading", code=LOADING)])
-    provider = Retrying(script, attempts=3, total=60, loading=0.5)
+    provider = Retrying(script, Patience(attempts=3, total=60, loading=0.5))
     await text_before_error(provider, UpstreamUnavailable)
     assert len(script.requests) == 1
 
@@ -169,9 +171,8 @@ async def test_the_next_host_is_asked_at_once() -> None:
     down = Scripted([UpstreamUnavailable("down")])
     up = Scripted(saying("Twelve."))
     # A wait would be an hour long: the other host must not be waited for.
-    provider = Retrying(
-        Balanced([down, up]), attempts=1, hosts=2, total=7200, loading=60, first_wait=3600
-    )
+    patience = Patience(attempts=1, hosts=2, total=7200, loading=60, first_wait=3600)
+    provider = Retrying(Balanced([down, up]), patience)
     assert text_of(await collect(provider)) == "Twelve."
     assert (len(down.requests), len(up.requests)) == (1, 1)
 

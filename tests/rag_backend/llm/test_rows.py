@@ -7,27 +7,10 @@ from pathlib import Path
 import pytest
 
 from rag_backend.errors import StartError
-from rag_backend.llm.rows import read_rows, rows_from, shown_url, with_version
+from rag_backend.llm.rows import read_rows, rows_from
 from rag_backend.settings import load_settings
 
 KEY = "sk-very-secret-key"
-
-
-@pytest.mark.parametrize(
-    ("url", "base"),
-    [
-        ("http://a:8001", "http://a:8001/v1"),
-        ("http://a:8001/", "http://a:8001/v1"),
-        ("https://a/openai/v1", "https://a/openai/v1"),
-        ("http://a/api/", "http://a/api"),
-    ],
-)
-def test_a_url_without_a_path_gets_a_version(url: str, base: str) -> None:
-    assert with_version(url) == base
-
-
-def test_a_url_is_shown_without_a_password() -> None:
-    assert shown_url("http://me:pw@a:1/v1?key=x") == "http://a:1/v1"
 
 
 def test_only_what_is_configured_has_a_row() -> None:

@@ -1,0 +1,111 @@
+"""When an upstream that failed is asked again: one set of rules for models and encoders."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import cast
+
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    stop_before_delay,
+    wait_random_exponential,
+)
+
+from rag_backend.errors import UpstreamError, UpstreamLimited, UpstreamRefused
+from rag_backend.upstream import LOADING
+
+log = logging.getLogger(__name__)
+
+_HOPELESS = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
+"""Codes of a 429 that waiting does not cure."""
+
+
+class Patience:
+    """How often and how long an upstream is asked.
+
+    Attempts are capped in number and by a deadline; between them it waits a random time up to an
+    exponentially growing limit, or as long as `Retry-After` says. A wait that would pass the
+    deadline is not begun: the error goes out at once. A model that reports that it is loading is
+    asked again every `loading_wait` for the time `loading`, whatever the number of attempts.
+    """
+
+    def __init__(
+        self,
+        *,
+        attempts: int,
+        total: float,
+        loading: float,
+        hosts: int = 1,
+        first_wait: float = 0.5,
+        longest_wait: float = 8.0,
+        loading_wait: float = 1.0,
+    ) -> None:
+        """All times in seconds.
+
+        `hosts` is how many share the work: the first failures go to the next one at once, and each
+        is asked, even where that takes more than `attempts`.
+        """
+        self._attempts = max(attempts, hosts)
+        self._deadline = stop_before_delay(total)
+        self._loading = loading
+        self._loading_wait = loading_wait
+        self._hosts = hosts
+        self._backoff = wait_random_exponential(multiplier=first_wait, max=longest_wait)
+
+    def asking(self) -> AsyncRetrying:
+        """One question's retries: `await patience.asking()(ask, …)` raises the last error."""
+        return AsyncRetrying(
+            retry=retry_if_exception(is_passing),
+            wait=self._wait,
+            stop=self._is_enough,
+            before_sleep=self._note,
+            sleep=asyncio.sleep,
+            reraise=True,
+        )
+
+    def _wait(self, state: RetryCallState) -> float:
+        error = _error(state)
+        if state.attempt_number < self._hosts:
+            return 0.0
+        if error.code == LOADING:
+            return self._loading_wait
+        backoff = self._backoff(state)
+        if isinstance(error, UpstreamLimited) and error.retry_after is not None:
+            # Not earlier than asked, and not all clients at the same moment.
+            return error.retry_after + backoff / 10
+        return backoff
+
+    def _is_enough(self, state: RetryCallState) -> bool:
+        if self._deadline(state):
+            return True
+        if _error(state).code == LOADING:
+            return (state.seconds_since_start or 0.0) + self._loading_wait > self._loading
+        return state.attempt_number >= self._attempts
+
+    def _note(self, state: RetryCallState) -> None:
+        error, number = _error(state), state.attempt_number
+        if error.code == LOADING:
+            # One line for a wait that may take a minute.
+            log.log(logging.WARNING if number == 1 else logging.DEBUG, "waiting: %s", error)
+            return
+        wait = state.upcoming_sleep
+        log.warning(
+            "attempt %d of %d failed, next in %.1f s: %s", number, self._attempts, wait, error
+        )
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the same request may succeed later."""
+    return (
+        isinstance(error, UpstreamError)
+        and not isinstance(error, UpstreamRefused)
+        and error.code not in _HOPELESS
+    )
+
+
+def _error(state: RetryCallState) -> UpstreamError:
+    """The attempt's error; `is_passing` lets no other kind come this far."""
+    return cast(UpstreamError, state.outcome and state.outcome.exception())

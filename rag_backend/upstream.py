@@ -1,0 +1,289 @@
+"""One host that speaks OpenAI's API, through OpenAI's own SDK: addresses, the client, its failures.
+
+Models and encoders behind HTTP both speak through this module. It is the only one that knows what
+the SDK raises, and turns it into our own errors, told apart by type.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import aiohttp
+from openai import (
+    APIConnectionError,
+    APIError,
+    APIStatusError,
+    AsyncOpenAI,
+    DefaultAioHttpClient,
+    Omit,
+    RequestOptions,
+    Timeout,
+)
+
+from rag_backend.errors import (
+    StartError,
+    UpstreamBroken,
+    UpstreamError,
+    UpstreamLimited,
+    UpstreamRefused,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
+
+LOADING = "model_loading"
+"""`code` of the UpstreamUnavailable that says: the model is still being loaded, ask again."""
+SDK_ERRORS = (APIError, aiohttp.ClientError, ValueError)
+"""All that a call of the SDK raises: its own errors, the transport's that it lets through (what is
+not HTTP), and what `json` says about garbage."""
+
+_LONGEST_EXCERPT = 300
+_SECRET = re.compile(r"\b(?:sk|pk|rk)-[^\s'\",;)]+|\bBearer\s+\S+", re.IGNORECASE)
+_RETRYABLE = frozenset({408, 409, 425, 429})
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One base URL, and the words for what goes wrong there.
+
+    Attributes:
+        who: What a message calls it: "Provider 'local'", "The embedding server".
+        base_url: With its path (`/v1`).
+        secret: The key in clear text, "" where there is none.
+        proxied: Whether the environment's proxy may see the requests.
+        url_setting, key_setting: Where a person corrects the address and the key.
+        connect_timeout: In seconds.
+        kind: What should run there.
+    """
+
+    who: str
+    base_url: str
+    secret: str
+    proxied: bool
+    url_setting: str
+    key_setting: str
+    connect_timeout: float
+    kind: str = "a model server"
+
+    @property
+    def url(self) -> str:
+        """The base URL, fit for a log."""
+        return shown_url(self.base_url)
+
+    @property
+    def options(self) -> RequestOptions:
+        """What every request of the SDK needs: headers that it would send empty are left out."""
+        names = ["OpenAI-Organization", "OpenAI-Project"]
+        omitted = names if self.secret else [*names, "Authorization"]
+        return {"headers": dict.fromkeys(omitted, Omit())}
+
+    def check(self) -> None:
+        """Raise StartError for what every request would fail for later, less clearly."""
+        check_access((self.base_url,), self.secret, self.url_setting, self.key_setting)
+
+    def client(self) -> AsyncOpenAI:
+        """The SDK's client without its own retries; made and closed in the caller's event loop."""
+        return AsyncOpenAI(
+            # Never left to the SDK: it would take OpenAI's key, organisation and project from the
+            # environment and send them to any host.
+            api_key=self.secret,
+            admin_api_key="",
+            organization="",
+            project="",
+            base_url=self.base_url,
+            max_retries=0,
+            # The other limits are the callers' work: only they know what they wait for.
+            timeout=Timeout(None, connect=self.connect_timeout, pool=self.connect_timeout),
+            http_client=DefaultAioHttpClient(
+                # A text goes where the setting says and nowhere else: no redirect is followed,
+                # and no proxy of the environment sees what is meant for the LAN.
+                follow_redirects=False,
+                mounts={} if self.proxied else {"http://": None, "https://": None},
+            ),
+        )
+
+    # What a failure is called. Below, in words.
+
+    def failure(self, error: Exception, *, begun: bool) -> UpstreamError:
+        """One of SDK_ERRORS as our own; `begun`: the status had come, and it was 200."""
+        if isinstance(error, APIStatusError):
+            return self._status_failure(error)
+        if isinstance(error, APIConnectionError | aiohttp.ClientError):
+            return self._connection_failure(error, begun=begun)
+        if isinstance(error, APIError):
+            return self.event_failure(error.body)
+        return self.not_openai("sent something that is not JSON")
+
+    def _status_failure(self, error: APIStatusError) -> UpstreamError:
+        status, detail = error.status_code, self._detail(error.body)
+        if status < 400:
+            return self.not_openai(f"redirects elsewhere ({status})")
+        if status in (401, 403):
+            return UpstreamRefused(
+                f"{self.named} refused the API key ({status}): check {self.key_setting}.",
+                status=status,
+                code=error.code,
+                param=error.param,
+            )
+        if status == 429:
+            limited = UpstreamLimited(
+                f"{self.named} has reached its limit (429){detail} Try again later.",
+                retry_after=_retry_after(error.response.headers),
+            )
+            limited.code = error.code or limited.code
+            return limited
+        if status == 503:
+            loading = "loading" in f"{error.code} {detail}".lower()
+            code = LOADING if loading else None
+            return UpstreamUnavailable(f"{self.named} is not ready (503){detail}", code=code)
+        if status >= 500 or status in _RETRYABLE:
+            return UpstreamError(f"{self.named} failed ({status}){detail}")
+        if status == 404 and error.code is None:
+            detail = f"{detail} Check the address ({self.url_setting}) and the model's name."
+        return UpstreamRefused(
+            f"{self.named} refused the request ({status}){detail}",
+            status=status,
+            code=error.code,
+            param=error.param,
+        )
+
+    def _connection_failure(self, error: Exception, *, begun: bool) -> UpstreamError:
+        causes = list(_causes(error))
+        if begun:
+            return self.cut("broke the connection in the middle of its answer")
+        if any(isinstance(cause, TimeoutError) for cause in causes):
+            return UpstreamTimeout(
+                f"{self.named} accepted no connection within {self.connect_timeout:g} s "
+                f"(LLM_CONNECT_TIMEOUT): {self.check_server}"
+            )
+        if any(isinstance(cause, aiohttp.ClientConnectorError) for cause in causes):
+            return UpstreamUnavailable(f"{self.named} cannot be reached: {self.check_server}")
+        if any(isinstance(cause, aiohttp.ClientResponseError) for cause in causes):
+            return self.not_openai("does not speak HTTP")
+        return UpstreamUnavailable(
+            f"{self.named} closed the connection without an answer: {self.check_server}"
+        )
+
+    def event_failure(self, body: object) -> UpstreamError:
+        """An `{"error": …}` event in a stream whose status was 200."""
+        fields: Mapping[str, Any] = body if isinstance(body, dict) else {"message": str(body)}
+        detail = self._detail(fields)
+        if fields.get("type") == "invalid_request_error":
+            return UpstreamRefused(
+                f"{self.named} refused the request{detail}",
+                status=400,
+                code=_text(fields.get("code")),
+                param=_text(fields.get("param")),
+            )
+        return UpstreamBroken(f"{self.named} reported an error in the middle of its answer{detail}")
+
+    def cut(self, what: str) -> UpstreamBroken:
+        """An answer that began well and is not whole."""
+        return UpstreamBroken(f"{self.named} {what}: the server's log says why; ask again.")
+
+    def not_openai(self, what: str) -> UpstreamBroken:
+        """An answer that no such server gives: most likely the address is wrong."""
+        remedy = f"check that {self.url_setting} is the base of an OpenAI-style API."
+        return UpstreamBroken(f"{self.named} {what}: {remedy}")
+
+    @property
+    def named(self) -> str:
+        """How a message begins."""
+        return f"{self.who} at {self.url}"
+
+    @property
+    def check_server(self) -> str:
+        """How it ends when nobody answers."""
+        return f"check that {self.kind} runs there, and {self.url_setting}."
+
+    def _detail(self, body: object) -> str:
+        """`: "what the upstream said".`, or a full stop; short, and without the key."""
+        nested = body.get("error", body) if isinstance(body, Mapping) else body
+        said = nested.get("message") if isinstance(nested, Mapping) else nested
+        if not isinstance(said, str) or not said.strip() or said.lstrip().startswith("<"):
+            return "."
+        words = " ".join(said.split())[:_LONGEST_EXCERPT]
+        return f': "{mask(words, self.secret).rstrip(".")}".'
+
+
+def with_version(url: str) -> str:
+    """A base URL as the SDK wants it: one without a path gets `/v1`."""
+    parts = urlsplit(url)
+    path = parts.path.rstrip("/") or "/v1"
+    return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
+
+
+def shown_url(url: str) -> str:
+    """A URL without user name, password and query: fit for a log."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def check_access(urls: Iterable[str], secret: str, url_setting: str, key_setting: str) -> None:
+    """Raise StartError for a key or an address that no request could use; names the setting."""
+    if not (secret.isascii() and secret.isprintable()) or " " in secret:
+        raise StartError(
+            f"{key_setting} is not a key: it contains spaces or characters that no key has"
+        )
+    if any("@" in urlsplit(url).netloc for url in urls):
+        raise StartError(
+            f"{url_setting} contains a user name or password: leave it out, and set "
+            f"{key_setting} if the server wants a key"
+        )
+
+
+def mask(text: str, key: str) -> str:
+    """A text without the key, parts of it, or anything that looks like one."""
+    text = _SECRET.sub("****", text)
+    if not key:
+        return text
+    text = text.replace(key, "****")
+    if len(key) < 8:
+        return text
+    ends = (key[:6], key[-4:])
+    # Servers quote keys shortened: "abcdef***wxyz".
+    return re.sub(r"\S+", lambda word: _masked(word.group(), ends), text)
+
+
+def _masked(word: str, ends: tuple[str, str]) -> str:
+    return "****" if any(end in word for end in ends) else word
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait, from milliseconds, seconds or a date; nonsense counts as not given."""
+    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        value = headers.get(name, "")
+        try:
+            seconds = float(value) / unit
+        except ValueError:
+            date = _date(value)
+            seconds = -1.0 if date is None else max(0.0, date.timestamp() - time.time())
+        if 0 <= seconds < 86_400:
+            return seconds
+    return None
+
+
+def _date(value: str) -> datetime | None:
+    try:
+        return parsedate_to_datetime(value)
+    except ValueError:
+        return None
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    """The error and what it was raised from, outermost first."""
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    return chain

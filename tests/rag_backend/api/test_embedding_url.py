@@ -1,0 +1,108 @@
+"""A backend whose encoder is a server: while it works, while it is away, and after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from rag_backend.app import create_app
+from rag_backend.settings import Settings
+from tests.embeddings_server import Answer, EmbeddingsServer
+from tests.rag_backend.api.serving import HANDBOOK, Running, fill, serving
+
+KEY = "sk-AbCdEfGhIjKlMnOp-9876"
+
+
+def settings(folder: Path, url: str) -> Settings:
+    return Settings(
+        _env_file=None,
+        data_dir=folder / "data",
+        llm_provider="extractive",
+        llm_max_attempts=1,
+        embedding_url=url,
+        embedding_api_key=KEY,
+    )
+
+
+async def test_the_backend_starts_without_its_server(tmp_path: Path) -> None:
+    with EmbeddingsServer() as gone:
+        away = gone.url
+    app = create_app(settings(tmp_path, away))
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
+    ):
+        with pytest.raises(Exception, match="cannot be reached"):
+            await app.state.parts.encoder.first_word()
+        health = await client.get("/health")
+        assert health.status_code == 503
+        assert "EMBEDDING_URL" in health.json()["encoder"]["problem"]
+        asked = await client.post("/v1/vector_stores/default/search", json={"query": "leave"})
+        assert asked.status_code == 503
+        said = asked.json()["error"]["message"]
+        assert said.startswith(f"The embedding server at {away}/v1 cannot be reached: check")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[EmbeddingsServer]:
+    with EmbeddingsServer() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def backend(
+    server: EmbeddingsServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("embedding-url")
+    with serving(settings(folder, server.url)) as running:
+        fill(running, {"handbook.md": HANDBOOK})
+        yield running
+
+
+def test_documents_are_found(backend: Running, server: EmbeddingsServer) -> None:
+    with backend.http() as http:
+        answer = http.post("/v1/vector_stores/default/search", json={"query": "annual leave"})
+        assert answer.json()["data"][0]["filename"] == "handbook.md"
+    assert server.headers[-1]["authorization"] == f"Bearer {KEY}"
+
+
+def test_a_question_while_the_server_is_away(backend: Running, server: EmbeddingsServer) -> None:
+    server.default = Answer(503, message="out of memory")
+    body = {"model": "x", "messages": [{"role": "user", "content": "How many days of leave?"}]}
+    try:
+        with backend.http() as http:
+            answer = http.post("/v1/chat/completions", json=body)
+    finally:
+        server.default = Answer()
+    assert answer.status_code == 503
+    assert answer.json()["error"]["message"] == (
+        f'The embedding server at {server.url}/v1 is not ready (503): "out of memory".'
+    )
+    with backend.http() as http:
+        assert http.post("/v1/chat/completions", json=body).status_code == 200
+
+
+def test_a_file_that_failed_for_it_can_be_ingested_again(
+    backend: Running, server: EmbeddingsServer
+) -> None:
+    sdk = backend.sdk()
+    later = ("later.txt", b"The parking lot closes at nine.")
+    file = sdk.files.create(file=later, purpose="user_data")
+    server.default = Answer(500, message="it crashed")
+    try:
+        first = sdk.vector_stores.files.create_and_poll(
+            file.id, vector_store_id="default", poll_interval_ms=20
+        )
+    finally:
+        server.default = Answer()
+    assert first.status == "failed"
+    assert first.last_error is not None
+    assert "it crashed" in first.last_error.message
+    again = sdk.vector_stores.files.create_and_poll(
+        file.id, vector_store_id="default", poll_interval_ms=20
+    )
+    assert again.status == "completed"
