@@ -19,6 +19,7 @@ from rag_backend.api import (
     files,
     models,
     operations,
+    providers,
     vector_stores,
 )
 from rag_backend.api.middleware import RequestMiddleware
@@ -70,7 +71,7 @@ def create_app(settings: Settings, started: Started | None = None) -> FastAPI:
         redoc_url=None, title="RAG backend", version=version("rag-backend"), lifespan=lifespan
     )
     app.state.parts = parts
-    for module in (chat, models, files, vector_stores, embeddings, operations):
+    for module in (chat, models, providers, files, vector_stores, embeddings, operations):
         app.include_router(module.router)
     failures.install(app)
     keys = [key.get_secret_value() for key in settings.api_keys]

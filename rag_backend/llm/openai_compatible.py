@@ -37,6 +37,7 @@ from rag_backend.errors import (
 )
 from rag_backend.llm.provider import ChatRequest, Chunk
 from rag_backend.llm.rows import ProviderRow, shown_url
+from rag_backend.llm.streams import says_something
 
 LOADING = "model_loading"
 """`code` of the UpstreamUnavailable that says: the model is still being loaded, ask again."""
@@ -48,6 +49,8 @@ _LOOKUP_PAUSE = 10.0
 _LONGEST_EXCERPT = 300
 _SECRET = re.compile(r"\b(?:sk|pk|rk)-[^\s'\",;)]+|\bBearer\s+\S+", re.IGNORECASE)
 _RETRYABLE = frozenset({408, 409, 425, 429})
+_WHOLE = frozenset({"stop", "tool_calls", "function_call"})
+"""Reasons to finish that promise an answer."""
 
 _SDK_ERRORS = (APIError, aiohttp.ClientError, ValueError)
 """All that a call of the SDK raises: its own errors, the transport's that it lets through (what is
@@ -112,7 +115,7 @@ class OpenAICompatible:
         Raises:
             UpstreamError: of the kind that fits; the message names the provider and the remedy.
         """
-        begun = finished = False
+        begun = spoken = finished = False
         usage: Chunk | None = None
         try:
             answer = await self._open(request)
@@ -124,7 +127,10 @@ class OpenAICompatible:
                     chunk = self._checked(data)
                     usage = _take_usage(chunk) or usage
                     if chunk["choices"]:
+                        spoken = spoken or says_something(chunk)
                         finished = finished or _is_finish(chunk)
+                        if finished and not spoken:
+                            self._check_silence(chunk, request)
                         yield chunk
         except _SDK_ERRORS as error:
             failure = self._failure(error, begun=begun)
@@ -204,6 +210,18 @@ class OpenAICompatible:
         if "json" in form:
             raise self._not_openai("sent one JSON object instead of a stream")
 
+    def _check_silence(self, finish: Chunk, request: ChatRequest) -> None:
+        """An answer without a word is a failure, unless its end explains it.
+
+        `length` and `content_filter` do, and so does a stop string that came first of all.
+        """
+        reasons = {choice.get("finish_reason") for choice in finish["choices"]}
+        if request.options.get("stop") or not reasons & _WHOLE:
+            return
+        failure = self._cut("sent an empty answer")
+        failure.host_failed = False
+        raise failure
+
     def _checked(self, data: object) -> Chunk:
         if not isinstance(data, dict):
             raise self._not_openai("sent something that is not a completion")
@@ -228,6 +246,7 @@ class OpenAICompatible:
 
     def _status_failure(self, error: APIStatusError) -> UpstreamError:
         status, detail = error.status_code, self._detail(error.body)
+        wait = _retry_after(error.response.headers)
         if status < 400:
             return self._not_openai(f"redirects elsewhere ({status})")
         if status in (401, 403):
@@ -238,18 +257,17 @@ class OpenAICompatible:
                 param=error.param,
             )
         if status == 429:
-            limited = UpstreamLimited(
+            return UpstreamLimited(
                 f"{self._who} has reached its limit (429){detail} Try again later.",
-                retry_after=_retry_after(error.response.headers),
+                code=error.code,
+                retry_after=wait,
             )
-            limited.code = error.code or limited.code
-            return limited
         if status == 503:
-            loading = "loading" in f"{error.code} {detail}".lower()
-            code = LOADING if loading else None
-            return UpstreamUnavailable(f"{self._who} is not ready (503){detail}", code=code)
+            return self._not_ready(error.code, detail, wait)
         if status >= 500 or status in _RETRYABLE:
-            return UpstreamError(f"{self._who} failed ({status}){detail}")
+            failure = UpstreamError(f"{self._who} failed ({status}){detail}", retry_after=wait)
+            failure.host_failed = status >= 500
+            return failure
         if status == 404 and error.code is None:
             detail = f"{detail} Check the address ({self._row.url_setting}) and the model's name."
         return UpstreamRefused(
@@ -258,6 +276,16 @@ class OpenAICompatible:
             code=error.code,
             param=error.param,
         )
+
+    def _not_ready(self, code: str | None, detail: str, wait: float | None) -> UpstreamError:
+        loading = "loading" in f"{code} {detail}".lower()
+        failure = UpstreamUnavailable(
+            f"{self._who} is not ready (503){detail}",
+            code=LOADING if loading else None,
+            retry_after=wait,
+        )
+        failure.host_failed = not loading
+        return failure
 
     def _connection_failure(self, error: Exception, *, begun: bool) -> UpstreamError:
         causes = list(_causes(error))

@@ -89,7 +89,7 @@ def rows_from(settings: Settings) -> list[ProviderRow]:
     if settings.llm_providers is not None:
         configured += read_rows(settings.llm_providers)
     for row in configured:
-        _check(row)
+        check(row)
     return [*configured, ProviderRow(EXTRACTIVE, kind="extractive")]
 
 
@@ -106,8 +106,17 @@ def shown_url(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def _check(row: ProviderRow) -> None:
-    """Refuse now what every request would fail for later, with a less clear message."""
+def check(row: ProviderRow) -> None:
+    """Refuse now what every request would fail for later, with a less clear message.
+
+    Raises:
+        StartError: one line that names the setting to correct.
+    """
+    if not row.secret and any(map(_is_openai, row.base_urls)):
+        raise StartError(
+            f"{row.url_setting} is OpenAI's, which answers nobody without a key: "
+            f"set {row.key_setting}"
+        )
     if not (row.secret.isascii() and row.secret.isprintable()) or " " in row.secret:
         raise StartError(
             f"{row.key_setting} is not a key: it contains spaces or characters that no key has"
@@ -117,6 +126,11 @@ def _check(row: ProviderRow) -> None:
             f"{row.url_setting} contains a user name or password: leave it out, and set "
             f"{row.key_setting} if the server wants a key"
         )
+
+
+def _is_openai(url: str) -> bool:
+    name = urlsplit(url).hostname or ""
+    return name == "openai.com" or name.endswith(".openai.com")
 
 
 def _openai(settings: Settings) -> ProviderRow | None:
@@ -184,7 +198,7 @@ def _row(where: str, name: str, table: object) -> ProviderRow:
         base_urls=tuple(with_version(url) for url in urls),
         api_key=row.api_key or _key_from(where, name, row.api_key_env),
         model=row.model,
-        cloud=row.cloud,
+        cloud=row.cloud or any(map(_is_openai, urls)),
         context_tokens=row.context_tokens,
         url_setting=f"base_url of {name!r} in {where}",
         key_setting=row.api_key_env or f"api_key of {name!r} in {where}",

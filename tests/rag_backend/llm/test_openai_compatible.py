@@ -236,6 +236,75 @@ async def test_a_limit_carries_the_wait(
     assert error.retry_after == seconds
 
 
+@pytest.mark.parametrize("status", [500, 503])
+async def test_any_failure_may_carry_a_wait(
+    adapter: OpenAICompatible, server: OpenAIServer, status: int
+) -> None:
+    server.script(Reply.error(status, headers={"retry-after": "7"}))
+    _, error = await text_before_error(adapter, UpstreamError)
+    assert isinstance(error, UpstreamError)
+    assert error.retry_after == 7.0
+
+
+@pytest.mark.parametrize(
+    ("reply", "blamed"),
+    [
+        (Reply.error(500), True),
+        (Reply.error(503), True),
+        (Reply(cut="headers"), True),
+        (Reply(cut="middle"), True),
+        (Reply.html(), True),
+        (Reply.error(503, code="loading"), False),
+        *((Reply.error(status), False) for status in (400, 401, 404, 408, 409, 422, 429)),
+        (Reply(""), False),
+    ],
+    ids=lambda v: str(v)[:40],
+)
+async def test_what_a_host_is_blamed_for(
+    adapter: OpenAICompatible, server: OpenAIServer, reply: Reply, blamed: bool
+) -> None:
+    server.script(reply)
+    _, error = await text_before_error(adapter, UpstreamError)
+    assert isinstance(error, UpstreamError)
+    assert error.host_failed is blamed
+
+
+@pytest.mark.parametrize("reason", ["stop", "tool_calls"])
+async def test_an_empty_answer_is_a_failure(
+    adapter: OpenAICompatible, server: OpenAIServer, reason: str
+) -> None:
+    server.script(Reply("", finish_reason=reason))
+    _, error = await text_before_error(adapter, UpstreamBroken)
+    assert "sent an empty answer" in str(error)
+
+
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+async def test_an_empty_answer_may_have_its_reason(
+    adapter: OpenAICompatible, server: OpenAIServer, reason: str
+) -> None:
+    server.script(Reply("", finish_reason=reason))
+    chunks = await collect(adapter)
+    assert [c["finish_reason"] for chunk in chunks for c in chunk["choices"]][-1] == reason
+
+
+async def test_a_stop_string_may_come_first_of_all(
+    adapter: OpenAICompatible, server: OpenAIServer
+) -> None:
+    server.script(Reply(""))
+    assert text_of(await collect(adapter, ChatRequest(ASK.messages, {"stop": ["Twelve"]}))) == ""
+
+
+async def test_text_that_comes_with_the_finish_is_no_silence(
+    adapter: OpenAICompatible, server: OpenAIServer
+) -> None:
+    event = finish() | {
+        "choices": [{"index": 0, "delta": {"content": "Hi"}} | {"finish_reason": "stop"}]
+    }
+    body = f"data: {json.dumps(event)}\n\n"  # and no [DONE]: the answer is whole without it
+    server.script(Reply(raw=body, content_type="text/event-stream"))
+    assert text_of(await collect(adapter)) == "Hi"
+
+
 async def test_a_loading_model_is_told_apart(
     adapter: OpenAICompatible, server: OpenAIServer
 ) -> None:
