@@ -18,12 +18,15 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Literal
 
-from rag_backend.errors import UpstreamError, UpstreamUnavailable
+from rag_backend.errors import UpstreamError, UpstreamRefused, UpstreamUnavailable
 from rag_backend.llm.provider import ChatRequest, Chunk, LLMProvider
 from rag_backend.llm.streams import has_output
 
 RESTING = "upstream_resting"
 """`code` of the error that an open breaker raises: asking again at once is of no use."""
+
+_OURS = frozenset({401, 403, 404})
+"""Refusals that every request would meet: the key, the address or the model's name is wrong."""
 
 State = Literal["closed", "open", "half-open"]
 
@@ -35,7 +38,8 @@ class Circuit:
 
     Attributes:
         opened: Called whenever it opens, for whoever looks after the host from then on.
-        last_error: The last thing that went wrong; None after a whole answer.
+        last_error: The last thing that went wrong with the host or its settings; None after a
+            whole answer.
     """
 
     def __init__(
@@ -116,15 +120,16 @@ class Circuit:
 
     def failed(self, error: UpstreamError, token: object | None) -> None:
         """A request ended with an error, of whatever kind."""
-        self.last_error = error
-        self._troubled_until = self._clock() + self._interval
-        if not error.host_failed:
-            if token is not None:
-                self.answered()
-            return
-        self._failures += 1
-        if token is not None or (self.state == "closed" and self._is_enough()):
-            self._open()
+        if not isinstance(error, UpstreamRefused):
+            self._troubled_until = self._clock() + self._interval
+        if not isinstance(error, UpstreamRefused) or error.status in _OURS:
+            self.last_error = error
+        if error.host_failed:
+            self._failures += 1
+            if token is not None or (self.state == "closed" and self._is_enough()):
+                self._open()
+        elif token is not None:
+            self.answered()
 
     def try_now(self) -> None:
         """Become half-open before the interval is over: the host has answered a look."""

@@ -7,7 +7,6 @@ only one that knows the SDK: what it raises leaves here as our own errors, told 
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncGenerator, Mapping
 from datetime import datetime
@@ -35,6 +34,7 @@ from rag_backend.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
+from rag_backend.llm.masking import mask
 from rag_backend.llm.provider import ChatRequest, Chunk
 from rag_backend.llm.rows import ProviderRow, shown_url
 from rag_backend.llm.streams import says_something
@@ -47,7 +47,6 @@ _LOOKUP_TIMEOUT = 3.0
 _LOOKUP_PAUSE = 10.0
 """Seconds between two lookups that find nothing: requests must not queue behind them."""
 _LONGEST_EXCERPT = 300
-_SECRET = re.compile(r"\b(?:sk|pk|rk)-[^\s'\",;)]+|\bBearer\s+\S+", re.IGNORECASE)
 _RETRYABLE = frozenset({408, 409, 425, 429})
 _WHOLE = frozenset({"stop", "tool_calls", "function_call"})
 """Reasons to finish that promise an answer."""
@@ -340,23 +339,6 @@ class OpenAICompatible:
             return "."
         words = " ".join(said.split())[:_LONGEST_EXCERPT]
         return f': "{mask(words, self._row.secret).rstrip(".")}".'
-
-
-def mask(text: str, key: str) -> str:
-    """A text without the key, parts of it, or anything that looks like one."""
-    text = _SECRET.sub("****", text)
-    if not key:
-        return text
-    text = text.replace(key, "****")
-    if len(key) < 8:
-        return text
-    ends = (key[:6], key[-4:])
-    # Servers quote keys shortened: "abcdef***wxyz".
-    return re.sub(r"\S+", lambda word: _masked(word.group(), ends), text)
-
-
-def _masked(word: str, ends: tuple[str, str]) -> str:
-    return "****" if any(end in word for end in ends) else word
 
 
 def _omitted(row: ProviderRow) -> dict[str, str | Omit]:

@@ -147,6 +147,14 @@ async def test_what_says_nothing_against_a_host_does_not_count(error: UpstreamEr
     assert bench.asked == 3
 
 
+@pytest.mark.parametrize(("status", "kept"), [(400, False), (422, False), (401, True), (404, True)])
+async def test_a_clients_mistake_is_no_trouble_of_the_host(status: int, kept: bool) -> None:
+    bench = Bench([UpstreamRefused("wrong", status=status)])
+    await bench.fail()
+    assert bench.circuit.rank == 1
+    assert (bench.circuit.last_error is not None) is kept  # a wrong key is worth showing
+
+
 async def test_a_refusal_shows_that_the_host_is_back() -> None:
     bench = Bench(DOWN, [UpstreamRefused("wrong", status=400)], threshold=1)
     await bench.fail()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import socket
 import traceback
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -21,10 +20,11 @@ from rag_backend.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from rag_backend.llm.openai_compatible import LOADING, OpenAICompatible, mask
+from rag_backend.llm.openai_compatible import LOADING, OpenAICompatible
 from rag_backend.llm.provider import ChatRequest
 from rag_backend.llm.rows import ProviderRow, with_version
 from tests.openai_server import OpenAIServer, Reply
+from tests.ports import never_accepting, refusing
 from tests.rag_backend.llm.support import ASK, collect, delta, finish, text_before_error, text_of
 
 KEY = "sk-proj-AbCdEfGhIjKlMnOp-9876"
@@ -315,9 +315,8 @@ async def test_a_loading_model_is_told_apart(
 
 
 async def test_nobody_listens() -> None:
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))  # bound and not listening: refused
-        provider = _adapter(_row(f"http://127.0.0.1:{reserved.getsockname()[1]}"))
+    with refusing() as url:
+        provider = _adapter(_row(url))
         _, error = await text_before_error(provider, UpstreamUnavailable)
         await provider.aclose()
     assert "cannot be reached" in str(error)
@@ -332,21 +331,11 @@ async def test_a_name_that_does_not_exist() -> None:
 
 
 async def test_no_connection_within_the_limit() -> None:
-    with socket.socket() as full:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        address = full.getsockname()
-        # Fill the backlog, so that a further SYN is dropped as by a silent firewall.
-        fillers = [socket.socket() for _ in range(4)]
-        for filler in fillers:
-            filler.setblocking(False)
-            filler.connect_ex(address)
-        row = _row(f"http://127.0.0.1:{address[1]}")
+    with never_accepting() as url:
+        row = _row(url)
         provider = OpenAICompatible(row, row.base_urls[0], connect_timeout=0.2)
         _, error = await text_before_error(provider, UpstreamTimeout)
         await provider.aclose()
-        for filler in fillers:
-            filler.close()
     assert "0.2 s (LLM_CONNECT_TIMEOUT)" in str(error)
 
 
@@ -383,14 +372,6 @@ async def test_the_key_appears_nowhere(
             assert part not in shown
     assert KEY not in caplog.text
     assert KEY not in repr(adapter)
-
-
-def test_masking() -> None:
-    assert mask("key sk-abc123 is wrong", "") == "key **** is wrong"
-    assert mask("key secret-token-12 is wrong", "secret-token-12") == "key **** is wrong"
-    assert mask("key secret**-12 given", "secret-token-12x") == "key **** given"
-    assert mask("a plain sentence", "secret-token-12") == "a plain sentence"
-    assert mask("abc is the key", "abc") == "**** is the key"
 
 
 async def test_closing_frees_the_upstream(adapter: OpenAICompatible, server: OpenAIServer) -> None:
