@@ -21,6 +21,7 @@ from rag_backend.api import (
     files,
     models,
     operations,
+    providers,
     store_files,
     vector_stores,
 )
@@ -82,7 +83,7 @@ def create_app(settings: Settings, started: Started | None = None) -> FastAPI:
     )
     app.state.parts = parts
     stores = (vector_stores, store_files, file_batches)
-    for module in (chat, models, files, *stores, embeddings, operations):
+    for module in (chat, models, providers, files, *stores, embeddings, operations):
         app.include_router(module.router)
     failures.install(app)
     keys = [key.get_secret_value() for key in settings.api_keys]
@@ -153,7 +154,7 @@ def _embedding(settings: Settings) -> EmbeddingProvider:
     host.check()
 
     def patience(total: float) -> Patience:
-        loading = min(settings.llm_first_token_timeout, total)
+        loading = min(settings.llm_loading_timeout, total)
         return Patience(attempts=settings.llm_max_attempts, total=total, loading=loading)
 
     model = settings.embedding_model

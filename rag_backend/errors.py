@@ -152,10 +152,25 @@ class UpstreamError(RAGError):
     status = 502
     type = "api_error"
     code = "upstream_error"
+    host_failed = True
+    """Whether it speaks against the host: a breaker counts it."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, param=param, code=code)
+        self.retry_after = retry_after
+        """Seconds the upstream asked to wait, where it said so."""
 
     def headers(self) -> dict[str, str]:
-        """Tell SDKs not to retry: this backend has done so already."""
-        return {"x-should-retry": "false"}
+        """Tell SDKs not to retry: this backend has done so already. Pass the wait on."""
+        after = {} if self.retry_after is None else {"retry-after": f"{self.retry_after:.0f}"}
+        return {"x-should-retry": "false"} | after
 
 
 class UpstreamUnavailable(UpstreamError):
@@ -178,22 +193,14 @@ class UpstreamLimited(UpstreamError):
     status = 429
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
-
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-        """Seconds the upstream asked to wait, where it said so."""
-
-    def headers(self) -> dict[str, str]:
-        """Pass the upstream's own wait on."""
-        after = {} if self.retry_after is None else {"retry-after": f"{self.retry_after:.0f}"}
-        return super().headers() | after
+    host_failed = False
 
 
 class UpstreamRefused(UpstreamError):
     """The model server says that the request is wrong; asking again would not help."""
 
     type = "invalid_request_error"
+    host_failed = False
 
     def __init__(
         self, message: str, *, status: int, code: str | None = None, param: str | None = None

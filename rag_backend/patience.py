@@ -14,13 +14,13 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from rag_backend.errors import UpstreamError, UpstreamLimited, UpstreamRefused
-from rag_backend.upstream import LOADING
+from rag_backend.errors import UpstreamError, UpstreamRefused
+from rag_backend.upstream import LOADING, RESTING
 
 log = logging.getLogger(__name__)
 
-_HOPELESS = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
-"""Codes of a 429 that waiting does not cure."""
+_HOPELESS = frozenset({"insufficient_quota", "billing_hard_limit_reached", RESTING})
+"""Codes of failures that asking again soon does not cure."""
 
 
 class Patience:
@@ -29,7 +29,8 @@ class Patience:
     Attempts are capped in number and by a deadline; between them it waits a random time up to an
     exponentially growing limit, or as long as `Retry-After` says. A wait that would pass the
     deadline is not begun: the error goes out at once. A model that reports that it is loading is
-    asked again every `loading_wait` for the time `loading`, whatever the number of attempts.
+    asked again every `loading_wait` for the time `loading`, whatever the number of attempts. An
+    open breaker is not waited for.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Patience:
         if error.code == LOADING:
             return self._loading_wait
         backoff = self._backoff(state)
-        if isinstance(error, UpstreamLimited) and error.retry_after is not None:
+        if error.retry_after is not None:
             # Not earlier than asked, and not all clients at the same moment.
             return error.retry_after + backoff / 10
         return backoff

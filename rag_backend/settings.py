@@ -143,11 +143,20 @@ class Settings(BaseSettings):
     llm_first_token_timeout: Seconds = Field(
         60, description="Longest wait for the first token, in seconds"
     )
+    llm_loading_timeout: Seconds = Field(
+        180, description="Longest wait for a model that says it is still loading, in seconds"
+    )
     llm_idle_timeout: Seconds = Field(30, description="Longest gap between tokens, in seconds")
     llm_total_timeout: Seconds = Field(
         300, description="Longest time for a whole answer, retries included, in seconds"
     )
     llm_max_attempts: int = Field(3, ge=1, le=10, description="Attempts per provider")
+    llm_breaker_threshold: int = Field(
+        5, ge=0, le=1000, description="Failures in a row after which a host is left alone; 0: never"
+    )
+    llm_probe_interval: Seconds = Field(
+        5, description="Time between looks at a host that is left alone, in seconds"
+    )
 
     context_tokens: int = Field(
         2500, ge=200, le=200_000, description="Tokens of passages put before the model"

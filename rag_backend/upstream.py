@@ -6,9 +6,8 @@ the SDK raises, and turns it into our own errors, told apart by type.
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -36,15 +35,17 @@ from rag_backend.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
+from rag_backend.masking import mask
 
 LOADING = "model_loading"
 """`code` of the UpstreamUnavailable that says: the model is still being loaded, ask again."""
+RESTING = "upstream_resting"
+"""`code` of the error that an open breaker raises: asking again at once is of no use."""
 SDK_ERRORS = (APIError, aiohttp.ClientError, ValueError)
 """All that a call of the SDK raises: its own errors, the transport's that it lets through (what is
 not HTTP), and what `json` says about garbage."""
 
 _LONGEST_EXCERPT = 300
-_SECRET = re.compile(r"\b(?:sk|pk|rk)-[^\s'\",;)]+|\bBearer\s+\S+", re.IGNORECASE)
 _RETRYABLE = frozenset({408, 409, 425, 429})
 
 
@@ -122,6 +123,7 @@ class Host:
 
     def _status_failure(self, error: APIStatusError) -> UpstreamError:
         status, detail = error.status_code, self._detail(error.body)
+        wait = _retry_after(error.response.headers)
         if status < 400:
             return self.not_openai(f"redirects elsewhere ({status})")
         if status in (401, 403):
@@ -132,18 +134,17 @@ class Host:
                 param=error.param,
             )
         if status == 429:
-            limited = UpstreamLimited(
+            return UpstreamLimited(
                 f"{self.named} has reached its limit (429){detail} Try again later.",
-                retry_after=_retry_after(error.response.headers),
+                code=error.code,
+                retry_after=wait,
             )
-            limited.code = error.code or limited.code
-            return limited
         if status == 503:
-            loading = "loading" in f"{error.code} {detail}".lower()
-            code = LOADING if loading else None
-            return UpstreamUnavailable(f"{self.named} is not ready (503){detail}", code=code)
+            return self._not_ready(error.code, detail, wait)
         if status >= 500 or status in _RETRYABLE:
-            return UpstreamError(f"{self.named} failed ({status}){detail}")
+            failure = UpstreamError(f"{self.named} failed ({status}){detail}", retry_after=wait)
+            failure.host_failed = status >= 500
+            return failure
         if status == 404 and error.code is None:
             detail = f"{detail} Check the address ({self.url_setting}) and the model's name."
         return UpstreamRefused(
@@ -152,6 +153,16 @@ class Host:
             code=error.code,
             param=error.param,
         )
+
+    def _not_ready(self, code: str | None, detail: str, wait: float | None) -> UpstreamError:
+        loading = "loading" in f"{code} {detail}".lower()
+        failure = UpstreamUnavailable(
+            f"{self.named} is not ready (503){detail}",
+            code=LOADING if loading else None,
+            retry_after=wait,
+        )
+        failure.host_failed = not loading
+        return failure
 
     def _connection_failure(self, error: Exception, *, begun: bool) -> UpstreamError:
         causes = list(_causes(error))
@@ -225,8 +236,18 @@ def shown_url(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def check_access(urls: Iterable[str], secret: str, url_setting: str, key_setting: str) -> None:
+def is_openai(url: str) -> bool:
+    """Whether it leads to OpenAI itself."""
+    name = urlsplit(url).hostname or ""
+    return name == "openai.com" or name.endswith(".openai.com")
+
+
+def check_access(urls: Sequence[str], secret: str, url_setting: str, key_setting: str) -> None:
     """Raise StartError for a key or an address that no request could use; names the setting."""
+    if not secret and any(map(is_openai, urls)):
+        raise StartError(
+            f"{url_setting} is OpenAI's, which answers nobody without a key: set {key_setting}"
+        )
     if not (secret.isascii() and secret.isprintable()) or " " in secret:
         raise StartError(
             f"{key_setting} is not a key: it contains spaces or characters that no key has"
@@ -236,23 +257,6 @@ def check_access(urls: Iterable[str], secret: str, url_setting: str, key_setting
             f"{url_setting} contains a user name or password: leave it out, and set "
             f"{key_setting} if the server wants a key"
         )
-
-
-def mask(text: str, key: str) -> str:
-    """A text without the key, parts of it, or anything that looks like one."""
-    text = _SECRET.sub("****", text)
-    if not key:
-        return text
-    text = text.replace(key, "****")
-    if len(key) < 8:
-        return text
-    ends = (key[:6], key[-4:])
-    # Servers quote keys shortened: "abcdef***wxyz".
-    return re.sub(r"\S+", lambda word: _masked(word.group(), ends), text)
-
-
-def _masked(word: str, ends: tuple[str, str]) -> str:
-    return "****" if any(end in word for end in ends) else word
 
 
 def _text(value: object) -> str | None:

@@ -52,6 +52,7 @@ class Reply:
         garbage: A stream's second event is not JSON.
         comments: Keep-alive comments sent before the first piece.
         tool_calls: OpenAI's tool calls, streamed in two parts each; the text is then left out.
+        drip: After the first piece, another one every so many seconds, without end.
         logprobs: Put into each choice of a stream, to see that such fields survive.
     """
 
@@ -69,6 +70,7 @@ class Reply:
     content_type: str = "application/json"
     garbage: bool = False
     comments: int = 0
+    drip: float | None = None
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     logprobs: Mapping[str, Any] | None = None
 
@@ -317,6 +319,9 @@ class OpenAIServer:
                 if reply.garbage:
                     await event('{"choices": [{"delta": {"conte')
                 await self._at("middle", reply, event)
+            while reply.drip is not None:
+                await asyncio.sleep(reply.drip)
+                await event(_delta(reply, body, {"content": "and "}))
         await self._at("end", reply, event)
         if reply.finish_reason is not None:
             await event(_delta(reply, body, {}, reply.finish_reason))

@@ -29,6 +29,7 @@ FLOORS = {
     "rag_backend.listening": 20,
     "ingest.reading": 20,
     "ingest.chunking": 20,
+    "rag_backend.masking": 10,
     "rag_backend.settings": 10,
     "rag_backend.errors": 5,
     "rag_backend.stop_words": 5,

@@ -1,42 +1,54 @@
 """Where the stack of policies is put together: read from the inside out.
 
-    fallback( total( retrying( balanced( token_timeouts(host), … ) ) ), …, extractive )
+    fallback( total( retrying( balanced( host, … ) ) ), …, extractive )
+    host = breaker( gauged( token_timeouts( client ) ) )
 
-A breaker belongs around each host, below `Balanced`; caching and routing belong around `chain`.
+`host_of` builds what concerns one host, `stack` one provider on its hosts, `chain` the providers
+that stand in for each other. Caching and routing belong around `chain`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from rag_backend.llm.balancing import Balanced
+from rag_backend.llm.breaker import Breaker, Circuit
 from rag_backend.llm.fallback import Fallback
+from rag_backend.llm.gauging import Gauge, Gauged
+from rag_backend.llm.hosts import Endpoint, Host
 from rag_backend.llm.openai_compatible import OpenAICompatible
+from rag_backend.llm.probing import answers
 from rag_backend.llm.provider import LLMProvider
 from rag_backend.llm.retrying import Retrying
 from rag_backend.llm.rows import ProviderRow
 from rag_backend.llm.timeouts import TokenTimeouts, TotalTimeout
+from rag_backend.llm.watching import Watch
 from rag_backend.patience import Patience
 from rag_backend.settings import Settings
 
 
-def hosts_of(row: ProviderRow, settings: Settings) -> list[OpenAICompatible]:
-    """A client for each of the row's hosts; the caller closes them."""
-    limit = settings.llm_connect_timeout
-    return [OpenAICompatible(row, url, connect_timeout=limit) for url in row.base_urls]
+def host_of(row: ProviderRow, url: str, settings: Settings) -> Host:
+    """One of the row's hosts, with every policy that concerns it alone; the caller closes it."""
+    client = OpenAICompatible(row, url, connect_timeout=settings.llm_connect_timeout)
+    first_token, idle = settings.llm_first_token_timeout, settings.llm_idle_timeout
+    interval = settings.llm_probe_interval
+    circuit, gauge = Circuit(settings.llm_breaker_threshold, interval), Gauge()
+    timed = TokenTimeouts(client, first_token=first_token, idle=idle)
+    endpoint = Endpoint(Breaker(Gauged(timed, gauge), circuit), circuit, gauge)
+    return Host(endpoint, client, Watch(circuit, partial(answers, client), interval))
 
 
-def stack(hosts: Sequence[LLMProvider], settings: Settings) -> LLMProvider:
-    """One provider on its hosts, with every policy that concerns it alone."""
-    first_token, total = settings.llm_first_token_timeout, settings.llm_total_timeout
-    timed = [
-        TokenTimeouts(host, first_token=first_token, idle=settings.llm_idle_timeout)
-        for host in hosts
-    ]
+def stack(hosts: Sequence[Endpoint], settings: Settings) -> LLMProvider:
+    """One provider on its hosts, with every policy that concerns it as a whole."""
+    total = settings.llm_total_timeout
     patience = Patience(
-        attempts=settings.llm_max_attempts, hosts=len(timed), total=total, loading=first_token
+        attempts=settings.llm_max_attempts,
+        hosts=len(hosts),
+        total=total,
+        loading=settings.llm_loading_timeout,
     )
-    retrying = Retrying(Balanced(timed) if len(timed) > 1 else timed[0], patience)
+    retrying = Retrying(Balanced(hosts) if len(hosts) > 1 else hosts[0].provider, patience)
     return TotalTimeout(retrying, total)
 
 

@@ -16,12 +16,15 @@ from openai import APIStatusError, AsyncStream
 from rag_backend.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from rag_backend.llm.provider import ChatRequest, Chunk
 from rag_backend.llm.rows import ProviderRow
+from rag_backend.llm.streams import says_something
 from rag_backend.upstream import SDK_ERRORS, Host
 
 _UNNAMED_MODEL = "default"
 _LOOKUP_TIMEOUT = 3.0
 _LOOKUP_PAUSE = 10.0
 """Seconds between two lookups that find nothing: requests must not queue behind them."""
+_WHOLE = frozenset({"stop", "tool_calls", "function_call"})
+"""Reasons to finish that promise an answer."""
 
 
 class Answer(NamedTuple):
@@ -71,7 +74,7 @@ class OpenAICompatible:
         Raises:
             UpstreamError: of the kind that fits; the message names the provider and the remedy.
         """
-        begun = finished = False
+        begun = spoken = finished = False
         usage: Chunk | None = None
         try:
             answer = await self._open(request)
@@ -83,7 +86,10 @@ class OpenAICompatible:
                     chunk = self._checked(data)
                     usage = _take_usage(chunk) or usage
                     if chunk["choices"]:
+                        spoken = spoken or says_something(chunk)
                         finished = finished or _is_finish(chunk)
+                        if finished and not spoken:
+                            self._check_silence(chunk, request)
                         yield chunk
         except SDK_ERRORS as error:
             failure = self._host.failure(error, begun=begun)
@@ -162,6 +168,18 @@ class OpenAICompatible:
             raise self._host.not_openai("sent a web page instead of a completion")
         if "json" in form:
             raise self._host.not_openai("sent one JSON object instead of a stream")
+
+    def _check_silence(self, finish: Chunk, request: ChatRequest) -> None:
+        """An answer without a word is a failure, unless its end explains it.
+
+        `length` and `content_filter` do, and so does a stop string that came first of all.
+        """
+        reasons = {choice.get("finish_reason") for choice in finish["choices"]}
+        if request.options.get("stop") or not reasons & _WHOLE:
+            return
+        failure = self._host.cut("sent an empty answer")
+        failure.host_failed = False
+        raise failure
 
     def _checked(self, data: object) -> Chunk:
         if not isinstance(data, dict):

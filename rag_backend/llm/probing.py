@@ -71,13 +71,29 @@ def _judged(row: ProviderRow, url: str, status: int, body: Any) -> Reachability:
     return Reachability(True, f"{url} answers" + (f" with {models[0]}" if models else ""))
 
 
+async def answers(host: OpenAICompatible, limit: float) -> bool:
+    """Whether a host that failed is worth a request again: it lists its models, or refuses to.
+
+    One that says that it is loading is; a request waits for that. `limit` in seconds.
+    """
+    try:
+        status, body = await host.get("models", limit)
+    except UpstreamError:
+        return False
+    return status < 500 or _says_loading(status, body)
+
+
 async def _loading(host: OpenAICompatible) -> Reachability | None:
     """A model server that is up and still reading its model; None where that is not so."""
     status, body = await host.get("/health", LIMIT)
-    if status != 503 or not isinstance(body, Mapping) or "loading" not in str(body).lower():
+    if not isinstance(body, Mapping) or not _says_loading(status, body):
         return None
     detail = f"{host.url} is loading its model{_progress(body)}"
     return Reachability(False, detail, "It answers when that is done.")
+
+
+def _says_loading(status: int, body: Any) -> bool:
+    return status == 503 and "loading" in str(body).lower()
 
 
 def _progress(body: Mapping[str, Any]) -> str:

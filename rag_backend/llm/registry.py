@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from rag_backend.errors import Conflict, NotFound, StartError
-from rag_backend.llm.assemble import chain, hosts_of, stack
+from rag_backend.llm.assemble import chain, host_of, stack
 from rag_backend.llm.extractive import Extractive
-from rag_backend.llm.openai_compatible import OpenAICompatible
+from rag_backend.llm.hosts import Host, condition, latency
 from rag_backend.llm.provider import LLMProvider
-from rag_backend.llm.rows import EXTRACTIVE, ProviderRow, rows_from
+from rag_backend.llm.rows import EXTRACTIVE, ProviderRow, check, rows_from
 from rag_backend.settings import Settings
 from rag_backend.upstream import shown_url
 
@@ -24,12 +24,13 @@ _SWITCHES = {"openai": "OPENAI_API_KEY", "local": "LOCAL_LLM_API_URL"}
 class _Entry:
     row: ProviderRow
     provider: LLMProvider
-    hosts: tuple[OpenAICompatible, ...]
+    hosts: tuple[Host, ...]
 
     @property
     def model(self) -> str | None:
         """The model's name upstream, as far as it is known yet."""
-        return self.row.model or next((host.model for host in self.hosts if host.model), None)
+        found = (host.client.model for host in self.hosts)
+        return self.row.model or next(filter(None, found), None)
 
 
 class Registry:
@@ -52,16 +53,18 @@ class Registry:
 
         Raises:
             Conflict: the name is taken.
+            StartError: the row can never work, such as OpenAI without a key.
         """
+        check(row)
         if self.has(row.name):
             raise Conflict(f"LLM {row.name!r} exists already: remove it first, or take a new name.")
         if row.kind == "extractive":
             provider: LLMProvider = Extractive(row.name, stands_in=self._chosen != row.name)
             self._entries[row.name] = _Entry(row, provider, ())
             return provider
-        hosts = hosts_of(row, self._settings)
-        provider = stack(hosts, self._settings)
-        self._entries[row.name] = _Entry(row, provider, tuple(hosts))
+        hosts = tuple(host_of(row, url, self._settings) for url in row.base_urls)
+        provider = stack([host.endpoint for host in hosts], self._settings)
+        self._entries[row.name] = _Entry(row, provider, hosts)
         return provider
 
     def get(self, name: str) -> LLMProvider | None:
@@ -111,20 +114,15 @@ class Registry:
         return chain([self.get_required(n) for n in self._chain(name)]), None
 
     def info(self) -> list[dict[str, Any]]:
-        """A row each, for people: no keys, no passwords in URLs."""
+        """Each provider as it stands now, for people: no keys, no passwords in URLs.
+
+        `state`: untried, ready, loading, degraded (one of its hosts is in trouble) or down (every
+        breaker is open). `latency`: the first token's p50 and p95 over the last answers, in ms.
+        """
         used = self._chain(self._chosen)
         return [
-            {
-                "name": entry.row.name,
-                "kind": entry.row.kind,
-                "base_urls": [shown_url(url) for url in entry.row.base_urls],
-                "model": entry.model,
-                "cloud": entry.row.cloud,
-                "context_tokens": entry.row.context_tokens,
-                "chosen": entry.row.name == self._chosen,
-                "fallback": entry.row.name in used[1:],
-            }
-            for entry in self._entries.values()
+            _described(entry) | {"chosen": name == self._chosen, "fallback": name in used[1:]}
+            for name, entry in self._entries.items()
         ]
 
     async def aclose(self) -> None:
@@ -190,5 +188,22 @@ def _configured(variable: str, name: str, rows: dict[str, ProviderRow]) -> str:
     )
 
 
-async def _close(hosts: Sequence[OpenAICompatible]) -> None:
+def _described(entry: _Entry) -> dict[str, Any]:
+    row, hosts = entry.row, entry.hosts
+    gauges = [host.endpoint.gauge for host in hosts]
+    return {
+        "name": row.name,
+        "kind": row.kind,
+        "base_urls": [shown_url(url) for url in row.base_urls],
+        "model": entry.model,
+        "cloud": row.cloud,
+        "context_tokens": row.context_tokens,
+        "state": condition(hosts) if hosts else "ready",
+        "in_flight": sum(gauge.in_flight for gauge in gauges),
+        "latency": latency(gauges),
+        "hosts": [host.info() for host in hosts],
+    }
+
+
+async def _close(hosts: Sequence[Host]) -> None:
     await asyncio.gather(*(host.aclose() for host in hosts))

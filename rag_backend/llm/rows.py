@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rag_backend.errors import StartError
 from rag_backend.settings import ENV_FILE, Settings, Url
-from rag_backend.upstream import check_access, with_version
+from rag_backend.upstream import check_access, is_openai, with_version
 
 Kind = Literal["openai_compatible", "extractive"]
 EXTRACTIVE = "extractive"
@@ -89,8 +89,17 @@ def rows_from(settings: Settings) -> list[ProviderRow]:
     if settings.llm_providers is not None:
         configured += read_rows(settings.llm_providers)
     for row in configured:
-        check_access(row.base_urls, row.secret, row.url_setting, row.key_setting)
+        check(row)
     return [*configured, ProviderRow(EXTRACTIVE, kind="extractive")]
+
+
+def check(row: ProviderRow) -> None:
+    """Refuse now what every request would fail for later, with a less clear message.
+
+    Raises:
+        StartError: one line that names the setting to correct.
+    """
+    check_access(row.base_urls, row.secret, row.url_setting, row.key_setting)
 
 
 def _openai(settings: Settings) -> ProviderRow | None:
@@ -158,7 +167,7 @@ def _row(where: str, name: str, table: object) -> ProviderRow:
         base_urls=tuple(with_version(url) for url in urls),
         api_key=row.api_key or _key_from(where, name, row.api_key_env),
         model=row.model,
-        cloud=row.cloud,
+        cloud=row.cloud or any(map(is_openai, urls)),
         context_tokens=row.context_tokens,
         url_setting=f"base_url of {name!r} in {where}",
         key_setting=row.api_key_env or f"api_key of {name!r} in {where}",

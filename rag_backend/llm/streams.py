@@ -22,9 +22,13 @@ def has_output(chunk: Chunk) -> bool:
 
     A delta with the role alone says only that the upstream is there.
     """
+    ended = any(c.get("finish_reason") is not None for c in chunk.get("choices") or ())
+    return ended or says_something(chunk)
+
+
+def says_something(chunk: Chunk) -> bool:
+    """The same without the end: whether there is a piece of an answer in it."""
     for choice in chunk.get("choices") or ():
-        if choice.get("finish_reason") is not None:
-            return True
         delta = choice.get("delta") or {}
         if any(value for key, value in delta.items() if key != "role"):
             return True

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
 
 from tests.e2e.backend import EXAMPLES, BackendProcess, backend, ingest
+from tests.e2e.gateway import LIMITS, UPSTREAM_KEY
 from tests.llm_offline.processes import ServerProcess, server
 from tests.openai_server import OpenAIServer
+from tests.ports import never_accepting, refusing
 from tests.tiny_model import build_tiny_llama
 
 
@@ -17,6 +20,31 @@ def upstream() -> Iterator[OpenAIServer]:
     """A scriptable server of OpenAI's shape."""
     with OpenAIServer() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def gateway(
+    tmp_path_factory: pytest.TempPathFactory, upstream: OpenAIServer
+) -> Iterator[BackendProcess]:
+    """A backend with nothing ingested and, in place of OpenAI, the scriptable upstream.
+
+    No stand-in, short limits, no breaker (one test's failures are not the next one's), and two
+    providers with which no connection can be made: `refused` and `dropped`.
+    """
+    folder = tmp_path_factory.mktemp("gateway")
+    settings = {
+        "LLM_PROVIDER": "openai",
+        "LLM_FALLBACK": "none",
+        "LLM_BREAKER_THRESHOLD": "0",
+        "LLM_PROVIDERS": "providers.json",
+        "OPENAI_API_KEY": UPSTREAM_KEY,
+        "OPENAI_BASE_URL": upstream.url,
+    }
+    with refusing() as refused, never_accepting() as dropped:
+        table = {"refused": {"base_url": refused}, "dropped": {"base_url": dropped, "model": "m"}}
+        (folder / "providers.json").write_text(json.dumps({"providers": table}))
+        with backend(folder, **settings, **LIMITS) as running:
+            yield running
 
 
 @pytest.fixture(scope="session")

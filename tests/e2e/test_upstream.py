@@ -1,70 +1,42 @@
-"""What the client sees when the model server is down, slow, limited, cut off, or talks garbage."""
+"""What the client sees when the model server is down, limited, cut off, or talks garbage."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
 from typing import Any
 
 import httpx
 import openai
 import pytest
+from openai import OpenAI
 
-from tests.e2e.backend import BackendProcess, backend
+from tests.e2e.backend import PATIENCE, BackendProcess, backend
+from tests.e2e.gateway import ATTEMPTS, ask, failure, messages
+from tests.llm_offline.processes import free_port
 from tests.openai_server import OpenAIServer, Reply
 
-KEY = "sk-e2e-secret-0123456789"
-LIMITS = {
-    "LLM_FIRST_TOKEN_TIMEOUT": "1",
-    "LLM_IDLE_TIMEOUT": "1",
-    "LLM_TOTAL_TIMEOUT": "8",
-    "LLM_MAX_ATTEMPTS": "2",
-    "LLM_CONNECT_TIMEOUT": "1",
-}
-
-
-@pytest.fixture(scope="module")
-def gateway(
-    tmp_path_factory: pytest.TempPathFactory, upstream: OpenAIServer
-) -> Iterator[BackendProcess]:
-    """A backend with nothing ingested and one provider that has no stand-in."""
-    folder = tmp_path_factory.mktemp("gateway")
-    settings = {
-        "LLM_PROVIDER": "openai",
-        "LLM_FALLBACK": "none",
-        "OPENAI_API_KEY": KEY,
-        "OPENAI_BASE_URL": upstream.url,
-    }
-    with backend(folder, **settings, **LIMITS) as running:
-        yield running
-
-
-def ask(gateway: BackendProcess, **more: Any) -> Any:
-    body = {"messages": [{"role": "user", "content": "Tell me something."}], **more}
-    return httpx.post(f"{gateway.url}/v1/chat/completions", json=body, timeout=60)
-
-
-def failure(answer: httpx.Response) -> dict[str, Any]:
-    error: dict[str, Any] = answer.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    assert KEY not in answer.text
-    return error
-
+plain_and_streamed = pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
 
 CASES = [
     pytest.param([Reply.error(500)] * 2, 502, "upstream_error", id="failing"),
-    pytest.param([Reply(stall="headers")] * 2, 504, "upstream_timeout", id="silent"),
-    pytest.param([Reply(stall="first_token")] * 2, 504, "upstream_timeout", id="no first token"),
     pytest.param(
         [Reply.error(429, headers={"retry-after": "60"})], 429, "rate_limit_exceeded", id="limited"
+    ),
+    pytest.param(
+        [Reply.error(503, headers={"retry-after": "60"})], 503, "upstream_unavailable", id="busy"
     ),
     pytest.param([Reply.error(401)], 502, None, id="wrong key"),
     pytest.param([Reply.html()] * 2, 502, "upstream_broken", id="a web page"),
     pytest.param([Reply(cut="first_token")] * 2, 502, "upstream_broken", id="cut at once"),
+    pytest.param([Reply("")] * 2, 502, "upstream_broken", id="empty"),
+    pytest.param(
+        [Reply("", finish_reason=None, done=False)] * 2, 502, "upstream_broken", id="nothing at all"
+    ),
 ]
 
 
 @pytest.mark.parametrize(("replies", "status", "code"), CASES)
-@pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
+@plain_and_streamed
 def test_before_the_first_word_it_is_a_status(
     gateway: BackendProcess,
     upstream: OpenAIServer,
@@ -80,38 +52,44 @@ def test_before_the_first_word_it_is_a_status(
     error = failure(answer)
     if code:
         assert error["code"] == code
-    assert answer.headers["x-should-retry"] == "false"
     assert len(upstream.chats) - before == len(replies)
-    if status == 429:
+    if replies[0].headers:
         assert answer.headers["retry-after"] == "60"
 
 
 def test_a_short_retry_after_is_waited_for(gateway: BackendProcess, upstream: OpenAIServer) -> None:
-    upstream.script(Reply.error(429, headers={"retry-after": "1"}), Reply("Here I am."))
-    answer = ask(gateway)
-    assert answer.json()["choices"][0]["message"]["content"] == "Here I am."
+    for status in (429, 503):
+        reply = Reply.error(status, headers={"retry-after": "1"})
+        upstream.script(reply, Reply("Here I am."))
+        answer = ask(gateway)
+        assert answer.json()["choices"][0]["message"]["content"] == "Here I am."
 
 
 @pytest.mark.parametrize(
-    ("reply", "code"),
+    "reply",
     [
-        pytest.param(Reply(cut="middle"), "upstream_broken", id="cut"),
-        pytest.param(Reply(stall="middle"), "upstream_timeout", id="stalled"),
-        pytest.param(Reply(garbage=True), "upstream_broken", id="garbage"),
-        pytest.param(Reply(finish_reason=None), "upstream_broken", id="no finish"),
+        pytest.param(Reply(cut="middle"), id="cut"),
+        pytest.param(Reply(garbage=True), id="garbage"),
+        pytest.param(Reply(finish_reason=None), id="no finish"),
+        pytest.param(Reply(finish_reason=None, done=False), id="neither finish nor done"),
+        pytest.param(Reply(failure={"message": "out of memory"}), id="error event"),
     ],
 )
+@plain_and_streamed
 def test_in_the_middle_it_is_an_error_event(
-    gateway: BackendProcess, upstream: OpenAIServer, reply: Reply, code: str
+    gateway: BackendProcess, upstream: OpenAIServer, reply: Reply, stream: bool
 ) -> None:
     upstream.script(reply)
     before = len(upstream.chats)
-    answer = ask(gateway, stream=True)
-    assert answer.status_code == 200
-    events = [line[6:] for line in answer.text.splitlines() if line.startswith("data: ")]
-    assert events[-1] == "[DONE]"
-    assert f'"code":"{code}"' in events[-2]
+    answer = ask(gateway, stream=stream)
+    assert answer.status_code == (200 if stream else 502)
+    assert failure(answer)["code"] == "upstream_broken"
     assert len(upstream.chats) - before == 1, "text must never be sent twice"
+
+
+def test_a_whole_answer_needs_no_done(gateway: BackendProcess, upstream: OpenAIServer) -> None:
+    upstream.script(Reply("Here I am.", done=False))
+    assert ask(gateway).json()["choices"][0]["finish_reason"] == "stop"
 
 
 def test_the_sdk_raises_when_a_stream_is_cut(
@@ -119,50 +97,100 @@ def test_the_sdk_raises_when_a_stream_is_cut(
 ) -> None:
     upstream.script(Reply(cut="middle"))
     with gateway.client() as client:
-        stream = client.chat.completions.create(
-            model="any", messages=[{"role": "user", "content": "Tell me."}], stream=True
-        )
+        stream = client.chat.completions.create(model="any", messages=messages(), stream=True)
         with pytest.raises(openai.APIError):
             list(stream)
 
 
+FAILURES = [
+    *(pytest.param(Reply.error(status), id=str(status)) for status in (408, 409, 429, 500, 503)),
+    pytest.param(Reply(cut="headers"), id="hung up"),
+    pytest.param(Reply(cut="first_token"), id="cut"),
+    pytest.param(Reply(stall="headers"), id="silent"),
+    pytest.param(Reply(stall="first_token"), id="no first token"),
+    pytest.param(Reply(""), id="empty"),
+    pytest.param(Reply(finish_reason=None), id="no finish"),
+    pytest.param(Reply(stall="middle"), id="stalled"),
+]
+
+
+def _arrived(gateway: BackendProcess, least: int = 0) -> int:
+    """Completions that clients asked the backend for; it logs them when they are over."""
+    deadline = time.monotonic() + PATIENCE
+    while (found := gateway.output().count("POST /v1/chat/completions")) < least:
+        assert time.monotonic() < deadline, gateway.output()
+        time.sleep(0.01)
+    return found
+
+
+def _with_the_sdks_own_retries(gateway: BackendProcess, model: str, stream: bool) -> None:
+    """The SDK as people use it: it tries again twice where it sees fit."""
+    with OpenAI(base_url=f"{gateway.url}/v1", api_key="none") as client:
+        assert client.max_retries == 2
+
+        def read() -> list[Any]:
+            completions: Any = client.chat.completions
+            return list(completions.create(model=model, messages=messages(), stream=stream))
+
+        with pytest.raises(openai.APIError):
+            read()
+
+
+@pytest.mark.parametrize("reply", FAILURES)
+@plain_and_streamed
 def test_the_sdks_own_retries_do_not_multiply_ours(
-    gateway: BackendProcess, upstream: OpenAIServer
+    gateway: BackendProcess, upstream: OpenAIServer, reply: Reply, stream: bool
 ) -> None:
-    upstream.script(*[Reply.error(500)] * 2)
-    before = len(upstream.chats)
-    with (
-        gateway.client().with_options(max_retries=2) as client,
-        pytest.raises(openai.InternalServerError),
-    ):
-        client.chat.completions.create(
-            model="any", messages=[{"role": "user", "content": "Tell me."}]
-        )
-    assert len(upstream.chats) - before == int(LIMITS["LLM_MAX_ATTEMPTS"])
+    upstream.default = reply
+    asked, arrived = len(upstream.chats), _arrived(gateway)
+    try:
+        _with_the_sdks_own_retries(gateway, "any", stream)
+    finally:
+        upstream.default = Reply()
+    shown = reply.stall == "middle" or (reply.finish_reason is None and reply.text)
+    assert len(upstream.chats) - asked == (1 if shown else ATTEMPTS)
+    assert _arrived(gateway, arrived + 1) == arrived + 1
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
-def test_a_client_that_leaves_frees_the_upstream(
-    gateway: BackendProcess, upstream: OpenAIServer, stream: bool
+@pytest.mark.parametrize("model", ["refused", "dropped"])
+@plain_and_streamed
+def test_nor_where_no_connection_can_be_made(
+    gateway: BackendProcess, model: str, stream: bool
 ) -> None:
-    upstream.script(Reply(stall="first_token"))
-    body = {"messages": [{"role": "user", "content": "Tell me."}], "stream": stream}
-    before = len(upstream.chats)
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{gateway.url}/v1/chat/completions", json=body, timeout=0.3)
-    upstream.wait_for(lambda server: len(server.chats) > before)
-    assert upstream.chats[before].disconnected.wait(5)
+    arrived = _arrived(gateway)
+    _with_the_sdks_own_retries(gateway, model, stream)
+    assert _arrived(gateway, arrived + 1) == arrived + 1
 
 
-def test_a_model_server_that_is_down_is_stood_in_for(
+def _local(running: BackendProcess) -> Any:
+    return httpx.get(f"{running.url}/v1/providers/local", timeout=60).json()
+
+
+def test_a_model_server_that_is_down_is_stood_in_for_until_it_is_back(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    folder = tmp_path_factory.mktemp("down")
-    settings = {"LOCAL_LLM_API_URL": "http://127.0.0.1:9", "LLM_MAX_ATTEMPTS": "1"}
+    folder, port = tmp_path_factory.mktemp("down"), free_port()
+    settings = {
+        "LOCAL_LLM_API_URL": f"http://127.0.0.1:{port}",
+        "LLM_MAX_ATTEMPTS": "1",
+        "LLM_BREAKER_THRESHOLD": "2",
+        "LLM_PROBE_INTERVAL": "0.5",
+    }
     with backend(folder, **settings) as running:
-        answer = ask(running)
-        assert answer.status_code == 200
-        assert answer.json()["provider"] == "extractive"
+        for _ in range(2):
+            answer = ask(running)
+            assert answer.status_code == 200
+            assert answer.json()["provider"] == "extractive"
         assert "[!!] Provider 'local'" in running.output()
         refused = ask(running, model="local", messages=[{"role": "user", "content": "Xin chào"}])
         assert refused.status_code == 200
+        assert _local(running)["state"] == "down"
+
+        with OpenAIServer(port) as back:
+            back.wait_for(lambda server: bool(server.requests))
+            assert back.chats == []  # it is looked at without a completion
+            deadline = time.monotonic() + PATIENCE
+            while _local(running)["hosts"][0]["breaker"] == "open":
+                assert time.monotonic() < deadline
+            assert ask(running).json()["provider"] == "local"
+            assert _local(running)["state"] == "ready"

@@ -30,6 +30,7 @@ def backend(
         llm_provider="extractive",
         llm_fallback=("none",),
         llm_max_attempts=1,
+        llm_breaker_threshold=0,  # one test's failures are not the next one's
         openai_api_key="sk-test",
         openai_base_url=cloud.url,
         local_llm_api_url=(local.url,),

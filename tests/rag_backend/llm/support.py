@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
+from rag_backend.errors import UpstreamUnavailable
+from rag_backend.llm.breaker import Breaker, Circuit
+from rag_backend.llm.gauging import Gauge, Gauged
+from rag_backend.llm.hosts import Endpoint
 from rag_backend.llm.provider import ChatRequest, Chunk, LLMProvider
+from rag_backend.upstream import LOADING
 
 ASK = ChatRequest(messages=({"role": "user", "content": "How many days of leave?"},))
 
@@ -86,3 +92,28 @@ async def text_before_error(provider: LLMProvider, error: type[Exception]) -> tu
     except error as raised:
         return text_of(received), raised
     raise AssertionError(f"no {error.__name__} came")
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def loading() -> UpstreamUnavailable:
+    """What a model server says that is still reading its model."""
+    error = UpstreamUnavailable("m is still loading", code=LOADING)
+    error.host_failed = False
+    return error
+
+
+def endpoint(
+    provider: LLMProvider, clock: Callable[[], float] = time.monotonic, threshold: int = 3
+) -> Endpoint:
+    """A host as the stack builds it, its interval 5 s."""
+    circuit, gauge = Circuit(threshold, 5, clock), Gauge()
+    return Endpoint(Breaker(Gauged(provider, gauge), circuit), circuit, gauge)

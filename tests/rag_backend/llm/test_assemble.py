@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
-from rag_backend.errors import UpstreamBroken, UpstreamLimited, UpstreamRefused, UpstreamTimeout
+from rag_backend.errors import (
+    UpstreamBroken,
+    UpstreamError,
+    UpstreamLimited,
+    UpstreamRefused,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
+from rag_backend.llm.breaker import RESTING
 from rag_backend.llm.complete import complete
 from rag_backend.llm.provider import LLMProvider
 from rag_backend.llm.registry import Registry, build_registry
@@ -142,3 +151,77 @@ async def test_the_final_error_tells_sdks_not_to_multiply_it(house: House) -> No
     _, error = await text_before_error(house.provider(llm_fallback="none"), UpstreamLimited)
     assert isinstance(error, UpstreamLimited)
     assert error.headers() == {"x-should-retry": "false", "retry-after": "3600"}
+
+
+async def test_an_open_breaker_leaves_the_host_alone(house: House) -> None:
+    house.cloud.default = Reply.error(500)
+    provider = house.provider(llm_breaker_threshold=2, llm_probe_interval=60)
+    for _ in range(3):
+        assert (await complete(provider, ASK))["provider"] == "local"
+    assert house.requests == (2, 3)  # from then on it falls back at once
+
+
+async def test_what_a_client_gets_without_a_stand_in_says_so(house: House) -> None:
+    house.cloud.default = Reply.error(500)
+    provider = house.provider(llm_fallback="none", llm_breaker_threshold=2, llm_probe_interval=60)
+    await text_before_error(provider, UpstreamError)
+    _, error = await text_before_error(provider, UpstreamUnavailable)
+    assert isinstance(error, UpstreamUnavailable)
+    assert (error.client_status, error.code) == (503, RESTING)
+    assert error.headers() == {"x-should-retry": "false", "retry-after": "60"}
+    assert house.requests == (2, 0)
+
+
+async def test_a_refused_key_does_not_open_it(house: House) -> None:
+    house.cloud.default = Reply.error(401)
+    provider = house.provider(llm_breaker_threshold=1)
+    for _ in range(3):
+        await text_before_error(provider, UpstreamRefused)
+    assert house.requests == (3, 0)
+
+
+async def test_a_host_that_comes_back_is_used_again() -> None:
+    with OpenAIServer() as gone:
+        port = gone.port
+    with OpenAIServer() as sound:
+        settings = load_settings(
+            local_llm_api_url=f"{gone.url},{sound.url}",
+            local_llm_model="m",
+            llm_breaker_threshold=1,
+            llm_probe_interval=0.2,
+            llm_fallback="none",
+        )
+        registry = build_registry(settings)
+        provider = registry.resolve(None)[0]
+        for _ in range(3):
+            await complete(provider, ASK)
+        assert len(sound.chats) == 3
+        assert registry.info()[0]["hosts"][0]["breaker"] == "open"
+        assert registry.info()[0]["state"] == "degraded"
+
+        with OpenAIServer(port) as back:
+            # The backend looks by itself, and never asks for a completion.
+            await asyncio.to_thread(back.wait_for, lambda server: bool(server.requests))
+            assert [request.path for request in back.requests] == ["/v1/models"]
+            while registry.info()[0]["hosts"][0]["breaker"] == "open":
+                await asyncio.sleep(0)
+            await complete(provider, ASK)
+            assert (len(back.chats), len(sound.chats)) == (1, 3)
+            assert registry.info()[0]["hosts"][0]["breaker"] == "closed"
+        await registry.aclose()
+
+
+async def test_an_empty_answer_is_left_for_the_next(house: House) -> None:
+    house.cloud.default = Reply("")
+    assert (await complete(house.provider(), ASK))["provider"] == "local"
+    assert house.requests == (2, 1)
+
+
+async def test_a_loading_model_is_waited_for_past_the_first_token_limit(house: House) -> None:
+    loading = Reply.error(503, "m is still loading", code="loading", headers={"retry-after": "5"})
+    house.local.script(loading, loading)
+    provider = house.provider(
+        llm_provider="local", llm_fallback="none", llm_first_token_timeout=1.5, llm_max_attempts=1
+    )
+    assert (await complete(provider, ASK))["provider"] == "local"
+    assert house.requests == (0, 3)

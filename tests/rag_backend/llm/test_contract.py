@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from rag_backend.llm.balancing import Balanced
+from rag_backend.llm.breaker import Breaker, Circuit
 from rag_backend.llm.complete import complete
 from rag_backend.llm.fallback import Fallback
+from rag_backend.llm.gauging import Gauge, Gauged
 from rag_backend.llm.provider import ChatRequest, Evidence, Grounding, LLMProvider
 from rag_backend.llm.registry import Registry, build_registry
 from rag_backend.llm.retrying import Retrying
@@ -20,6 +22,7 @@ from rag_backend.llm.timeouts import TokenTimeouts, TotalTimeout
 from rag_backend.patience import Patience
 from rag_backend.settings import load_settings
 from tests.openai_server import OpenAIServer, Place, Reply
+from tests.rag_backend.llm.support import endpoint
 
 ANSWER = "Employees have twelve days of annual leave. [1]"
 REQUEST = ChatRequest(
@@ -37,7 +40,9 @@ WRAPPERS: dict[str, Callable[[LLMProvider], LLMProvider]] = {
     "token timeouts": lambda p: TokenTimeouts(p, first_token=5, idle=5),
     "total timeout": lambda p: TotalTimeout(p, 5),
     "retrying": lambda p: Retrying(p, Patience(attempts=2, total=5, loading=5)),
-    "balanced": lambda p: Balanced([p, p]),
+    "balanced": lambda p: Balanced([endpoint(p), endpoint(p)]),
+    "breaker": lambda p: Breaker(p, Circuit(5, 5)),
+    "gauged": lambda p: Gauged(p, Gauge()),
     "fallback": lambda p: Fallback([p, p]),
 }
 

@@ -40,7 +40,11 @@ FAILURES = [
 
 
 @pytest.mark.parametrize("error", FAILURES, ids=lambda e: type(e).__name__)
-@pytest.mark.parametrize("before", [[], [ROLE]], ids=["nothing", "role"])
+@pytest.mark.parametrize(
+    "before",
+    [[], [ROLE], [ROLE, delta(content=""), delta(content=None)], [delta(tool_calls=[])]],
+    ids=["nothing", "role", "empty", "no call"],
+)
 async def test_moves_on_before_the_first_output(
     error: UpstreamError, before: list[dict[str, object]]
 ) -> None:
@@ -60,8 +64,17 @@ async def test_stays_after_the_first_output(error: UpstreamError) -> None:
     assert second.requests == []
 
 
-@pytest.mark.parametrize("output", [delta(tool_calls=[{"index": 0}]), finish("length")])
-async def test_tool_calls_and_a_finish_are_output_too(output: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    "output",
+    [
+        delta(content=" "),
+        delta(tool_calls=[{"index": 0}]),
+        delta(reasoning_content="Let me see"),
+        delta(refusal="No"),
+        finish("length"),
+    ],
+)
+async def test_whatever_a_client_could_see_is_output(output: dict[str, object]) -> None:
     first = Scripted([ROLE, output, UpstreamBroken("cut")])
     second = Scripted(saying("Twelve."))
     await text_before_error(Fallback([first, second]), UpstreamBroken)

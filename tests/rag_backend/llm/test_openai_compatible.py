@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import socket
 import traceback
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -26,6 +25,7 @@ from rag_backend.llm.provider import ChatRequest
 from rag_backend.llm.rows import ProviderRow
 from rag_backend.upstream import LOADING, with_version
 from tests.openai_server import OpenAIServer, Reply
+from tests.ports import never_accepting, refusing
 from tests.rag_backend.llm.support import ASK, collect, delta, finish, text_before_error, text_of
 
 KEY = "sk-proj-AbCdEfGhIjKlMnOp-9876"
@@ -237,6 +237,75 @@ async def test_a_limit_carries_the_wait(
     assert error.retry_after == seconds
 
 
+@pytest.mark.parametrize("status", [500, 503])
+async def test_any_failure_may_carry_a_wait(
+    adapter: OpenAICompatible, server: OpenAIServer, status: int
+) -> None:
+    server.script(Reply.error(status, headers={"retry-after": "7"}))
+    _, error = await text_before_error(adapter, UpstreamError)
+    assert isinstance(error, UpstreamError)
+    assert error.retry_after == 7.0
+
+
+@pytest.mark.parametrize(
+    ("reply", "blamed"),
+    [
+        (Reply.error(500), True),
+        (Reply.error(503), True),
+        (Reply(cut="headers"), True),
+        (Reply(cut="middle"), True),
+        (Reply.html(), True),
+        (Reply.error(503, code="loading"), False),
+        *((Reply.error(status), False) for status in (400, 401, 404, 408, 409, 422, 429)),
+        (Reply(""), False),
+    ],
+    ids=lambda v: str(v)[:40],
+)
+async def test_what_a_host_is_blamed_for(
+    adapter: OpenAICompatible, server: OpenAIServer, reply: Reply, blamed: bool
+) -> None:
+    server.script(reply)
+    _, error = await text_before_error(adapter, UpstreamError)
+    assert isinstance(error, UpstreamError)
+    assert error.host_failed is blamed
+
+
+@pytest.mark.parametrize("reason", ["stop", "tool_calls"])
+async def test_an_empty_answer_is_a_failure(
+    adapter: OpenAICompatible, server: OpenAIServer, reason: str
+) -> None:
+    server.script(Reply("", finish_reason=reason))
+    _, error = await text_before_error(adapter, UpstreamBroken)
+    assert "sent an empty answer" in str(error)
+
+
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+async def test_an_empty_answer_may_have_its_reason(
+    adapter: OpenAICompatible, server: OpenAIServer, reason: str
+) -> None:
+    server.script(Reply("", finish_reason=reason))
+    chunks = await collect(adapter)
+    assert [c["finish_reason"] for chunk in chunks for c in chunk["choices"]][-1] == reason
+
+
+async def test_a_stop_string_may_come_first_of_all(
+    adapter: OpenAICompatible, server: OpenAIServer
+) -> None:
+    server.script(Reply(""))
+    assert text_of(await collect(adapter, ChatRequest(ASK.messages, {"stop": ["Twelve"]}))) == ""
+
+
+async def test_text_that_comes_with_the_finish_is_no_silence(
+    adapter: OpenAICompatible, server: OpenAIServer
+) -> None:
+    event = finish() | {
+        "choices": [{"index": 0, "delta": {"content": "Hi"}} | {"finish_reason": "stop"}]
+    }
+    body = f"data: {json.dumps(event)}\n\n"  # and no [DONE]: the answer is whole without it
+    server.script(Reply(raw=body, content_type="text/event-stream"))
+    assert text_of(await collect(adapter)) == "Hi"
+
+
 async def test_a_loading_model_is_told_apart(
     adapter: OpenAICompatible, server: OpenAIServer
 ) -> None:
@@ -247,9 +316,8 @@ async def test_a_loading_model_is_told_apart(
 
 
 async def test_nobody_listens() -> None:
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))  # bound and not listening: refused
-        provider = _adapter(_row(f"http://127.0.0.1:{reserved.getsockname()[1]}"))
+    with refusing() as url:
+        provider = _adapter(_row(url))
         _, error = await text_before_error(provider, UpstreamUnavailable)
         await provider.aclose()
     assert "cannot be reached" in str(error)
@@ -264,21 +332,11 @@ async def test_a_name_that_does_not_exist() -> None:
 
 
 async def test_no_connection_within_the_limit() -> None:
-    with socket.socket() as full:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        address = full.getsockname()
-        # Fill the backlog, so that a further SYN is dropped as by a silent firewall.
-        fillers = [socket.socket() for _ in range(4)]
-        for filler in fillers:
-            filler.setblocking(False)
-            filler.connect_ex(address)
-        row = _row(f"http://127.0.0.1:{address[1]}")
+    with never_accepting() as url:
+        row = _row(url)
         provider = OpenAICompatible(row, row.base_urls[0], connect_timeout=0.2)
         _, error = await text_before_error(provider, UpstreamTimeout)
         await provider.aclose()
-        for filler in fillers:
-            filler.close()
     assert "0.2 s (LLM_CONNECT_TIMEOUT)" in str(error)
 
 

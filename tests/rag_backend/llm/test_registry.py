@@ -158,6 +158,51 @@ async def test_create_get_has_remove() -> None:
     await registry.aclose()
 
 
+async def test_openai_wants_a_key_at_run_time_too() -> None:
+    registry = build_registry(load_settings())
+    with pytest.raises(StartError, match="without a key"):
+        registry.create(ProviderRow("big", base_urls=("https://api.openai.com/v1",)))
+    assert not registry.has("big")
+
+
+async def test_info_shows_how_it_goes(server: OpenAIServer) -> None:
+    settings = load_settings(
+        local_llm_api_url=server.url, llm_max_attempts=1, llm_breaker_threshold=2
+    )
+    registry = build_registry(settings)
+
+    def local() -> dict[str, Any]:
+        return registry.info()[0]
+
+    assert (local()["state"], local()["latency"]["first_token_p50_ms"]) == ("untried", None)
+    provider = registry.get_required("local")
+    await collect(provider)
+    assert (local()["state"], local()["in_flight"]) == ("ready", 0)
+    assert 0 < local()["latency"]["first_token_p50_ms"] <= local()["latency"]["first_token_p95_ms"]
+    stream = provider.stream(ASK)
+    await anext(stream)
+    assert local()["in_flight"] == local()["hosts"][0]["in_flight"] == 1
+    await stream.aclose()
+
+    server.default = Reply(cut="headers")
+    await text_before_error(provider, UpstreamUnavailable)
+    assert (local()["state"], local()["hosts"][0]["breaker"]) == ("degraded", "closed")
+    assert "closed the connection" in local()["hosts"][0]["last_error"]
+    await text_before_error(provider, UpstreamUnavailable)
+    assert (local()["state"], local()["hosts"][0]["breaker"]) == ("down", "open")
+    assert registry.info()[1]["state"] == "ready"  # extractive needs nobody
+    await registry.aclose()
+
+
+async def test_info_says_that_a_model_is_loading(server: OpenAIServer) -> None:
+    settings = load_settings(local_llm_api_url=server.url, llm_loading_timeout=0.1)
+    registry = build_registry(settings)
+    server.default = Reply.error(503, "m is still loading", code="loading")
+    await text_before_error(registry.get_required("local"), UpstreamUnavailable)
+    assert registry.info()[0]["state"] == "loading"
+    await registry.aclose()
+
+
 async def test_info_shows_no_secret(providers_file: Path) -> None:
     settings = load_settings(openai_api_key=KEY, llm_providers=providers_file)
     registry = build_registry(settings)

@@ -20,13 +20,14 @@ from rag_backend.llm.provider import LLMProvider
 from rag_backend.llm.retrying import Retrying
 from rag_backend.llm.rows import ProviderRow
 from rag_backend.patience import Patience
-from rag_backend.upstream import LOADING
 from tests.openai_server import OpenAIServer, Reply
 from tests.rag_backend.llm.support import (
     ROLE,
     Scripted,
     collect,
     delta,
+    endpoint,
+    loading,
     saying,
     text_before_error,
     text_of,
@@ -127,6 +128,41 @@ async def test_retry_after_past_the_deadline_ends_it_at_once(
     assert len(server.chats) == 1
 
 
+async def test_retry_after_counts_on_any_status(
+    upstream: OpenAICompatible, server: OpenAIServer
+) -> None:
+    server.default = Reply.error(503, headers={"retry-after": "3600"})
+    _, error = await text_before_error(_retrying(upstream, total=5), UpstreamUnavailable)
+    assert isinstance(error, UpstreamUnavailable)
+    assert error.headers() == {"x-should-retry": "false", "retry-after": "3600"}
+    assert len(server.chats) == 1
+    server.default = Reply()
+    server.script(Reply.error(503, headers={"retry-after-ms": "20"}))
+    assert text_of(await collect(_retrying(upstream, total=5))) == Reply().text
+
+
+async def test_an_open_breaker_is_not_waited_for() -> None:
+    script = Scripted([UpstreamUnavailable("down")])
+    host = endpoint(script, threshold=2)
+    provider = _retrying(host.provider, attempts=5)
+    _, error = await text_before_error(provider, UpstreamUnavailable)
+    assert "After 2 failures in a row" in str(error)
+    assert len(script.requests) == 2
+
+
+async def test_a_loading_host_does_not_hold_up_the_other() -> None:
+    slow, quick = Scripted([loading()]), Scripted(saying("Twelve."))
+    provider = Retrying(
+        Balanced([endpoint(slow), endpoint(quick)]),
+        attempts=1,
+        hosts=2,
+        total=7200,
+        loading=7200,
+        loading_wait=3600,
+    )
+    assert text_of(await collect(provider)) == "Twelve."
+
+
 async def test_a_spent_quota_is_not_waited_for(
     upstream: OpenAICompatible, server: OpenAIServer
 ) -> None:
@@ -153,15 +189,14 @@ async def test_other_errors_pass_through() -> None:
 
 
 async def test_a_loading_model_is_asked_past_the_number_of_attempts() -> None:
-    loading = [UpstreamUnavailable("loading", code=LOADING)]
-    script = Scripted(*[loading] * 8, saying("Twelve."))
+    script = Scripted(*[[loading()]] * 8, saying("Twelve."))
     provider = Retrying(script, Patience(attempts=1, total=60, loading=60, loading_wait=0.001))
     assert text_of(await collect(provider)) == "Twelve."
     assert len(script.requests) == 9
 
 
 async def test_a_model_that_goes_on_loading_is_given_up() -> None:
-    script = Scripted([UpstreamUnavailable("loading", code=LOADING)])
+    script = Scripted([loading()])
     provider = Retrying(script, Patience(attempts=3, total=60, loading=0.5))
     await text_before_error(provider, UpstreamUnavailable)
     assert len(script.requests) == 1
@@ -172,7 +207,7 @@ async def test_the_next_host_is_asked_at_once() -> None:
     up = Scripted(saying("Twelve."))
     # A wait would be an hour long: the other host must not be waited for.
     patience = Patience(attempts=1, hosts=2, total=7200, loading=60, first_wait=3600)
-    provider = Retrying(Balanced([down, up]), patience)
+    provider = Retrying(Balanced([endpoint(down), endpoint(up)]), patience)
     assert text_of(await collect(provider)) == "Twelve."
     assert (len(down.requests), len(up.requests)) == (1, 1)
 

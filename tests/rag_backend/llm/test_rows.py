@@ -101,6 +101,48 @@ def test_a_missing_file_stops_the_start(tmp_path: Path) -> None:
         read_rows(tmp_path / "binary.toml")
 
 
+OPENAI_URLS = ["https://api.openai.com/v1", "https://eu.api.openai.com"]
+
+
+@pytest.mark.parametrize("url", OPENAI_URLS)
+def test_openai_wants_a_key_wherever_it_is_written(tmp_path: Path, url: str) -> None:
+    file = tmp_path / "providers.toml"
+    file.write_text(f"[providers.big]\nbase_url = '{url}'\nmodel = 'gpt-4o'\n")
+    with pytest.raises(StartError) as raised:
+        rows_from(load_settings(llm_providers=file))
+    assert str(raised.value) == (
+        f"base_url of 'big' in LLM_PROVIDERS={file} is OpenAI's, which answers nobody without a "
+        f"key: set api_key of 'big' in LLM_PROVIDERS={file}"
+    )
+    with pytest.raises(StartError):
+        rows_from(load_settings(local_llm_api_url=url))
+
+    file.write_text(f"{file.read_text()}api_key = '{KEY}'\n")
+    big = rows_from(load_settings(llm_providers=file))[0]
+    assert big.cloud  # whatever the file says: it is not on the LAN
+
+
+def test_the_example_file_is_valid() -> None:
+    example = Path(__file__).parents[3] / "providers.example.toml"
+    rows = {row.name: row for row in read_rows(example)}
+    assert list(rows) == ["ollama", "lmstudio", "vllm", "any"]
+    assert not any(row.cloud or row.secret for row in rows.values())  # no key is needed on a LAN
+    assert rows["ollama"].base_urls == ("http://localhost:11434/v1",)
+    assert len(rows["vllm"].base_urls) == 2
+
+
+def test_the_cloud_part_of_the_example_file_is_valid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = Path(__file__).parents[3] / "providers.example.toml"
+    monkeypatch.setenv("GROQ_API_KEY", KEY)
+    file = tmp_path / "providers.toml"
+    lines = example.read_text("utf-8").splitlines()
+    file.write_text("\n".join(line.removeprefix("#") for line in lines if line[:2] != "# "))
+    (cloud,) = [row for row in read_rows(file) if row.cloud]
+    assert (cloud.secret, cloud.key_setting) == (KEY, "GROQ_API_KEY")
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
