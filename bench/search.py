@@ -49,6 +49,9 @@ from rag_backend.knowledge.vectors import VectorIndex, open_embedded
 CLIENTS = (4, 16)
 _WARMING = 6
 """Searches of each kind before it is timed."""
+_PAUSE = 0.3
+"""Seconds between the two processes' turns: threads of torch's go on spinning after their work, and
+would take a core from the other process."""
 _STARTED_WITHIN = 180
 """Seconds that a backend may take until it is ready."""
 
@@ -146,8 +149,10 @@ def measure(
             for question in questions:
                 for name, way in ways.items():
                     found.add(name, way(question))
+                time.sleep(_PAUSE)
                 for name, milliseconds in parts(question).items():
                     found.add(name, milliseconds)
+                time.sleep(_PAUSE)
             for clients in CLIENTS:
                 found.per_second[clients] = _together(client, store, questions, clients, found)
         found.resident = process.memory_info().rss / 2**20
