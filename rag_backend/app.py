@@ -10,9 +10,11 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
+from rag_backend.answering.caching import Answers
 from rag_backend.answering.condensing import Condenser
 from rag_backend.answering.pipeline import Pipeline
 from rag_backend.api import (
+    cache,
     chat,
     embeddings,
     failures,
@@ -23,6 +25,7 @@ from rag_backend.api import (
 )
 from rag_backend.api.middleware import RequestMiddleware
 from rag_backend.api.parts import Parts
+from rag_backend.api.repeating import Repeating
 from rag_backend.knowledge.blobs import Blobs
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.embedding import load_embedding
@@ -34,6 +37,7 @@ from rag_backend.knowledge.reading import ReadingPool
 from rag_backend.knowledge.retriever import Retriever
 from rag_backend.knowledge.sql.opening import open_sqlite
 from rag_backend.knowledge.vectors import open_embedded, open_server
+from rag_backend.llm.cache.opening import open_backing
 from rag_backend.llm.provider import LLMProvider
 from rag_backend.llm.registry import Registry, build_registry
 from rag_backend.metrics import Metrics
@@ -59,6 +63,7 @@ def create_app(settings: Settings, started: Started | None = None) -> FastAPI:
             closing.push_async_callback(parts.registry.aclose)
             closing.push_async_callback(parts.library.stop)
             closing.push_async_callback(parts.encoder.stop)
+            closing.push_async_callback(parts.answers.aclose)
             parts.encoder.start()
             await parts.library.start()
             if started is not None:
@@ -70,10 +75,11 @@ def create_app(settings: Settings, started: Started | None = None) -> FastAPI:
         redoc_url=None, title="RAG backend", version=version("rag-backend"), lifespan=lifespan
     )
     app.state.parts = parts
-    for module in (chat, models, files, vector_stores, embeddings, operations):
+    for module in (cache, chat, models, files, vector_stores, embeddings, operations):
         app.include_router(module.router)
     failures.install(app)
     keys = [key.get_secret_value() for key in settings.api_keys]
+    app.add_middleware(Repeating, parts=parts)
     app.add_middleware(RequestMiddleware, keys=keys, metrics=parts.metrics)
     return app
 
@@ -87,7 +93,8 @@ def build_parts(settings: Settings) -> Parts:
     local = _local_model(registry)
     condenser = Condenser(settings.condense, settings.context_tokens, local)
     pipeline = Pipeline(library, condenser, local, settings.no_answer, metrics)
-    return Parts(settings, library, encoder, registry, pipeline, metrics)
+    answers = Answers(pipeline, open_backing(settings, metrics), registry, settings, metrics)
+    return Parts(settings, library, encoder, registry, pipeline, answers, metrics)
 
 
 def _build_library(settings: Settings, encoder: EncoderLoader) -> Library:

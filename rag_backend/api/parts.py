@@ -7,6 +7,7 @@ from typing import Annotated, Any, cast
 
 from fastapi import Depends, Request
 
+from rag_backend.answering.caching import Answers
 from rag_backend.answering.pipeline import Pipeline
 from rag_backend.knowledge.encoder import EncoderLoader
 from rag_backend.knowledge.library import Library
@@ -25,6 +26,7 @@ class Parts:
     encoder: EncoderLoader
     registry: Registry
     pipeline: Pipeline
+    answers: Answers
     metrics: Metrics
 
 

@@ -32,6 +32,9 @@ class Library:
         self.blobs = blobs
         self.indexer = indexer
         self.retriever = retriever
+        # Rows as they were read at the catalog's mark: every question begins with one.
+        self._mark: int | None = None
+        self._stores: dict[str, Store] = {}
 
     async def start(self) -> None:
         """Make sure of the default store, and resume unfinished jobs."""
@@ -96,7 +99,17 @@ class Library:
 
     async def store(self, id_or_name: str) -> Store:
         """A store by id or name; raises NotFound."""
-        return await asyncio.to_thread(self.catalog.store, id_or_name)
+        mark = self.catalog.mark()
+        if mark is None:
+            return await asyncio.to_thread(self.catalog.store, id_or_name)
+        if mark != self._mark:
+            self._mark, self._stores = mark, {}
+        store = self._stores.get(id_or_name)
+        if store is None:
+            store = await asyncio.to_thread(self.catalog.store, id_or_name)
+            if mark == self._mark:
+                self._stores[id_or_name] = store
+        return store
 
     async def delete_store(self, store: Store) -> None:
         """Delete a store; the default one comes back empty."""
