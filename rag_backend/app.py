@@ -72,7 +72,12 @@ def create_app(settings: Settings, started: Started | None = None) -> FastAPI:
 
     # Not FastAPI's own: its /docs is empty where the internet cannot be reached.
     app = FastAPIOffline(
-        redoc_url=None, title="RAG backend", version=version("rag-backend"), lifespan=lifespan
+        redoc_url=None,
+        title="RAG backend",
+        version=version("rag-backend"),
+        lifespan=lifespan,
+        # It would look for exporters at every request; what is counted here is at /metrics.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.parts = parts
     for module in (cache, chat, models, files, vector_stores, embeddings, operations):

@@ -45,6 +45,7 @@ HEAVY = {
     "chromadb": {"rag_backend.knowledge.vectors"},
     "tantivy": {"rag_backend.knowledge.lexical"},
     "sqlalchemy": {"rag_backend.knowledge.sql"},
+    "redis": {"rag_backend.llm.cache.redis"},
     "uvicorn": {"rag_backend.main", "llm_offline.main"},
 }
 
