@@ -67,8 +67,8 @@ class RedisBacking:
         self._ttl = max(1, round(1000 * ttl))
         self._limit = limit
         self._url = _shown(url)
-        self._reading = _Circuit("read", self._url, metrics, rest, clock)
-        self._writing = _Circuit("written to", self._url, metrics, rest, clock)
+        self._reading = _Circuit("read", self._url, rest, clock)
+        self._writing = _Circuit("written to", self._url, rest, clock)
         self._redis = Redis(connection_pool=_pool(url, limit))
 
     async def get(self, key: str) -> bytes | None:
@@ -143,7 +143,8 @@ class RedisBacking:
             reason = _reason(error)
             self._metrics.cache_events.labels("error").inc()
             if circuit is not None:
-                circuit.failed(reason)
+                # A server that is away is away for both; one that refuses to write is still read.
+                (circuit if isinstance(error, ResponseError) else self._reading).failed(reason)
             raise CacheUnavailable(
                 f"The answer cache at {self._url} {reason}: check it, and CACHE_URL."
             ) from None
@@ -163,13 +164,11 @@ class _Circuit:
         self,
         what: str,
         url: str,
-        metrics: Metrics,
         rest: float,
         clock: Callable[[], float],
     ) -> None:
         self._what = what
         self._url = url
-        self._metrics = metrics
         self._rest = rest
         self._clock = clock
         self._until: float | None = None
