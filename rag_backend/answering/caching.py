@@ -187,6 +187,7 @@ class Answers:
             recording = await self._fit(chunks, asked.provider.name) if same else None
             if recording is None or clearings != self._clearings or self._backing is None:
                 self._metrics.cache_events.labels("unfit").inc()
+                ended()  # nobody who asks from now on gets it
                 return
             key = self._key(wanted, asked.provider.name, asked.store)
             await self._backing.put(key, recording.dump())

@@ -75,6 +75,9 @@ class Flight:
             async for chunk in self._source:
                 self._chunks.append(chunk)
                 self._wake()
+        except BaseException:
+            self._ended()  # at once: readers may wake before the task's callbacks run
+            raise
         finally:
             await self._source.aclose()
         self._whole = True

@@ -69,7 +69,7 @@ class RedisBacking:
         self._url = _shown(url)
         self._reading = _Circuit("read", self._url, rest, clock)
         self._writing = _Circuit("written to", self._url, rest, clock)
-        self._redis = Redis(connection_pool=_pool(url, limit))
+        self._redis = Redis.from_pool(_pool(url, limit))  # which is closed with it
 
     async def get(self, key: str) -> bytes | None:
         """See Backing; what another program or a fault left there is a miss."""

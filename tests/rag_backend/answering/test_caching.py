@@ -46,7 +46,7 @@ class FakePipeline:
         self.asked: list[Question] = []
         self.gate = asyncio.Event()
         self.gate.set()
-        self.provider = "local"
+        self.provider: str | None = None  # who signs; None: who was asked
         self.open = 0
 
     async def answer(self, asked: Question) -> AsyncGenerator[Chunk, None]:
@@ -58,7 +58,7 @@ class FakePipeline:
                 await self.gate.wait()
                 if isinstance(step, Exception):
                     raise step
-                yield HEAD | {"provider": self.provider} | step
+                yield HEAD | {"provider": self.provider or asked.provider.name} | step
         finally:
             self.open -= 1
 
@@ -259,7 +259,7 @@ async def test_a_stand_ins_answer_is_not_kept() -> None:
 
 async def test_who_chooses_among_rows_may_be_signed_by_any() -> None:
     house = House()
-    smart = house.question("smart")
+    smart, house.pipeline.provider = house.question("smart"), "local"
     assert await outcomes(house, smart, smart) == ["miss", "hit"]
     house.pipeline.provider = "extractive"
     smart = house.question("smart", seed=1)
