@@ -11,9 +11,11 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
+from rag_backend.answering.caching import Answers
 from rag_backend.answering.condensing import Condenser
 from rag_backend.answering.pipeline import Pipeline
 from rag_backend.api import (
+    cache,
     chat,
     embeddings,
     failures,
@@ -27,6 +29,7 @@ from rag_backend.api import (
 )
 from rag_backend.api.middleware import RequestMiddleware
 from rag_backend.api.parts import Parts
+from rag_backend.api.repeating import Repeating
 from rag_backend.knowledge.blobs import Blobs
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.embedding import EMBEDDED, EmbeddingProvider, load_embedding
@@ -41,6 +44,7 @@ from rag_backend.knowledge.reranking import Reranking, check_reranker, load_rera
 from rag_backend.knowledge.retriever import Retriever
 from rag_backend.knowledge.sql.opening import open_sqlite
 from rag_backend.knowledge.vectors import open_embedded, open_server
+from rag_backend.llm.cache.opening import open_backing
 from rag_backend.llm.provider import LLMProvider
 from rag_backend.llm.registry import Registry, build_registry
 from rag_backend.metrics import Metrics
@@ -70,6 +74,7 @@ def create_app(settings: Settings, started: Started | None = None) -> FastAPI:
         async with AsyncExitStack() as closing:
             closing.push_async_callback(parts.registry.aclose)
             closing.push_async_callback(_stop, parts)
+            closing.push_async_callback(parts.answers.aclose)
             parts.encoder.start()
             parts.reranking.start()
             await parts.library.start()
@@ -79,14 +84,20 @@ def create_app(settings: Settings, started: Started | None = None) -> FastAPI:
 
     # Not FastAPI's own: its /docs is empty where the internet cannot be reached.
     app = FastAPIOffline(
-        redoc_url=None, title="RAG backend", version=version("rag-backend"), lifespan=lifespan
+        redoc_url=None,
+        title="RAG backend",
+        version=version("rag-backend"),
+        lifespan=lifespan,
+        # It would look for exporters at every request; what is counted here is at /metrics.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.parts = parts
     stores = (vector_stores, store_files, file_batches)
-    for module in (chat, models, providers, files, *stores, embeddings, operations):
+    for module in (cache, chat, models, providers, files, *stores, embeddings, operations):
         app.include_router(module.router)
     failures.install(app)
     keys = [key.get_secret_value() for key in settings.api_keys]
+    app.add_middleware(Repeating, parts=parts)
     app.add_middleware(RequestMiddleware, keys=keys, metrics=parts.metrics)
     return app
 
@@ -109,7 +120,9 @@ def build_parts(settings: Settings) -> Parts:
     local = _local_model(registry)
     condenser = Condenser(settings.condense, settings.context_tokens, local)
     pipeline = Pipeline(library, condenser, local, settings.no_answer, metrics)
-    return Parts(settings, library, encoder, reranking, registry, pipeline, metrics)
+    backing = open_backing(settings, metrics)
+    answers = Answers(pipeline, backing, registry, reranking, settings, metrics)
+    return Parts(settings, library, encoder, reranking, registry, pipeline, answers, metrics)
 
 
 def _build_reranking(model: str | None) -> Reranking:

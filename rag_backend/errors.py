@@ -10,6 +10,7 @@ RAGError
 ├── Conflict              409
 ├── TooLarge              413
 ├── Starting              503  the encoder is still loading
+├── CacheUnavailable      503  the answer cache could not be cleared
 ├── StorageFull           507  the disk is full
 ├── StorageBroken         500  a data directory is damaged; says how to rebuild
 └── UpstreamError         502  a model server failed
@@ -128,6 +129,13 @@ class Starting(RAGError):
     def headers(self) -> dict[str, str]:
         """Ask the client to come back in a few seconds."""
         return {"retry-after": "3"}
+
+
+class CacheUnavailable(RAGError):
+    """The server that keeps answers did not do what it was asked."""
+
+    status = 503
+    code = "cache_unavailable"
 
 
 class StorageFull(RAGError):

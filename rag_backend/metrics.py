@@ -44,6 +44,29 @@ class Metrics:
             ["method", "when"],
             registry=registry,
         )
+        self.cached = Counter(
+            "rag_cache_requests_total",
+            "Chat requests by how the answer cache served them: hit, miss, shared, bypass",
+            ["outcome"],
+            registry=registry,
+        )
+        self.cache_events = Counter(
+            "rag_cache_events_total",
+            "What happened to kept answers: stored, replaced, evicted, expired, too_large, "
+            "unfit, garbage, error",
+            ["event"],
+            registry=registry,
+        )
+        self.cache_saved_tokens = Counter(
+            "rag_cache_saved_tokens_total",
+            "Tokens of answers that no provider had to give again",
+            ["provider", "direction"],
+            registry=registry,
+        )
+        self.cache_bytes = Gauge(
+            "rag_cache_bytes", "Bytes of answers kept in memory", registry=registry
+        )
+        self.cache_entries = Gauge("rag_cache_entries", "Answers kept in memory", registry=registry)
         self.pending_files = Gauge(
             "rag_pending_files", "Files waiting to be read or written", registry=registry
         )

@@ -6,9 +6,10 @@ working directory. An empty value means "not set".
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
@@ -18,6 +19,8 @@ from ingest.env_file import read_env_file
 from rag_backend.errors import StartError
 
 ENV_FILE = Path(".env")
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"]*@")
+_OPTIONS = re.compile(r"(?<=\w)\?[^\s'\"]+")
 
 
 def _comma_separated(value: object) -> object:
@@ -50,9 +53,22 @@ def _keys(value: object) -> object:
     return keys
 
 
+def _cache_url(value: object) -> object:
+    """Refuse what is no place for answers, and passwords where no log would mask them."""
+    if not isinstance(value, str) or value in ("none", "memory://"):
+        return value
+    parts = urlsplit(value)
+    if parts.scheme not in ("redis", "rediss", "unix") or not (parts.hostname or parts.path):
+        raise ValueError("memory://, none, or a URL such as redis://:PASSWORD@192.168.1.20:6379/0")
+    if {"password", "username"} & set(parse_qs(parts.query)):
+        raise ValueError("a URL with the password before the host: redis://:PASSWORD@HOST:6379/0")
+    return value
+
+
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_keys)]
 Url = Annotated[str, BeforeValidator(_http_url)]
+CacheUrl = Annotated[str, BeforeValidator(_cache_url)]
 Urls = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_http_urls)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
@@ -167,6 +183,20 @@ class Settings(BaseSettings):
     no_answer: Literal["say", "model"] = Field(
         "say", description="Nothing relevant found: say so, or let the model answer without sources"
     )
+    cache_url: CacheUrl = Field(
+        "memory://",
+        description="Where answers are kept: `memory://`, a Redis or KeyDB such as "
+        "redis://:PASSWORD@HOST:6379/0, or `none`",
+    )
+    cache_ttl: float = Field(
+        3600, gt=0, le=2_592_000, description="How long an answer is kept, in seconds"
+    )
+    cache_max_mb: int = Field(
+        64, ge=1, le=65_536, description="Most memory for answers in `memory://`, in MiB"
+    )
+    cache_max_entries: int = Field(
+        10_000, ge=1, le=10_000_000, description="Most answers kept in `memory://`"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe message logged"
     )
@@ -192,9 +222,14 @@ def _one_line(problem: Any) -> str:
     name = str(problem["loc"][0])
     field = Settings.model_fields.get(name)
     secret = field is not None and "Secret" in str(field.annotation)
-    value = "(secret)" if secret else repr(problem["input"])
+    value = "(secret)" if secret else _without_password(repr(problem["input"]))
     allowed = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     return f"{name.upper()}={value} is not allowed: it should be {allowed}"
+
+
+def _without_password(text: str) -> str:
+    """Without the user name and password, and the options, that a URL may carry."""
+    return _OPTIONS.sub("?****", _CREDENTIALS.sub("****@", text))
 
 
 def describe(settings: Settings) -> list[tuple[str, str]]:
@@ -213,7 +248,7 @@ def _shown(value: object) -> str:
         return str(int(value))
     if isinstance(value, float):
         return f"{value:g}"
-    return str(value)
+    return _without_password(str(value))
 
 
 def unknown_names(known_elsewhere: tuple[str, ...] = ("LLM_OFFLINE_", "RAG_BACKEND_")) -> list[str]:

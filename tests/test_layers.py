@@ -53,6 +53,7 @@ HEAVY = {
     "tantivy": {"rag_backend.knowledge.lexical"},
     "sqlalchemy": {"rag_backend.knowledge.sql"},
     "openai": {"rag_backend.upstream", "rag_backend.llm.openai_compatible", "ingest.client"},
+    "redis": {"rag_backend.llm.cache.redis"},
     "uvicorn": {"rag_backend.main", "llm_offline.main"},
 }
 

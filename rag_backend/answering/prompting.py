@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -21,6 +22,14 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def prompt_version() -> str:
+    """Changes whenever a template does."""
+    loader = _templates().loader
+    assert loader is not None  # noqa: S101
+    named = [(name, loader.get_source(_templates(), name)[0]) for name in loader.list_templates()]
+    return hashlib.sha256(repr(named).encode()).hexdigest()
 
 
 def render(template: str, **values: Any) -> str:

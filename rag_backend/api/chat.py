@@ -6,13 +6,16 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+import orjson
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
+from rag_backend.answering.caching import Served, Wanted
 from rag_backend.answering.pipeline import Question
+from rag_backend.api.asking import asker, freshness
 from rag_backend.api.disconnect import or_disconnected
 from rag_backend.api.parts import Backend, Parts
+from rag_backend.api.repeating import Known, recorded_response, remember
 from rag_backend.api.schemas import ChatBody
 from rag_backend.api.sse import event_stream
 from rag_backend.api.strict import StrictRoute
@@ -29,14 +32,36 @@ log = logging.getLogger("rag_backend.content")
 async def create_chat_completion(body: ChatBody, request: Request, backend: Backend) -> Response:
     """Answer from the documents, with sources; plain or streamed."""
     asked = await _question(body, request, backend)
-    chunks = backend.pipeline.answer(asked)
+    wanted = Wanted.of(asked, asker(request.headers, keyed=bool(backend.settings.api_keys)))
+    fresh, served = freshness(request.headers), Served()
+    recording = None
+    if fresh == "any":
+        recording = await backend.answers.recorded(wanted, asked.provider.name, asked.store)
+    usage = body.stream_options is not None and body.stream_options.include_usage
+    if recording is not None:
+        backend.library.use(asked.store)
+    if recording is not None and not backend.settings.log_content:
+        stream, route = bool(body.stream), request.scope["route"]
+        remember(request, Known(wanted, *split_model(body.model), stream, usage, route))
+        return recorded_response(recording, stream=stream, usage=usage)
+    if recording is not None:
+        served.outcome = "hit"
+        chunks = recording.replay()
+    else:
+        live = bool(body.stream)
+        chunks = backend.answers.answer(asked, wanted, fresh, served, live=live)
     if backend.settings.log_content:
         log.info("question: %s", asked.messages[-1]["content"])
         chunks = _logged(chunks)
+    response: Response
     if body.stream:
-        wanted = body.stream_options is not None and body.stream_options.include_usage
-        return await event_stream(request, _streamed(chunks, usage=wanted))
-    return JSONResponse(await or_disconnected(request.receive, fold(chunks)))
+        response = await event_stream(request, _streamed(chunks, usage=usage))
+    else:
+        whole = await or_disconnected(request.receive, fold(chunks))
+        response = Response(orjson.dumps(whole), media_type="application/json")
+    if backend.answers.caching:
+        response.headers["x-cache"] = served.outcome
+    return response
 
 
 async def _question(body: ChatBody, request: Request, backend: Parts) -> Question:

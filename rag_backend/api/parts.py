@@ -7,6 +7,7 @@ from typing import Annotated, Any, cast
 
 from fastapi import Depends, Query, Request
 
+from rag_backend.answering.caching import Answers
 from rag_backend.answering.pipeline import Pipeline
 from rag_backend.knowledge.encoder import EncoderLoader
 from rag_backend.knowledge.library import Library
@@ -27,6 +28,7 @@ class Parts:
     reranking: Reranking
     registry: Registry
     pipeline: Pipeline
+    answers: Answers
     metrics: Metrics
 
 

@@ -19,7 +19,7 @@ from rag_backend.errors import RAGError
 SILENCE = 15.0
 """Seconds without an event after which a comment keeps the connection alive."""
 
-_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 _KEEP_ALIVE = b": still working\n\n"
 _DONE = b"data: [DONE]\n\n"
 
@@ -94,7 +94,7 @@ class _EventStream(StreamingResponse):
 
     def __init__(self, feed: _Feed, silence: float) -> None:
         super().__init__(
-            _lines(feed, silence), media_type="text/event-stream", headers=dict(_HEADERS)
+            _lines(feed, silence), media_type="text/event-stream", headers=dict(HEADERS)
         )
         self._feed = feed
 

@@ -42,6 +42,9 @@ class Library:
         self.indexer = indexer
         self.retriever = retriever
         self.expirer = Expirer(catalog, indexer.sweep)
+        # Rows as they were read at the catalog's mark: every question begins with one.
+        self._mark: int | None = None
+        self._stores: dict[str, Store] = {}
 
     async def start(self) -> None:
         """Make sure of the default store, and resume unfinished jobs."""
@@ -164,7 +167,17 @@ class Library:
 
     async def store(self, id_or_name: str) -> Store:
         """A store by id or name; raises NotFound."""
-        return await asyncio.to_thread(self.catalog.store, id_or_name)
+        mark = self.catalog.mark()
+        if mark is None:
+            return await asyncio.to_thread(self.catalog.store, id_or_name)
+        if mark != self._mark:
+            self._mark, self._stores = mark, {}
+        store = self._stores.get(id_or_name)
+        if store is None:
+            store = await asyncio.to_thread(self.catalog.store, id_or_name)
+            if mark == self._mark:
+                self._stores[id_or_name] = store
+        return store
 
     async def delete_store(self, store: Store) -> None:
         """Delete a store; the default one comes back empty."""
@@ -176,7 +189,7 @@ class Library:
 
     async def curated(self, store: Store, question: str) -> StoredChunk | None:
         """The stored answer to exactly this question."""
-        self._use(store)
+        self.use(store)
         return await asyncio.to_thread(self.catalog.curated, store.id, question)
 
     async def is_empty(self, store: Store) -> bool:
@@ -194,14 +207,15 @@ class Library:
         rerank: bool = True,
     ) -> list[Hit]:
         """See Retriever.search."""
-        self._use(store)
+        self.use(store)
         return await self.retriever.search(store, query, k, filters, rerank=rerank)
 
     async def passages(self, store: Store, hits: Sequence[Hit], k: int) -> list[Passage]:
         """See Retriever.passages."""
         return await self.retriever.passages(store, hits, k)
 
-    def _use(self, store: Store) -> None:
+    def use(self, store: Store) -> None:
+        """Note that a store is asked, which keeps it from expiring; raises Conflict if it has."""
         _check_active(store)
         self.expirer.used(store.id)
 

@@ -125,6 +125,17 @@ class Registry:
             for name, entry in self._entries.items()
         ]
 
+    def identity(self, name: str) -> tuple[str, str | None]:
+        """What an answer of this provider depends on: its row, and its model where that is known.
+
+        Of a name that is no row's, which chooses among the rows: all of them.
+        """
+        entry = self._entries.get(name)
+        if entry is None:
+            return repr([self.identity(one) for one in self._entries]), ""
+        row = entry.row
+        return f"{row.kind} {row.base_urls} {row.context_tokens}", entry.model
+
     async def aclose(self) -> None:
         """Close every connection."""
         await _close([host for entry in self._entries.values() for host in entry.hosts])

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine
 
+from rag_backend.knowledge.sql.commits import Commits
 from rag_backend.knowledge.sql.failures import mapped_errors
 
 SQL_VARIABLES = 500
@@ -19,11 +20,20 @@ class Database:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._commits = Commits(engine)
         self._one_writer = threading.Lock()
 
     def close(self) -> None:
         """Close all connections."""
+        self._commits.close()
         self._engine.dispose()
+
+    def mark(self) -> int | None:
+        """A number that changes with every commit; None where that is not known (see Commits).
+
+        What was read after a mark holds for as long as the mark does. Costs microseconds.
+        """
+        return self._commits.mark()
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:

@@ -214,10 +214,10 @@ def test_a_defect_of_ours(
     backend: Running, http: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken:
-        def answer(self, _asked: object) -> Any:
+        async def recorded(self, *_asked: object) -> Any:
             raise KeyError("secret detail")
 
-    backend.app.state.parts = replace(backend.parts, pipeline=cast(Any, Broken()))
+    backend.app.state.parts = replace(backend.parts, answers=cast(Any, Broken()))
     try:
         answer = http.post(CHAT, json={"messages": HELLO})
     finally:

@@ -1,0 +1,249 @@
+"""Answers given once and asked for again: an exact cache around the whole pipeline.
+
+It stands here and not around a provider because a repeated question must cost no retrieval and no
+condensing, and because the citations belong to the answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Literal
+
+import orjson
+
+from rag_backend.answering.flights import Flight
+from rag_backend.answering.pipeline import HOUSE, Pipeline, Question
+from rag_backend.answering.prompting import prompt_version
+from rag_backend.answering.recording import Recording, load, record
+from rag_backend.errors import UpstreamError, UpstreamRefused
+from rag_backend.knowledge.models import Store
+from rag_backend.knowledge.reranking import Reranking
+from rag_backend.llm.cache.backing import Backing
+from rag_backend.llm.provider import Chunk
+from rag_backend.llm.registry import Registry
+from rag_backend.llm.rows import EXTRACTIVE
+from rag_backend.metrics import Metrics
+from rag_backend.settings import Settings
+
+Freshness = Literal["any", "fresh", "private"]
+"""`fresh`: not from the cache, but into it. `private`: neither, and shared with nobody."""
+Outcome = Literal["hit", "miss", "shared", "bypass"]
+
+_NO_EFFECT = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key"})
+"""Parameters that label a request and change nothing in its answer."""
+_ELSEWHERE = frozenset(
+    "host port data_dir database_url chroma_url api_keys log_level log_content max_file_mb "
+    "read_timeout read_memory_mb cache_url cache_ttl cache_max_mb cache_max_entries "
+    "openai_api_key local_llm_api_key embedding_api_key".split()
+)
+"""Settings that change no answer. Every other one is part of the key, those of tomorrow too."""
+
+
+@dataclass(slots=True)
+class Served:
+    """How a question was served; known when its first chunk comes."""
+
+    outcome: Outcome = "miss"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A question as far as the request alone decides its answer.
+
+    Attributes:
+        digest: Of messages, options, the links' address and who asks.
+    """
+
+    digest: str
+
+    @classmethod
+    def of(cls, asked: Question, asker: str) -> Wanted:
+        """`asker`: the API key that was checked; "" where there are none."""
+        options = {k: v for k, v in asked.options.items() if k not in _NO_EFFECT}
+        return cls(_digest([asker, asked.base_url, asked.messages, options]))
+
+
+class Answers:
+    """A pipeline and its cache; without a backing, the pipeline alone."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        backing: Backing | None,
+        registry: Registry,
+        reranking: Reranking,
+        settings: Settings,
+        metrics: Metrics,
+    ) -> None:
+        self._pipeline = pipeline
+        self._backing = backing
+        self._registry = registry
+        self._reranking = reranking
+        self._metrics = metrics
+        self._house = _house(settings)
+        self._flights: dict[str, Flight] = {}
+        self._clearings = 0
+
+    @property
+    def caching(self) -> bool:
+        """Whether answers are kept at all."""
+        return self._backing is not None
+
+    async def recorded(self, wanted: Wanted, provider: str, store: Store) -> Recording | None:
+        """The answer that was given before to the same question, by the same provider, from the
+        same documents. Costs no model and no retrieval."""
+        if self._backing is None:
+            return None
+        value = await self._backing.get(self._key(wanted, provider, store))
+        recording = load(value) if value is not None else None
+        if recording is not None:
+            self._metrics.cached.labels("hit").inc()
+            self._save(recording.provider, recording.usage)
+        return recording
+
+    async def answer(
+        self,
+        asked: Question,
+        wanted: Wanted,
+        freshness: Freshness,
+        served: Served,
+        *,
+        live: bool = True,
+    ) -> AsyncGenerator[Chunk, None]:
+        """See Pipeline.answer; identical questions asked meanwhile share the answer.
+
+        What is to come from the cache was asked of `recorded` before.
+
+        Args:
+            served: Is told how, before the first chunk.
+            live: Chunks as they come; else none before the answer is whole.
+        """
+        if self._backing is None or freshness == "private":
+            served.outcome = "bypass"
+            chunks = self._pipeline.answer(asked)
+        else:
+            served.outcome = "bypass" if freshness == "fresh" else "miss"
+            chunks = self._together(asked, wanted, freshness, served, live=live)
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
+        if self._backing is not None:
+            self._metrics.cached.labels(served.outcome).inc()
+
+    async def clear(self) -> int:
+        """Forget every answer, those that are on their way included; how many were kept.
+
+        Raises:
+            CacheUnavailable: see Backing.clear.
+        """
+        self._clearings += 1
+        self._flights.clear()
+        return 0 if self._backing is None else await self._backing.clear()
+
+    async def aclose(self) -> None:
+        """Give up what is on its way, and let go of the backing."""
+        for flight in list(self._flights.values()):
+            flight.give_up()
+        if self._backing is not None:
+            await self._backing.aclose()
+
+    async def _together(
+        self, asked: Question, wanted: Wanted, freshness: Freshness, served: Served, *, live: bool
+    ) -> AsyncGenerator[Chunk, None]:
+        """One's own flight, or one that is under way; after another's failure, one more try."""
+        key = self._key(wanted, asked.provider.name, asked.store)
+        for may_try_again in (True, False):
+            flight = self._flights.get(key) if freshness == "any" else None
+            shared, begun = flight is not None, False
+            if flight is None:
+                flight = self._depart(key, asked, wanted)
+            if shared:
+                served.outcome = "hit" if flight.whole else "shared"
+            try:
+                async with aclosing(flight.read(live=live)) as chunks:
+                    async for chunk in chunks:
+                        begun = True
+                        yield chunk
+            except UpstreamError as error:
+                # A refusal is about the request, which is the same one.
+                final = begun or not shared or isinstance(error, UpstreamRefused)
+                if final or not may_try_again:
+                    raise
+                served.outcome = "miss"
+                continue
+            if shared:
+                self._save(chunk["provider"], chunk.get("usage") or {})
+            return
+
+    def _depart(self, key: str, asked: Question, wanted: Wanted) -> Flight:
+        clearings, models = self._clearings, self._models(asked.provider.name)
+
+        async def landed(chunks: list[Chunk]) -> None:
+            now = self._models(asked.provider.name)
+            # A model may have been looked up for this very answer, but not have been another one.
+            same = all(a == b or a == (b[0], None) for a, b in zip(models, now, strict=True))
+            recording = await self._fit(chunks, asked.provider.name) if same else None
+            if recording is None or clearings != self._clearings or self._backing is None:
+                self._metrics.cache_events.labels("unfit").inc()
+                ended()  # nobody who asks from now on gets it
+                return
+            key = self._key(wanted, asked.provider.name, asked.store)
+            await self._backing.put(key, recording.dump())
+
+        def ended() -> None:
+            if self._flights.get(key) is flight:
+                del self._flights[key]
+
+        flight = Flight(self._pipeline.answer(asked), landed, ended)
+        self._flights[key] = flight
+        return flight
+
+    async def _fit(self, chunks: list[Chunk], provider: str) -> Recording | None:
+        """What is to be kept of an answer: nothing where somebody stood in for who was asked."""
+        recording = await record(chunks)
+        return recording if recording and recording.provider in self._own(provider) else None
+
+    def _own(self, provider: str) -> set[str]:
+        """Who may sign an answer that counts as this provider's: itself, or the documents alone.
+
+        A name that is no row's chooses among the rows; the one without a model is its last resort.
+        """
+        if self._registry.has(provider):
+            return {provider, HOUSE}
+        return {*self._registry.names(), HOUSE} - {EXTRACTIVE}
+
+    def _key(self, wanted: Wanted, provider: str, store: Store) -> str:
+        documents = [store.id, store.revision, store.generation]
+        return _digest([self._house, wanted.digest, provider, self._models(provider), documents])
+
+    def _models(self, provider: str) -> list[tuple[str, str | None]]:
+        """Of who answers, of who rewrites and condenses, and of who orders the passages.
+
+        A reranker may still be loading: answers without it are not those that it would bring.
+        """
+        models = [self._registry.identity(name) for name in (provider, "local")]
+        return [*models, ("reranker", "loaded" if self._reranking.ready else "")]
+
+    def _save(self, provider: str, usage: Any) -> None:
+        counter = self._metrics.cache_saved_tokens
+        counter.labels(provider, "in").inc(usage.get("prompt_tokens", 0))
+        counter.labels(provider, "out").inc(usage.get("completion_tokens", 0))
+
+
+def _house(settings: Settings) -> str:
+    """What all answers of this installation depend on: code, prompts, settings."""
+    chosen = settings.model_dump(mode="json", exclude={*_ELSEWHERE})
+    return _digest([version("rag-backend"), prompt_version(), chosen])
+
+
+def _digest(parts: Any) -> str:
+    """Of canonical JSON: sorted names, UTF-8, NFC (a text in another normal form is the same)."""
+    text = orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text.decode()).encode()
+    return hashlib.sha256(text).hexdigest()

@@ -1,0 +1,1 @@
+"""Where answers are kept: bytes under a digest, in memory or in Redis."""
