@@ -27,7 +27,7 @@ def test_a_url_is_shown_without_a_password() -> None:
 
 def test_openai_answers_nobody_without_a_key() -> None:
     urls = ("http://a:8001/v1", "https://api.openai.com/v1")
-    with pytest.raises(StartError, match="EMBEDDING_URL is OpenAI's.*set EMBEDDING_API_KEY"):
+    with pytest.raises(StartError, match=r"EMBEDDING_URL is OpenAI's.*set EMBEDDING_API_KEY"):
         check_access(urls, "", "EMBEDDING_URL", "EMBEDDING_API_KEY")
     check_access(urls, "sk-abc", "EMBEDDING_URL", "EMBEDDING_API_KEY")
     check_access(("https://notopenai.com/v1",), "", "EMBEDDING_URL", "EMBEDDING_API_KEY")
