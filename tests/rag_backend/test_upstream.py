@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rag_backend.upstream import shown_url, with_version
+from rag_backend.errors import StartError
+from rag_backend.upstream import check_access, shown_url, with_version
 
 
 @pytest.mark.parametrize(
@@ -22,3 +23,11 @@ def test_a_url_without_a_path_gets_a_version(url: str, base: str) -> None:
 
 def test_a_url_is_shown_without_a_password() -> None:
     assert shown_url("http://me:pw@a:1/v1?key=x") == "http://a:1/v1"
+
+
+def test_openai_answers_nobody_without_a_key() -> None:
+    urls = ("http://a:8001/v1", "https://api.openai.com/v1")
+    with pytest.raises(StartError, match=r"EMBEDDING_URL is OpenAI's.*set EMBEDDING_API_KEY"):
+        check_access(urls, "", "EMBEDDING_URL", "EMBEDDING_API_KEY")
+    check_access(urls, "sk-abc", "EMBEDDING_URL", "EMBEDDING_API_KEY")
+    check_access(("https://notopenai.com/v1",), "", "EMBEDDING_URL", "EMBEDDING_API_KEY")

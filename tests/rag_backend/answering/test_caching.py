@@ -184,8 +184,11 @@ async def test_settings_and_models_are_part_of_it() -> None:
     house, other = House(), House(context_tokens=900)
     wanted = Wanted.of(house.question(), "")
     assert house.answers._key(wanted, "local", STORE) != other.answers._key(wanted, "local", STORE)
-    same = House(port=40_000, api_keys=("k",), cache_ttl=5)
+    same = House(port=40_000, api_keys=("k",), cache_ttl=5, embedding_api_key="k")
     assert house.answers._key(wanted, "local", STORE) == same.answers._key(wanted, "local", STORE)
+    for elsewhere in ({"embedding_url": "http://a:1"}, {"reranker_model": "some/model"}):
+        moved = House(**elsewhere).answers
+        assert moved._key(wanted, "local", STORE) != same.answers._key(wanted, "local", STORE)
     await house.ask()
     house.registry.models["local"] = "another"
     assert (await house.ask())[0] == "miss"
@@ -212,6 +215,17 @@ async def test_a_model_that_is_swapped_meanwhile() -> None:
     house.pipeline.gate.set()
     await asking
     assert await outcomes(house, house.question()) == ["miss"]
+
+
+async def test_a_reranker_that_is_loaded_meanwhile() -> None:
+    house = House()
+    house.pipeline.gate.clear()
+    asking = asyncio.create_task(house.ask())
+    await house.departed()
+    house.reranking.ready = True
+    house.pipeline.gate.set()
+    await asking
+    assert await outcomes(house, house.question(), house.question()) == ["miss", "hit"]
 
 
 async def test_fresh_is_asked_for_and_kept() -> None:

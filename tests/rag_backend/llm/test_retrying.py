@@ -152,14 +152,8 @@ async def test_an_open_breaker_is_not_waited_for() -> None:
 
 async def test_a_loading_host_does_not_hold_up_the_other() -> None:
     slow, quick = Scripted([loading()]), Scripted(saying("Twelve."))
-    provider = Retrying(
-        Balanced([endpoint(slow), endpoint(quick)]),
-        attempts=1,
-        hosts=2,
-        total=7200,
-        loading=7200,
-        loading_wait=3600,
-    )
+    patience = Patience(attempts=1, hosts=2, total=7200, loading=7200, loading_wait=3600)
+    provider = Retrying(Balanced([endpoint(slow), endpoint(quick)]), patience)
     assert text_of(await collect(provider)) == "Twelve."
 
 
