@@ -8,12 +8,16 @@ that makes it invisible, so a crash in between leaves work to do and never an or
 
 from __future__ import annotations
 
+from rag_backend.knowledge.sql.backends import BackendTable
 from rag_backend.knowledge.sql.chunks import ChunkTable
 from rag_backend.knowledge.sql.files import FileTable
 from rag_backend.knowledge.sql.garbage import GarbageTable
+from rag_backend.knowledge.sql.parts import PartTable
 from rag_backend.knowledge.sql.store_files import StoreFileTable
 from rag_backend.knowledge.sql.stores import StoreTable
 
 
-class Catalog(FileTable, StoreTable, StoreFileTable, ChunkTable, GarbageTable):
+class Catalog(
+    FileTable, StoreTable, StoreFileTable, ChunkTable, GarbageTable, BackendTable, PartTable
+):
     """Files, stores, store files, chunks and garbage, behind one engine."""

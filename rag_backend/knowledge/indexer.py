@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from ingest.document import Chunk
 from ingest.errors import UnreadableFile
-from rag_backend.errors import NotFound, RAGError, StartError
+from rag_backend.errors import NotFound, RAGError, StartError, StorageAway
 from rag_backend.knowledge.blobs import Blobs
 from rag_backend.knowledge.calibrator import Calibrator
 from rag_backend.knowledge.catalog import Catalog
@@ -35,6 +35,8 @@ _EMBED_CHUNKS = 256
 """Chunks embedded in one go; `stop` waits for at most so many."""
 _RETRY_SECONDS = 60
 """After this, a job is tried again whose failure could not even be recorded."""
+_AWAY_SECONDS = 5
+"""After this, a job is tried again that met a database server which did not answer."""
 _WAITING_FILES = 64
 """Files that have been read and wait for the writer."""
 
@@ -111,8 +113,8 @@ class Indexer:
         await asyncio.to_thread(self._reading.close)
 
     def submit(self, file: StoreFile) -> None:
-        """Index a file that was just attached; returns at once."""
-        if file.status == "in_progress":
+        """Index a file that was just attached; returns at once. Others' jobs are left to them."""
+        if file.status == "in_progress" and self._catalog.is_mine(file):
             self._enqueue(file.store_id, file.file_id)
 
     def _enqueue(self, store_id: str, file_id: str) -> None:
@@ -125,8 +127,13 @@ class Indexer:
 
     async def rebuild(self, store: Store) -> None:
         """Make a store's vectors and postings anew, soon; the old ones serve until then."""
-        await asyncio.to_thread(self._catalog.update_store, store.id, rebuilding=True)
-        self._work.put_nowait(Rebuild(store.id))
+        begun = await asyncio.to_thread(self._catalog.begin_rebuild, store.id)
+        if begun.rebuilder == self._catalog.owner:
+            self.resume_rebuild(store.id)
+
+    def resume_rebuild(self, store_id: str) -> None:
+        """Rebuild a store, soon, that is marked so and this backend's to rebuild."""
+        self._work.put_nowait(Rebuild(store_id))
 
     @property
     def pending(self) -> int:
@@ -138,14 +145,14 @@ class Indexer:
         await finished(self._sweeper.collect)  # first: what was deleted must not be set aside
         known = await asyncio.to_thread(self._catalog.list_files)
         await asyncio.to_thread(self._blobs.set_aside_unknown, {file.id for file in known})
-        unfinished = await asyncio.to_thread(self._catalog.list_store_files, None, "in_progress")
+        unfinished = await asyncio.to_thread(self._catalog.claim_jobs, own=True)
         await asyncio.to_thread(self._clear, unfinished)
         for file in unfinished:
             self.submit(file)
+        for store in await asyncio.to_thread(self._catalog.claim_rebuilds, own=True):
+            self.resume_rebuild(store.id)
         for store in await asyncio.to_thread(self._catalog.list_stores):
-            if store.rebuilding:
-                self._work.put_nowait(Rebuild(store.id))
-            else:
+            if not store.rebuilding:
                 await asyncio.to_thread(self._compare, store)
                 self.calibrator.consider(store.id)
 
@@ -167,6 +174,8 @@ class Indexer:
             log.error("%s", error)
             return
         wanted = self._catalog.count_chunks(store.id)
+        if self._catalog.owner is not None:  # others are writing, or have written since
+            found = min(found[0], wanted), min(found[1], wanted)
         if found != (wanted, wanted):
             log.warning(
                 "vector store '%s' has %d chunks, but %d vectors and %d postings: searches miss "
@@ -206,10 +215,10 @@ class Indexer:
             file = await asyncio.to_thread(self._catalog.file, file_id)
         except NotFound:
             return None  # deleted while it waited
-        if attached.status != "in_progress":
-            return None  # submitted twice
+        if attached.status != "in_progress" or not self._catalog.is_mine(attached):
+            return None  # submitted twice, or another backend's by now
         chunks = await self._reading.read(
-            self._blobs.path(file_id),
+            await asyncio.to_thread(self._blobs.fetch, file_id),
             file.filename,
             encoder.embedding.tokenizer_file,
             encoder.embedding.max_tokens,
@@ -223,18 +232,24 @@ class Indexer:
         error: UnreadableFile | RAGError | None,
         written: bool = False,
     ) -> None:
+        if isinstance(error, StorageAway):  # nothing is wrong with the file: it is tried again
+            self._again_later(file_id, store_id, error, _AWAY_SECONDS)
+            return
         code = error.code if isinstance(error, UnreadableFile) else "server_error"
         message = str(error) if error else "Internal error: the backend's log has the details."
         try:
             await finished(self._catalog.fail, store_id, file_id, code, message, written=written)
         except RAGError as problem:
             # A full disk, most likely: the job stays in progress until there is room again.
-            log.error(
-                "%s cannot be indexed now, and is tried again in %d s: %s",
-                *(file_id, _RETRY_SECONDS, problem),
-            )
-            loop = asyncio.get_running_loop()
-            loop.call_later(_RETRY_SECONDS, self._enqueue, store_id, file_id)
+            away = isinstance(problem, StorageAway)
+            seconds = _AWAY_SECONDS if away else _RETRY_SECONDS
+            self._again_later(file_id, store_id, problem, seconds)
+
+    def _again_later(self, file_id: str, store_id: str, problem: RAGError, seconds: int) -> None:
+        again = "%s cannot be indexed now, and is tried again in %d s: %s"
+        log.error(again, file_id, seconds, problem)
+        loop = asyncio.get_running_loop()
+        loop.call_later(seconds, self._enqueue, store_id, file_id)
 
     # Writer
 
@@ -307,17 +322,15 @@ class Indexer:
         def make_visible() -> None:
             self._lexical.replace(store.collection, list(files), entries)
             for file in files.values():
-                self._catalog.complete(store_id, file.file_id, file.chunks)
+                self._catalog.complete(store_id, file.file_id, file.chunks, store.collection)
 
         if store.embedding_probe is None:
-            await finished(self._remember_encoder, store, encoder)
+            encoder.check(await finished(self._remember_encoder, store, encoder))
         await self._embed(store.collection, encoder, entries)
         await finished(make_visible)
 
-    def _remember_encoder(self, store: Store, encoder: Encoder) -> None:
-        self._catalog.update_store(
-            store.id, embedding_model=encoder.embedding.model_id, embedding_probe=encoder.probe
-        )
+    def _remember_encoder(self, store: Store, encoder: Encoder) -> Store:
+        return self._catalog.set_encoder(store.id, encoder.embedding.model_id, encoder.probe)
 
     async def _embed(self, collection: str, encoder: Encoder, entries: Sequence[Entry]) -> None:
         """Vectors of the entries, part by part, into Chroma."""
@@ -345,22 +358,44 @@ class Indexer:
             store = await asyncio.to_thread(self._catalog.store, store_id)
         except NotFound:
             return
-        if not store.rebuilding:
-            return  # asked for twice
+        if not store.rebuilding or store.rebuilder != self._catalog.owner:
+            return  # asked for twice, or another backend's by now
         target = store.next_collection
         await finished(self._sweeper.drop, target)  # a rebuild that did not finish
+        written: dict[str, int] = {}
+        while True:  # again for what other backends have changed meanwhile
+            revision = (await finished(self._catalog.store, store_id)).revision
+            files = await finished(self._catalog.list_store_files, store.id, "completed")
+            await self._write_next_generation(store, files, written, encoder)
+            model, probe = encoder.embedding.model_id, encoder.probe
+            if await finished(self._catalog.swap_generation, store, model, probe, revision):
+                return
+
+    async def _write_next_generation(
+        self, store: Store, files: Sequence[StoreFile], written: dict[str, int], encoder: Encoder
+    ) -> None:
+        """Bring the next generation to these files.
+
+        Args:
+            written: {file id: sequence} of what it holds; brought up to date.
+        """
+        target = store.next_collection
+        wanted = {file.file_id: file.sequence for file in files}
+        gone = [item for item, sequence in written.items() if wanted.get(item) != sequence]
+        if gone:
+            await finished(self._vectors.delete_files, target, gone)
+            await finished(self._lexical.replace, target, gone, [])
         entries: list[Entry] = []
-        files = await asyncio.to_thread(self._catalog.list_store_files, store.id, "completed")
-        for number, file in enumerate(files, 1):
+        new = [file for file in files if written.get(file.file_id) != file.sequence]
+        for number, file in enumerate(new, 1):
             stored = await asyncio.to_thread(self._catalog.file_chunks, store.id, file.file_id)
             entries += [(chunk.id, chunk.file_id, chunk.indexed_text) for chunk in stored]
-            if len(entries) >= _BATCH_CHUNKS or number == len(files):
+            if len(entries) >= _BATCH_CHUNKS or number == len(new):
                 await self._embed(target, encoder, entries)
                 await finished(self._lexical.replace, target, [], entries)
                 entries = []
-        await finished(
-            self._catalog.swap_generation, store, encoder.embedding.model_id, encoder.probe
-        )
+        written.clear()
+        written.update(wanted)
 
 
 def _entries(files: Iterable[Prepared]) -> list[Entry]:

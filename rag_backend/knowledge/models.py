@@ -42,6 +42,8 @@ class Store:
     embedding_probe: bytes | None
     description: str | None = None
     expires_after_days: int | None = None
+    attached: int = 0
+    rebuilder: str | None = None
 
     @property
     def collection(self) -> str:
@@ -85,6 +87,7 @@ class StoreFile:
     error_message: str | None = None
     chunking: Mapping[str, int] | None = None
     batch_id: str | None = None
+    owner: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,7 @@ class Garbage:
     store_id: str | None
     file_id: str | None
     collection: str | None
+    owner: str | None = None
 
 
 def chunk_id(file_id: str, ordinal: int) -> str:

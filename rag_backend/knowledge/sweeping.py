@@ -32,9 +32,7 @@ class Sweeper:
     def collect(self) -> None:
         """Remove what can be removed; the rest stays written down, for the next time."""
         try:
-            gone = self._catalog.list_garbage()
-            if gone:
-                self._catalog.forget_garbage(self._remove(gone))
+            self._catalog.collect_garbage(self._remove)
         except RAGError as error:
             log.error("what was deleted is still on disk: %s", error)
 

@@ -13,10 +13,11 @@ import chromadb
 import httpx
 import numpy as np
 from chromadb.api.client import Client
+from chromadb.config import DEFAULT_DATABASE
 from chromadb.config import Settings as ChromaSettings
 from chromadb.errors import ChromaError, NotFoundError
 
-from rag_backend.errors import StorageBroken, StorageFull
+from rag_backend.errors import StorageAway, StorageBroken, StorageFull
 from rag_backend.knowledge.embedding import Vectors
 
 T = TypeVar("T")
@@ -140,6 +141,11 @@ class VectorIndex:
                 raise StorageFull(
                     "The disk that holds DATA_DIR is full: free some space, then try again."
                 ) from error
+            if isinstance(error, httpx.TransportError):
+                raise StorageAway(
+                    f"Chroma ({self._where}) does not answer now: try again in a moment; if it "
+                    f"lasts: {self._remedy}"
+                ) from error
             raise StorageBroken(
                 f"Chroma ({self._where}) cannot be used: {_reason(error)}. {self._remedy}"
             ) from error
@@ -182,7 +188,7 @@ def open_embedded(directory: Path) -> VectorIndex:
     return VectorIndex(cast(Client, client), f"embedded in {directory}", remedy)
 
 
-def open_server(url: str) -> VectorIndex:
+def open_server(url: str, database: str = DEFAULT_DATABASE) -> VectorIndex:
     """A Chroma server at `url`; raises StorageBroken when it does not answer."""
     parts = urlsplit(url)
     secure = parts.scheme == "https"
@@ -192,7 +198,9 @@ def open_server(url: str) -> VectorIndex:
         "Start it (`chroma run`), correct CHROMA_URL, or leave it empty to use the embedded one."
     )
     try:
-        client = chromadb.HttpClient(parts.hostname or "", port, ssl=secure, settings=settings)
+        client = chromadb.HttpClient(
+            parts.hostname or "", port, ssl=secure, settings=settings, database=database
+        )
     except (ChromaError, httpx.HTTPError, OSError, ValueError) as error:
         raise StorageBroken(f"No Chroma server answers at CHROMA_URL={url}. {remedy}") from error
     for session in _sessions(cast(Client, client)):

@@ -6,15 +6,16 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from ingest.document import Chunk
 from rag_backend.errors import NotFound
-from rag_backend.knowledge.models import FileStatus, StoreFile
+from rag_backend.knowledge.models import FileStatus, Store, StoreFile
 from rag_backend.knowledge.sql.database import Database
 from rag_backend.knowledge.sql.rows import chunk_values, of_file
-from rag_backend.knowledge.sql.tables import chunks, store_files
+from rag_backend.knowledge.sql.tables import chunks, store_files, stores
 from rag_backend.knowledge.sql.versions import (
+    add_garbage_collection,
     add_garbage_postings,
     bump,
     discard,
@@ -23,6 +24,7 @@ from rag_backend.knowledge.sql.versions import (
     next_sequence,
     retire,
     retire_older_versions,
+    take_garbage_over,
 )
 from rag_backend.text import nfc
 
@@ -37,7 +39,9 @@ class StoreFileTable(Database):
         with self._writing() as connection:
             key = (store_files.c.store_id == store_id) & (store_files.c.file_id == file_id)
             status = connection.scalar(select(store_files.c.status).where(key))
-            fresh = {"attributes": dict(attributes), "identity": identity}
+            fresh = {"attributes": dict(attributes), "identity": identity, "owner": self.owner}
+            if status in (None, "failed", "cancelled"):
+                take_garbage_over(connection, store_id, file_id, self.owner)
             if status is None:
                 connection.execute(
                     insert(store_files).values(
@@ -89,7 +93,7 @@ class StoreFileTable(Database):
         )
         with self._reading() as connection:
             rows = connection.execute(query).all()
-        return {row[0]: row[1] for row in rows}, sum(row[2] or 0 for row in rows)
+        return {row[0]: row[1] for row in rows}, sum(int(row[2] or 0) for row in rows)
 
     def set_attributes(self, store_id: str, file_id: str, attributes: Mapping[str, Any]) -> None:
         """Replace a store file's attributes; a new `path` becomes its identity."""
@@ -114,7 +118,7 @@ class StoreFileTable(Database):
         key = (store_files.c.store_id == store_id) & (store_files.c.file_id == file_id)
         with self._writing() as connection:
             row = connection.execute(select(store_files).where(key)).one_or_none()
-            if row is not None and row.status != "in_progress":
+            if row is not None and (row.status != "in_progress" or row.owner != self.owner):
                 return
             if written:
                 add_garbage_postings(connection, store_id, file_id)
@@ -127,21 +131,43 @@ class StoreFileTable(Database):
             connection.execute(update(store_files).where(key).values(**failed))
             retire_older_versions(connection, StoreFile(**row._mapping), ("failed",))
 
-    def complete(self, store_id: str, file_id: str, prepared: Sequence[Chunk]) -> bool:
+    def is_mine(self, file: StoreFile) -> bool:
+        """Whether this backend is the one that indexes the file."""
+        return file.owner == self.owner
+
+    def complete(
+        self,
+        store_id: str,
+        file_id: str,
+        prepared: Sequence[Chunk],
+        collection: str | None = None,
+    ) -> bool:
         """Make a file's chunks visible and retire the version that they replace, at once.
 
         The replaced version is another file with the same identity in the same store, attached
         before this one; its bytes go too when no other store holds it.
 
+        Args:
+            collection: Where its vectors are (`Store.collection`).
+
         Returns:
             False when the file was removed in the meantime, or a later version of it is complete
-            already: nothing was made visible, and what was written elsewhere is garbage.
+            already: nothing was made visible, and what was written elsewhere is garbage. Or when
+            another backend has taken the job over, or rebuilt the store: then it is done again.
         """
         key = (store_files.c.store_id == store_id) & (store_files.c.file_id == file_id)
         with self._writing() as connection:
             row = connection.execute(select(store_files).where(key)).one_or_none()
+            served = _served(connection, store_id)
             if row is None:
                 add_garbage_postings(connection, store_id, file_id)
+                if served is None and collection is not None:
+                    add_garbage_collection(connection, store_id, collection)
+                return False
+            if row.owner != self.owner:
+                return False
+            if collection not in (None, served):
+                connection.execute(update(store_files).where(key).values(owner=None))
                 return False
             if is_outdated(connection, StoreFile(**row._mapping)):
                 discard(connection, store_id, [file_id])
@@ -165,3 +191,9 @@ class StoreFileTable(Database):
         self.store_file(store_id, file_id)
         with self._writing() as connection:
             retire(connection, store_id, [file_id])
+
+
+def _served(connection: Connection, store_id: str) -> str | None:
+    """The collection that the store serves; None when it was deleted."""
+    row = connection.execute(select(stores).where(stores.c.id == store_id)).one_or_none()
+    return None if row is None else Store(**row._mapping).collection

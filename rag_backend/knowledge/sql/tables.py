@@ -7,6 +7,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Float,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -20,8 +21,9 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
-SCHEMA_VERSION = 2
-"""Grows with every change of these tables; kept in SQLite's `user_version`.
+SCHEMA_VERSION = 3
+"""Grows with every change of these tables; kept in SQLite's `user_version`, in PostgreSQL in a
+table.
 
 A column that is new is nullable or has a server default: catalogs of before get it when they are
 opened (`opening`), and backends of before refuse what they do not know.
@@ -55,6 +57,8 @@ stores = Table(
     Column("embedding_probe", LargeBinary),
     Column("description", Text),
     Column("expires_after_days", Integer),
+    Column("attached", Integer, nullable=False, server_default="0"),  # files ever: next `sequence`
+    Column("rebuilder", String(64)),  # the backend that rebuilds it
 )
 
 store_files = Table(
@@ -72,6 +76,7 @@ store_files = Table(
     Column("error_message", Text),
     Column("chunking", JSON),  # None: by structure; else a fixed window, see OpenAI's `static`
     Column("batch_id", String(64)),
+    Column("owner", String(64)),  # the backend that indexes it, or did
     Index("store_files_batch", "batch_id"),
     Index("store_files_identity", "store_id", "identity"),
     Index("store_files_file", "file_id"),
@@ -114,6 +119,7 @@ garbage = Table(
     Column("store_id", String(64)),
     Column("file_id", String(64)),
     Column("collection", String(128)),
+    Column("owner", String(64)),  # the backend whose work it may still be; None: anybody's
 )
 
 fusion_weights = Table(
@@ -126,3 +132,24 @@ fusion_weights = Table(
 )
 """What each store has learnt about its encoder; made anew when lost, and absent in older catalogs
 until they are opened."""
+
+catalog_version = Table("catalog_version", metadata, Column("version", Integer, nullable=False))
+"""One row: `SCHEMA_VERSION`, where the database has no place of its own for it."""
+
+backends = Table(
+    "backends",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("seen_at", Float, nullable=False),  # Unix seconds by the database's clock
+)
+"""The backends that share a catalog; empty where there is only one."""
+
+file_parts = Table(
+    "file_parts",
+    metadata,
+    Column("file_id", String(64), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("owner", String(64), nullable=False),  # the backend that uploads it
+    Column("data", LargeBinary, nullable=False),
+)
+"""Bytes of files, in parts of a MiB, where several backends must reach them; see `blobs`."""

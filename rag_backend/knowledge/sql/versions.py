@@ -17,9 +17,12 @@ from rag_backend.knowledge.sql.tables import chunks, files, garbage, store_files
 
 
 def next_sequence(connection: Connection, store_id: str) -> int:
-    """The place of the file attached next."""
+    """The place of the file attached next; never given twice, so that it names a version."""
     newest = select(func.max(store_files.c.sequence)).where(store_files.c.store_id == store_id)
-    return int(connection.scalar(newest) or 0) + 1
+    ever = select(stores.c.attached).where(stores.c.id == store_id)
+    sequence = max(int(connection.scalar(newest) or 0), int(connection.scalar(ever) or 0)) + 1
+    connection.execute(update(stores).where(stores.c.id == store_id).values(attached=sequence))
+    return sequence
 
 
 def _versions(file: StoreFile, statuses: Sequence[FileStatus]) -> Any:
@@ -65,8 +68,11 @@ def retire(connection: Connection, store_id: str, file_ids: Sequence[str]) -> No
     for file_id in file_ids:
         connection.execute(delete(chunks).where(of_file(store_id, file_id)))
         key = (store_files.c.store_id == store_id) & (store_files.c.file_id == file_id)
+        at_work = connection.scalar(
+            select(store_files.c.owner).where(key, store_files.c.status == "in_progress")
+        )
         connection.execute(delete(store_files).where(key))
-        add_garbage_postings(connection, store_id, file_id)
+        add_garbage_postings(connection, store_id, file_id, at_work)
     bump(connection, store_id)
 
 
@@ -79,15 +85,50 @@ def bump(connection: Connection, store_id: str) -> None:
     )
 
 
-def add_garbage_postings(connection: Connection, store_id: str, file_id: str) -> None:
-    """Vectors and postings of a file in a store must go."""
-    connection.execute(insert(garbage).values(kind="postings", store_id=store_id, file_id=file_id))
+def add_garbage_postings(
+    connection: Connection, store_id: str, file_id: str, owner: str | None = None
+) -> None:
+    """Vectors and postings of a file in a store must go.
 
-
-def add_garbage_collection(connection: Connection, store_id: str, collection: str) -> None:
-    """Derived data of a whole store must go."""
+    Args:
+        owner: The backend that may be writing them now: they go when it is done with that.
+    """
     connection.execute(
-        insert(garbage).values(kind="collection", store_id=store_id, collection=collection)
+        insert(garbage).values(kind="postings", store_id=store_id, file_id=file_id, owner=owner)
+    )
+
+
+def add_garbage_collection(
+    connection: Connection, store_id: str, collection: str, owners: Sequence[str | None] = ()
+) -> None:
+    """Derived data of a whole store must go: at once, and again when those who may be writing
+    there (`owners`, see `at_work`) are done with that."""
+    for owner in {None, *owners}:
+        connection.execute(
+            insert(garbage).values(
+                kind="collection", store_id=store_id, collection=collection, owner=owner
+            )
+        )
+
+
+def at_work(store_id: str) -> Any:
+    """Query for the backends that index files into the store now."""
+    running = (store_files.c.store_id == store_id) & (store_files.c.status == "in_progress")
+    return select(store_files.c.owner).where(running).distinct()
+
+
+def take_garbage_over(
+    connection: Connection, store_id: str, file_id: str, owner: str | None
+) -> None:
+    """A file comes back: only its indexer knows when what was there before must be gone."""
+    connection.execute(
+        update(garbage)
+        .where(
+            garbage.c.kind == "postings",
+            garbage.c.store_id == store_id,
+            garbage.c.file_id == file_id,
+        )
+        .values(owner=owner)
     )
 
 

@@ -9,17 +9,18 @@ from pathlib import Path
 
 from ingest.document import Chunk
 from rag_backend.knowledge.blobs import Blobs
-from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.embedding import EmbeddingProvider
 from rag_backend.knowledge.encoder import EncoderLoader
+from rag_backend.knowledge.followed import FollowedIndex
+from rag_backend.knowledge.following import Following
 from rag_backend.knowledge.indexer import Indexer
 from rag_backend.knowledge.lexical import LexicalIndex
 from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.models import FileStatus, Store, StoreFile
 from rag_backend.knowledge.reading import ReadingPool, read_and_chunk
 from rag_backend.knowledge.retriever import Retriever
-from rag_backend.knowledge.sql.opening import open_sqlite
-from rag_backend.knowledge.vectors import open_embedded
+from rag_backend.knowledge.shared_blobs import SharedBlobs
+from tests.rag_backend.knowledge import storage
 
 
 class KeptReading(ReadingPool):
@@ -48,11 +49,14 @@ class DirectReading(ReadingPool):
 
 @asynccontextmanager
 async def opened_library(
-    directory: Path, embedding: EmbeddingProvider, reading: ReadingPool
+    directory: Path,
+    embedding: EmbeddingProvider,
+    reading: ReadingPool,
+    shared: Path | None = None,
 ) -> AsyncIterator[Library]:
     """A started library; stopped, and its files released, at the end."""
     encoder = EncoderLoader(lambda: embedding)
-    library = build_library(directory, encoder, reading)
+    library = build_library(directory, encoder, reading, shared)
     encoder.start()
     await library.start()
     try:
@@ -62,15 +66,24 @@ async def opened_library(
         await library.stop()
 
 
-def build_library(directory: Path, encoder: EncoderLoader, reading: ReadingPool) -> Library:
-    """The parts, not started."""
+def build_library(
+    directory: Path, encoder: EncoderLoader, reading: ReadingPool, shared: Path | None = None
+) -> Library:
+    """The parts, not started; on servers (`storage`) one backend of those at `shared`."""
     directory.mkdir(parents=True, exist_ok=True)
-    catalog = Catalog(open_sqlite(directory / "catalog.sqlite"))
-    blobs = Blobs(directory / "files", 2**20)
-    vectors = open_embedded(directory / "chroma")
-    lexical = LexicalIndex(directory / "lexical")
+    shared = shared or directory
+    catalog, vectors = storage.open_catalog(shared), storage.open_vectors(shared)
+    if catalog.owner is None:
+        blobs = Blobs(directory / "files", 2**20)
+        lexical = LexicalIndex(directory / "lexical")
+        indexer = Indexer(catalog, blobs, vectors, lexical, encoder, reading, readers=1)
+        return Library(catalog, blobs, indexer, Retriever(catalog, vectors, lexical, encoder))
+    blobs = SharedBlobs(directory / "files", 2**20, catalog)
+    lexical = FollowedIndex(directory / "lexical", catalog)
     indexer = Indexer(catalog, blobs, vectors, lexical, encoder, reading, readers=1)
-    return Library(catalog, blobs, indexer, Retriever(catalog, vectors, lexical, encoder))
+    following = Following(catalog, lexical, blobs, indexer, directory / "backend-id")
+    retriever = Retriever(catalog, vectors, lexical, encoder)
+    return Library(catalog, blobs, indexer, retriever, following)
 
 
 async def put(
@@ -93,6 +106,7 @@ async def settled(library: Library, store: Store, most_seconds: float = 60) -> N
             or library.catalog.list_garbage()
             or library.indexer.pending
             or any(found.rebuilding for found in library.catalog.list_stores())
+            or (library.following is not None and library.following.behind)
         ):
             await asyncio.sleep(0.01)
 
