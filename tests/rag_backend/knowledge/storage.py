@@ -41,7 +41,6 @@ def open_catalog(directory: Path) -> Catalog:
     with psycopg.connect(os.environ[POSTGRES]) as connection:
         # The name is ours, of letters and digits.
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}".encode())
-    (directory / "schema").write_text(schema)
     return Catalog(open_postgres(schema_url(schema)), owner=new_id("backend_"))
 
 

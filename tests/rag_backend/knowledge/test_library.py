@@ -8,6 +8,8 @@ from rag_backend.errors import Conflict, NotFound
 from rag_backend.knowledge.library import Library
 from tests.rag_backend.knowledge.building import put, settled, statuses
 
+pytestmark = pytest.mark.usefixtures("storage")
+
 
 async def test_an_uploaded_file_is_found(library: Library) -> None:
     store = await library.store("default")

@@ -26,6 +26,8 @@ from tests.rag_backend.knowledge.building import (
     statuses,
 )
 
+pytestmark = pytest.mark.usefixtures("storage")
+
 ROOT = Path(__file__).parents[3]
 QUESTIONS = [
     json.loads(line)
