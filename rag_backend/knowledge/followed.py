@@ -87,11 +87,13 @@ class FollowedIndex(LexicalIndex):
             while part := self._follow_part(store):
                 changed += part
         except RAGError:
-            self._touched.add(store_id)
+            with self._changing:
+                self._touched.add(store_id)
             raise
         self._current[store_id] = store.collection
-        # This backend's own rebuild may be writing the next one.
-        self._drop_all(store_id, keep=(store.collection, store.next_collection))
+        rebuilds = store.rebuilding and store.rebuilder == self._catalog.owner
+        kept = [store.collection, *([store.next_collection] if rebuilds else [])]
+        self._drop_all(store_id, keep=kept)
         return changed
 
     @property

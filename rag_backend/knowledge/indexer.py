@@ -346,6 +346,10 @@ class Indexer:
     async def _rebuild_or_log(self, store_id: str) -> None:
         try:
             await self._rebuild(store_id)
+        except StorageAway as error:
+            log.error("rebuilding %s is tried again in %d s: %s", store_id, _AWAY_SECONDS, error)
+            loop = asyncio.get_running_loop()
+            loop.call_later(_AWAY_SECONDS, self.resume_rebuild, store_id)
         except RAGError as error:
             log.error("rebuilding %s failed; the next start tries again: %s", store_id, error)
         except Exception:

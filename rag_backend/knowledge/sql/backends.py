@@ -8,7 +8,7 @@ first. One that was only asleep finds out when it wants to complete a job (`Stor
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import delete, extract, func, or_, select, tuple_, update
@@ -116,7 +116,7 @@ class BackendTable(Database):
             for at in range(0, len(places), SQL_VARIABLES):
                 part = key.in_(places[at : at + SQL_VARIABLES])
                 connection.execute(update(store_files).where(part).values(owner=self.owner))
-        return rows
+        return [replace(row, owner=self.owner) for row in rows]
 
     def claim_rebuilds(self, own: bool = False) -> list[Store]:
         """Stores that are to be rebuilt, and that nobody alive rebuilds, become this backend's.
@@ -139,7 +139,7 @@ class BackendTable(Database):
             ids = [row.id for row in rows]
             mine = update(stores).where(stores.c.id.in_(ids)).values(rebuilder=self.owner)
             connection.execute(mine)
-        return rows
+        return [replace(row, rebuilder=self.owner) for row in rows]
 
     def revisions(self) -> dict[str, tuple[int, int]]:
         """{store id: (generation, revision)} of every store: what has changed since?"""
