@@ -59,12 +59,12 @@ async def _provider(row: ProviderRow) -> tuple[str, Reachability]:
 
 
 async def _catalog(parts: Parts) -> tuple[str, Reachability]:
-    catalog, url = parts.library.catalog, parts.settings.database_url
+    url = parts.settings.database_url
     if url is None:
         return "Catalog", Reachability(True, f"SQLite in {parts.settings.data_dir}")
     where = f"PostgreSQL at {shown_address(postgres_address(url.get_secret_value()))}"
     try:
-        backends = await asyncio.to_thread(catalog.count_backends)
+        backends = await asyncio.to_thread(parts.library.catalog.count_backends)
     except RAGError as error:
         return "Catalog", Reachability(False, where, str(error))
     return "Catalog", Reachability(True, f"{where}, {backends} backend(s) on it")

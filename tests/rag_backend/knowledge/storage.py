@@ -26,6 +26,8 @@ from rag_backend.knowledge.vectors import VectorIndex, open_embedded, open_serve
 
 POSTGRES, CHROMA = "TEST_DATABASE_URL", "TEST_CHROMA_URL"
 """Variables of the environment; not set: everything is in the directory."""
+WHOLE = "TEST_WHOLE_SERVERS"
+"""Set: no schema and no database of a test's own, as a backend uses the servers."""
 
 
 def on_servers() -> bool:
@@ -37,6 +39,8 @@ def open_catalog(directory: Path) -> Catalog:
     """The catalog that belongs to the directory; each call is another backend's."""
     if not on_servers():
         return Catalog(open_sqlite(directory / "catalog.sqlite"))
+    if WHOLE in os.environ:
+        return Catalog(open_postgres(os.environ[POSTGRES]), owner=new_id("backend_"))
     schema = _name(directory)
     with psycopg.connect(os.environ[POSTGRES]) as connection:
         # The name is ours, of letters and digits.
@@ -54,6 +58,8 @@ def open_vectors(directory: Path) -> VectorIndex:
     if not on_servers():
         return open_embedded(directory / "chroma")
     url, name = os.environ[CHROMA], _name(directory)
+    if WHOLE in os.environ:
+        return open_server(url)
     port = int(url.rpartition(":")[2])
     settings = ChromaSettings(
         chroma_api_impl="chromadb.api.fastapi.FastAPI",
@@ -72,9 +78,11 @@ def _name(directory: Path) -> str:
 
 
 @contextlib.contextmanager
-def on(servers: tuple[str, str] | None) -> Iterator[None]:
-    """Run on (PostgreSQL, Chroma), or in directories."""
+def on(servers: tuple[str, str] | None, whole: bool = False) -> Iterator[None]:
+    """Run on (PostgreSQL, Chroma), or in directories; `whole`: see WHOLE."""
     with pytest.MonkeyPatch.context() as patch:
+        if whole:
+            patch.setenv(WHOLE, "1")
         for name, url in zip((POSTGRES, CHROMA), servers or (None, None), strict=True):
             if url is None:
                 patch.delenv(name, raising=False)
