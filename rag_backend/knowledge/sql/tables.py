@@ -21,6 +21,9 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
+ID = String(64).with_variant(String(64, collation="C"), "postgresql")
+"""An identifier; ordered by its characters' codes, as in SQLite, whatever the database's locale."""
+
 SCHEMA_VERSION = 3
 """Grows with every change of these tables; kept in SQLite's `user_version`, in PostgreSQL in a
 table.
@@ -32,7 +35,7 @@ opened (`opening`), and backends of before refuse what they do not know.
 files = Table(
     "files",
     metadata,
-    Column("id", String(64), primary_key=True),
+    Column("id", ID, primary_key=True),
     Column("filename", Text, nullable=False),
     Column("bytes", BigInteger, nullable=False),
     Column("sha256", String(64), nullable=False),
@@ -45,7 +48,7 @@ files = Table(
 stores = Table(
     "stores",
     metadata,
-    Column("id", String(64), primary_key=True),
+    Column("id", ID, primary_key=True),
     Column("name", String(256), nullable=False, unique=True),
     Column("created_at", BigInteger, nullable=False),
     Column("last_active_at", BigInteger, nullable=False),
@@ -75,7 +78,7 @@ store_files = Table(
     Column("error_code", String(32)),
     Column("error_message", Text),
     Column("chunking", JSON),  # None: by structure; else a fixed window, see OpenAI's `static`
-    Column("batch_id", String(64)),
+    Column("batch_id", ID),
     Column("owner", String(64)),  # the backend that indexes it, or did
     Index("store_files_batch", "batch_id"),
     Index("store_files_identity", "store_id", "identity"),
@@ -86,8 +89,8 @@ store_files = Table(
 chunks = Table(
     "chunks",
     metadata,
-    Column("store_id", String(64), primary_key=True),
-    Column("file_id", String(64), primary_key=True),
+    Column("store_id", ID, primary_key=True),
+    Column("file_id", ID, primary_key=True),
     Column("ordinal", Integer, primary_key=True),
     Column("text", Text, nullable=False),
     Column("start", Integer, nullable=False),
@@ -104,7 +107,7 @@ chunks = Table(
 batches = Table(
     "batches",
     metadata,
-    Column("id", String(64), primary_key=True),
+    Column("id", ID, primary_key=True),
     Column("store_id", ForeignKey("stores.id"), nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("cancelled", Boolean, nullable=False, default=False),
@@ -116,8 +119,8 @@ garbage = Table(
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("kind", String(16), nullable=False),
-    Column("store_id", String(64)),
-    Column("file_id", String(64)),
+    Column("store_id", ID),
+    Column("file_id", ID),
     Column("collection", String(128)),
     Column("owner", String(64)),  # the backend whose work it may still be; None: anybody's
 )
@@ -125,7 +128,7 @@ garbage = Table(
 fusion_weights = Table(
     "fusion_weights",
     metadata,
-    Column("store_id", String(64), primary_key=True),
+    Column("store_id", ID, primary_key=True),
     Column("collection", String(128), nullable=False),
     Column("learnt_from", Integer, nullable=False),
     Column("dense_weight", JSON, nullable=False),
@@ -139,7 +142,7 @@ catalog_version = Table("catalog_version", metadata, Column("version", Integer, 
 backends = Table(
     "backends",
     metadata,
-    Column("id", String(64), primary_key=True),
+    Column("id", ID, primary_key=True),
     Column("seen_at", Float, nullable=False),  # Unix seconds by the database's clock
 )
 """The backends that share a catalog; empty where there is only one."""
@@ -147,7 +150,7 @@ backends = Table(
 file_parts = Table(
     "file_parts",
     metadata,
-    Column("file_id", String(64), primary_key=True),
+    Column("file_id", ID, primary_key=True),
     Column("number", Integer, primary_key=True),
     Column("owner", String(64), nullable=False),  # the backend that uploads it
     Column("data", LargeBinary, nullable=False),

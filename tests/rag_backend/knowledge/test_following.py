@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ingest.document import Chunk
-from rag_backend.errors import Conflict, NotFound, StorageAway
+from rag_backend.errors import Conflict, NotFound, StorageAway, StorageBroken
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.encoder import EncoderLoader
 from rag_backend.knowledge.library import Library
@@ -290,6 +290,44 @@ def _attached(catalog: Catalog, store: Store, name: str) -> StoreFile:
     file_id = new_id("file-")
     catalog.add_file(FileRecord(file_id, name, 3, "0" * 64, "user_data", 1))
     return catalog.attach(store.id, file_id, {}, name)
+
+
+# Opening
+
+
+def test_opened_by_many_at_once(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(5) as pool:
+        catalogs = list(pool.map(open_catalog, [tmp_path] * 5))
+    assert catalogs[4].list_stores() == []
+    for catalog in catalogs:
+        catalog.close()
+
+
+def test_a_catalog_of_before_is_brought_up_to_date(tmp_path: Path) -> None:
+    first = open_catalog(tmp_path)
+    store = first.create_store("main", {})
+    with first._engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE stores DROP COLUMN attached")
+        connection.exec_driver_sql("DROP TABLE backends")
+        connection.exec_driver_sql("UPDATE catalog_version SET version = 2")
+    again = open_catalog(tmp_path)
+    again.beat()
+    assert again.store("main") == store
+    with first._engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE catalog_version SET version = 99")
+    with pytest.raises(StorageBroken, match=r"PostgreSQL at .* was made by a later"):
+        open_catalog(tmp_path)
+    first.close()
+    again.close()
+
+
+def test_the_order_of_pages_is_that_of_sqlite(tmp_path: Path) -> None:
+    catalog = open_catalog(tmp_path)
+    ids = ["file-B", "file-a", "file-_", "file-1", "file-á"]
+    for file_id in ids:
+        catalog.add_file(FileRecord(file_id, "x", 1, "0" * 64, "user_data", 1))
+    assert [file.id for file in catalog.list_files()] == sorted(ids)
+    catalog.close()
 
 
 # The server goes away
