@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from heapq import nlargest
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -42,11 +43,7 @@ class VectorIndex:
         """Insert or overwrite. `vectors` is float32 of shape (len(ids), dimension)."""
 
         def write() -> None:
-            target = self._client.get_or_create_collection(
-                collection,
-                embedding_function=None,
-                configuration={"hnsw": {"space": "cosine"}},
-            )
+            target = self._created(collection)
             for at in range(0, len(ids), self._batch):
                 part = slice(at, at + self._batch)
                 metadatas: list[Any] = [{"file_id": file_id} for file_id in file_ids[part]]
@@ -123,6 +120,20 @@ class VectorIndex:
         self._client.close()
         for session in _sessions(self._client):
             session.close()  # Chroma 1.5 leaves its connections open
+
+    def _created(self, collection: str) -> chromadb.Collection:
+        with suppress(NotFoundError):
+            return self._existing(collection)
+        try:
+            return self._client.get_or_create_collection(
+                collection,
+                embedding_function=None,
+                configuration={"hnsw": {"space": "cosine"}},
+            )
+        except ChromaError:  # another backend has created it at the same moment
+            with suppress(ChromaError):
+                return self._existing(collection)
+            raise
 
     def _existing(self, collection: str) -> chromadb.Collection:
         return self._client.get_collection(collection, embedding_function=None)

@@ -11,13 +11,10 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import chromadb
+import httpx
 import psycopg
 import pytest
-from chromadb.config import DEFAULT_TENANT
-from chromadb.config import Settings as ChromaSettings
 
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.models import new_id
@@ -60,16 +57,8 @@ def open_vectors(directory: Path) -> VectorIndex:
     url, name = os.environ[CHROMA], _name(directory)
     if WHOLE in os.environ:
         return open_server(url)
-    port = int(url.rpartition(":")[2])
-    settings = ChromaSettings(
-        chroma_api_impl="chromadb.api.fastapi.FastAPI",
-        chroma_server_host="127.0.0.1",
-        chroma_server_http_port=port,
-        anonymized_telemetry=False,
-    )
-    admin: Any = chromadb.AdminClient(settings)
-    with contextlib.suppress(Exception):  # it is there already
-        admin.create_database(name, DEFAULT_TENANT)
+    databases = f"{url}/api/v2/tenants/default_tenant/databases"
+    assert httpx.post(databases, json={"name": name}).status_code in (200, 409)
     return open_server(url, name)
 
 

@@ -49,5 +49,5 @@ async def test_bytes_that_are_gone_are_said(library: Library) -> None:
     await settled(library, store)
     assert (await library.file(file.file_id)).filename == "note.md"
     library.blobs.delete(file.file_id)
-    with pytest.raises(NotFound, match="gone from DATA_DIR"):
+    with pytest.raises(NotFound, match="are gone from"):
         await library.file(file.file_id)
