@@ -17,7 +17,7 @@ from pathlib import Path
 
 _SERVE = "import sys; from chromadb.cli.cli import app; sys.exit(app())"
 _PASSWORD = "p@ss/word"  # has to be written as p%40ss%2Fword
-_FAST = "-c fsync=off -c full_page_writes=off -c synchronous_commit=off"
+_FAST = "-c fsync=off -c full_page_writes=off"
 
 
 class Missing(Exception):

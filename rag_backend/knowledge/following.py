@@ -66,10 +66,10 @@ class Following:
 
     async def arrive(self) -> None:
         """Before any work: be alive, and have at hand what the catalog holds."""
-        await asyncio.to_thread(self._catalog.beat)
-        before = await asyncio.to_thread(self._take_over_life)
+        await finished(self._catalog.beat)
+        before = await finished(self._take_over_life)
         await finished(self._catalog.inherit, before)
-        for store in await asyncio.to_thread(self._catalog.list_stores):
+        for store in await finished(self._catalog.list_stores):
             try:
                 await finished(self._lexical.check, store)
             except RAGError as error:
@@ -96,7 +96,7 @@ class Following:
     async def leave(self) -> None:
         """After all work: the others need not wait for this backend to be taken for dead."""
         try:
-            await asyncio.to_thread(self._catalog.leave)
+            await finished(self._catalog.leave)
         except RAGError as error:
             log.warning("the other backends take this one for dead in a while: %s", error)
 
@@ -132,17 +132,17 @@ class Following:
             await asyncio.sleep(seconds)
 
     async def _live(self) -> None:
-        await asyncio.to_thread(self._catalog.beat)
+        await finished(self._catalog.beat)
         for file in await finished(self._catalog.claim_jobs):
             self._worker.submit(file)
         for store in await finished(self._catalog.claim_rebuilds):
             self._worker.resume_rebuild(store.id)
-        if await asyncio.to_thread(self._catalog.has_garbage):
+        if await finished(self._catalog.has_garbage):
             self._worker.sweep()
 
     async def _follow(self) -> None:
         """Bring the word indexes of stores that have changed to what the catalog says."""
-        revisions = await asyncio.to_thread(self._catalog.revisions)
+        revisions = await finished(self._catalog.revisions)
         touched = self._lexical.touched
         gone = {*self._seen, *self._lexical.stores()} - revisions.keys()
         changed = [

@@ -9,10 +9,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, func, select
 
+from rag_backend.errors import StorageAway
 from rag_backend.knowledge.sql.failures import mapped_errors
 
 SQL_VARIABLES = 500
 """Items in one IN (...); SQLite's own limit is 32,766 values."""
+
+_LONGEST_CLOSE_SECONDS = 30.0
 
 WRITER_LOCK = 0x52414742
 """PostgreSQL's advisory lock of whoever writes; its second half is the schema (search_path)."""
@@ -32,23 +35,30 @@ class Database:
         self.owner = owner
         self._postgres = engine.dialect.name == "postgresql"
         self._one_writer = threading.Lock()
+        self._in_use = 0
+        self._closed = False
+        self._idle = threading.Condition()
         snapshot = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         self._snapshots = engine.execution_options(**snapshot) if self._postgres else engine
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, once no thread uses one: some outlive their tasks."""
+        with self._idle:
+            self._closed = True
+            self._idle.wait_for(lambda: not self._in_use, _LONGEST_CLOSE_SECONDS)
         self._engine.dispose()
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         """One state of the catalog, however many queries."""
-        with mapped_errors(), self._snapshots.connect() as connection:
+        with mapped_errors(), self._using(), self._snapshots.connect() as connection:
             yield connection
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
         """A transaction; all or nothing, and one after the other."""
-        with mapped_errors(), self._one_writer, self._engine.begin() as connection:
+        using = self._using()
+        with mapped_errors(), using, self._one_writer, self._engine.begin() as connection:
             if self._postgres:
                 connection.execute(select(writer_lock()))
             yield connection
@@ -56,8 +66,21 @@ class Database:
     @contextmanager
     def _beside_writers(self) -> Iterator[Connection]:
         """A transaction on rows that no other one depends on: it waits for no writer."""
-        with mapped_errors(), self._engine.begin() as connection:
+        with mapped_errors(), self._using(), self._engine.begin() as connection:
             yield connection
+
+    @contextmanager
+    def _using(self) -> Iterator[None]:
+        with self._idle:
+            if self._closed:
+                raise StorageAway("The backend is stopping.")
+            self._in_use += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._in_use -= 1
+                self._idle.notify_all()
 
 
 def writer_lock() -> Any:

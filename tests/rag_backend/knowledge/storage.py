@@ -39,7 +39,10 @@ def open_catalog(directory: Path) -> Catalog:
     if WHOLE in os.environ:
         return Catalog(open_postgres(os.environ[POSTGRES]), owner=new_id("backend_"))
     schema = _name(directory)
-    with psycopg.connect(os.environ[POSTGRES]) as connection:
+    with (
+        contextlib.suppress(psycopg.errors.UniqueViolation),  # somebody does the same
+        psycopg.connect(os.environ[POSTGRES]) as connection,
+    ):
         # The name is ours, of letters and digits.
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}".encode())
     return Catalog(open_postgres(schema_url(schema)), owner=new_id("backend_"))
