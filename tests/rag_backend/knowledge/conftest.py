@@ -20,7 +20,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str
         pytest.skip(str(reason))
 
 
-@pytest.fixture(params=["directory", "servers"])
+@pytest.fixture(scope="module", params=["directory", "servers"])
 def storage(request: pytest.FixtureRequest) -> Iterator[str]:
     """Where catalogs and vectors are in this test; skipped where there are no servers."""
     where = str(request.param)

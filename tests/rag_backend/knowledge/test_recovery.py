@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,22 +18,13 @@ from tests.rag_backend.knowledge.building import (
 )
 from tests.rag_backend.knowledge.crashing import AT_THE_END, DIED, STAGES
 from tests.rag_backend.knowledge.fake_embedding import FakeEmbedding
-from tests.rag_backend.knowledge.storage import on
 
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.fixture(scope="module", params=["directory", "servers"])
-def remains(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Path]]:
+@pytest.fixture(scope="module")
+def remains(storage: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """For each stage the directory that a process left which died there; all die at once."""
-    with on(request.getfixturevalue("servers") if request.param == "servers" else None):
-        yield deaths(tmp_path_factory)
-
-
-def deaths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """{stage: the directory of the process that died there}."""
     folders = {stage: tmp_path_factory.mktemp("killed") / "data" for stage in STAGES}
     module = "tests.rag_backend.knowledge.crashing"
     waiting = list(folders.items())

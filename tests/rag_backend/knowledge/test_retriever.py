@@ -53,6 +53,7 @@ MUTED = {"type": "eq", "key": "path", "value": "company/handbook.md"}
 
 @pytest.fixture(scope="module")
 def examples(
+    storage: str,
     tmp_path_factory: pytest.TempPathFactory,
     embedding: SentenceTransformerEmbedding,
     reading: ReadingPool,
