@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sqlalchemy import delete, select
+from sqlalchemy import Connection, delete, select
 
 from rag_backend.knowledge.models import Garbage
 from rag_backend.knowledge.sql.backends import free
@@ -41,8 +41,7 @@ class GarbageTable(Database):
         with self._beside_writers() as connection:
             held = connection.execute(mine.limit(_AT_ONCE).with_for_update(skip_locked=True))
             if found := [Garbage(**row._mapping) for row in held]:
-                gone = remove(found)
-                connection.execute(delete(garbage).where(garbage.c.id.in_(gone)))
+                self._forget(connection, remove(found))
 
     def has_garbage(self) -> bool:
         """Whether there is some that this backend may remove."""
@@ -55,6 +54,9 @@ class GarbageTable(Database):
     def forget_garbage(self, ids: Sequence[int]) -> None:
         """It is gone."""
         with self._writing() as connection:
-            for at in range(0, len(ids), SQL_VARIABLES):
-                part = ids[at : at + SQL_VARIABLES]
-                connection.execute(delete(garbage).where(garbage.c.id.in_(part)))
+            self._forget(connection, ids)
+
+    def _forget(self, connection: Connection, ids: Sequence[int]) -> None:
+        for at in range(0, len(ids), SQL_VARIABLES):
+            part = ids[at : at + SQL_VARIABLES]
+            connection.execute(delete(garbage).where(garbage.c.id.in_(part)))

@@ -35,7 +35,7 @@ STAGES: dict[str, tuple[Any, str, bool]] = {
     "visible, the old version not removed": (Catalog, "complete", True),
     "a file deleted, not removed": (Catalog, "delete_file", True),
     "removed from Chroma, not from tantivy": (VectorIndex, "delete_files", True),
-    "removed, and not forgotten": (Catalog, "forget_garbage", False),
+    "removed, and not forgotten": (Catalog, "_forget", False),
     "rebuilt, not served": (Catalog, "swap_generation", False),
     "rebuilt, the old generation not removed": (Catalog, "swap_generation", True),
     "a store deleted, not dropped": (Catalog, "delete_store", True),
