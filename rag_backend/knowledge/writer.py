@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from rag_backend.errors import NotFound, RAGError, StorageBroken
+from rag_backend.errors import NotFound, RAGError, StorageAway, StorageBroken
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.encoder import Encoder
 from rag_backend.knowledge.jobs import Job, Jobs, Key, Slice
@@ -103,11 +103,18 @@ class Writer:
             store = self._catalog.store(refill.store.id)
         except NotFound:
             return True
-        if refill.lacks_something():
+        lacking = refill.lacks_something()
+        if refill.outdated:
+            self._vectors.delete_files(refill.collection, refill.outdated)
+            self._lexical.replace(refill.collection, refill.outdated, [])
+        if lacking:
             return False
         if not refill.repairs and store.rebuilding and refill.encoder is not None:
             encoder = refill.encoder
-            self._catalog.swap_generation(store, encoder.embedding.model_id, encoder.probe)
+            model, probe = encoder.embedding.model_id, encoder.probe
+            revision = None if self._catalog.owner is None else store.revision
+            if not self._catalog.swap_generation(store, model, probe, revision):
+                return False  # another backend has changed the store meanwhile
             self._jobs.outdate_others(store.id, refill.collection)
             self.sweep()
         return True
@@ -183,9 +190,8 @@ class Writer:
             self._lexical.replace(collection, first, list(_postings(worded)))
 
     def _remember_encoder(self, store: Store, encoder: Encoder) -> None:
-        self._catalog.update_store(
-            store.id, embedding_model=encoder.embedding.model_id, embedding_probe=encoder.probe
-        )
+        model, probe = encoder.embedding.model_id, encoder.probe
+        encoder.check(self._catalog.set_encoder(store.id, model, probe))
 
     # Ends of jobs
 
@@ -196,13 +202,15 @@ class Writer:
     def _complete_or_fail(self, jobs: Sequence[Job]) -> None:
         try:
             outcomes = self._catalog.complete_files(
-                [(job.store_id, job.file_id, job.chunks or Held()) for job in jobs]
+                [(job.store_id, job.file_id, job.chunks or Held()) for job in jobs],
+                {job.key: job.collection for job in jobs},
             )
         except Exception as error:
             if not isinstance(error, RAGError):
                 log.exception("completing %s failed", [job.file_id for job in jobs])
-            if len(jobs) == 1:
-                self._fail(jobs[0], error)
+            if len(jobs) == 1 or isinstance(error, StorageAway):
+                for job in jobs:
+                    self._fail(job, error)
                 return
             for job in jobs:
                 self._complete_or_fail([job])
