@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from ingest.chunking import StaticSize
 from ingest.document import Chunk
 from rag_backend.errors import Conflict, NotFound, StorageAway, StorageBroken
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.encoder import EncoderLoader
 from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.models import FileRecord, Store, StoreFile, new_id
+from rag_backend.knowledge.spooling import Chunks
 from rag_backend.knowledge.sql.opening import open_postgres
 from tests.rag_backend.knowledge import storage as places
 from tests.rag_backend.knowledge.building import (
@@ -41,8 +43,13 @@ class Stuck(DirectReading):
     """Reads nothing, ever."""
 
     async def read(
-        self, path: Path, filename: str, tokenizer_file: Path | None, max_tokens: int
-    ) -> list[Chunk]:
+        self,
+        path: Path,
+        filename: str,
+        tokenizer_file: Path | None,
+        max_tokens: int,
+        static: StaticSize | None = None,
+    ) -> Chunks:
         """See ReadingPool."""
         await asyncio.Event().wait()
         raise AssertionError
@@ -54,7 +61,7 @@ async def pair(tmp_path: Path) -> AsyncIterator[tuple[Library, Library]]:
     async with AsyncExitStack() as stack:
         a, b = [
             await stack.enter_async_context(
-                opened_library(tmp_path / name, FakeEmbedding(), DirectReading(), tmp_path)
+                opened_library(tmp_path / name, FakeEmbedding(), DirectReading(), shared=tmp_path)
             )
             for name in ("a", "b")
         ]
@@ -193,13 +200,15 @@ async def test_a_job_of_the_dead_is_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loader = EncoderLoader(FakeEmbedding)
-    dying = build_library(tmp_path / "dying", loader, Stuck(), tmp_path)
+    dying = build_library(tmp_path / "dying", loader, Stuck(), shared=tmp_path)
     loader.start()
     await dying.start()
     store = await dying.store("default")
     file = await put(dying, store, "a.md", b"Lunch is at noon")
     assert dying.following is not None
-    async with opened_library(tmp_path / "b", FakeEmbedding(), DirectReading(), tmp_path) as b:
+    async with opened_library(
+        tmp_path / "b", FakeEmbedding(), DirectReading(), shared=tmp_path
+    ) as b:
         assert b.catalog.claim_jobs() == []  # it is alive
         await dying.following.stop()  # no heartbeat any more, and no farewell
         monkeypatch.setattr("rag_backend.knowledge.sql.backends.DEAD_SECONDS", 1.0)
@@ -217,8 +226,10 @@ async def test_a_job_of_the_dead_is_taken_over(
 
 
 async def test_one_that_stops_leaves_its_jobs_to_the_others(tmp_path: Path) -> None:
-    async with opened_library(tmp_path / "b", FakeEmbedding(), DirectReading(), tmp_path) as b:
-        async with opened_library(tmp_path / "a", FakeEmbedding(), Stuck(), tmp_path) as a:
+    async with opened_library(
+        tmp_path / "b", FakeEmbedding(), DirectReading(), shared=tmp_path
+    ) as b:
+        async with opened_library(tmp_path / "a", FakeEmbedding(), Stuck(), shared=tmp_path) as a:
             store = await a.store("default")
             await put(a, store, "a.md", b"Lunch is at noon")
         await settled(b, store)
@@ -226,13 +237,17 @@ async def test_one_that_stops_leaves_its_jobs_to_the_others(tmp_path: Path) -> N
 
 
 async def test_a_lost_word_index_is_made_anew(tmp_path: Path) -> None:
-    async with opened_library(tmp_path / "a", FakeEmbedding(), DirectReading(), tmp_path) as a:
+    async with opened_library(
+        tmp_path / "a", FakeEmbedding(), DirectReading(), shared=tmp_path
+    ) as a:
         store = await a.store("default")
         file = await put(a, store, "a.md", b"Lunch is at noon")
         await settled(a, store)
     for path in (tmp_path / "a" / "lexical" / store.collection).iterdir():
         path.unlink()
-    async with opened_library(tmp_path / "a", FakeEmbedding(), DirectReading(), tmp_path) as a:
+    async with opened_library(
+        tmp_path / "a", FakeEmbedding(), DirectReading(), shared=tmp_path
+    ) as a:
         assert words_found(a, store, "lunch") == {file.file_id}
         assert_agreement(a)
 
