@@ -186,13 +186,12 @@ async def hits(library: Library, store: Store, query: str, ranking: str) -> list
     if ranking == "ours":
         return await library.search(store, query, CANDIDATES)
     retriever = library.retriever
+    asked = await asyncio.to_thread(retriever._asked, store.id, query, None)
     if ranking == "dense":
-        encoder = await retriever._encoder.wait()
-        listed = await asyncio.to_thread(retriever._dense, encoder, store, query, None)
+        encoder = await retriever._encoders.for_search(asked.store)
+        listed = await asyncio.to_thread(retriever._dense, encoder, asked)
     else:
-        listed = await asyncio.to_thread(
-            retriever._lexical.search, store.collection, query, CANDIDATES
-        )
+        listed, _ = await asyncio.to_thread(retriever._words, asked)
     ids = [item for item, _ in listed]
     found = await asyncio.to_thread(library.catalog.visible_chunks, store.id, ids)
     return [Hit(found[item], 1.0, 1.0) for item in ids]

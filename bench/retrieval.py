@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rag_backend.app import build_parts
-from rag_backend.knowledge.fusion import CANDIDATES
 from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.models import Store
 from rag_backend.settings import Settings
@@ -159,11 +158,10 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
 async def rankings(library: Library, store: Store, query: str) -> dict[str, list[str]]:
     """Chunk ids, best first, by method."""
     retriever = library.retriever
-    encoder = await retriever._encoders.present.wait()
-    dense = await asyncio.to_thread(retriever._dense, encoder, store, query, None)
-    lexical = await asyncio.to_thread(
-        retriever._lexical.search, store.collection, query, CANDIDATES
-    )
+    asked = await asyncio.to_thread(retriever._asked, store.id, query, None)
+    encoder = await retriever._encoders.for_search(asked.store)
+    dense = await asyncio.to_thread(retriever._dense, encoder, asked)
+    lexical, _ = await asyncio.to_thread(retriever._words, asked)
     hits = await library.search(store, query, SHOWN)
     parts = [[item for item, _ in ranking] for ranking in (dense, lexical)]
     ours = [hit.chunk.id for hit in hits]

@@ -15,7 +15,6 @@ from rag_backend.errors import StartError
 from rag_backend.knowledge.embedding import (
     EmbeddingProvider,
     load_embedding,
-    load_in_torch,
     probe,
     same_model,
 )
@@ -33,13 +32,6 @@ TEXTS = [
     "a long one " * 200,
     "?!",
 ]
-
-
-@pytest.fixture(scope="module")
-def in_torch(embedding: EmbeddingProvider) -> EmbeddingProvider:
-    """The general path, which any sentence-transformers model takes."""
-    assert embedding.tokenizer_file is not None
-    return load_in_torch(embedding.tokenizer_file.parent, "embedded")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +55,7 @@ def at_llm_offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embeddi
         connected.close()
 
 
-PROVIDERS = ["embedding", "in_torch", "at_a_server"]
+PROVIDERS = ["embedding", "at_a_server"]
 
 
 @pytest.fixture(params=["fake", *PROVIDERS, pytest.param("at_llm_offline", marks=pytest.mark.slow)])
