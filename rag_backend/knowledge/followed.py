@@ -110,7 +110,13 @@ class FollowedIndex(LexicalIndex):
         lost some, to a failing disk or a hand, anew."""
         collection = store.collection
         with self._changing:
-            found, held = self.ids(collection), self._applied.files(collection)
+            held = self._applied.files(collection)
+            try:
+                found = self.ids(collection)
+            except RAGError as error:
+                log.warning("%s", error)
+                self._really_drop(collection)
+                return
             unknown = {item.rpartition(":")[0] for item in found} - held.keys()
             if unknown:
                 self._put(collection, sorted(unknown), [])

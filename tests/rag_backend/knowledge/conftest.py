@@ -10,6 +10,20 @@ from tests.rag_backend.knowledge import storage as places
 from tests.servers import Missing, chroma, postgres
 
 
+_QUICK = ("test_catalog", "test_following")
+"""What runs on the servers every time; the rest there is slow."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the second run of tests that take minutes together."""
+    for item in items:
+        where = getattr(item, "callspec", None)
+        if where is not None and where.params.get("storage") == "servers":
+            if item.path.stem not in _QUICK:
+                item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """DATABASE_URL and CHROMA_URL of two servers that run for the whole session."""
