@@ -9,7 +9,6 @@ import pytest
 from tests.rag_backend.knowledge import storage as places
 from tests.servers import Missing, chroma, postgres
 
-
 _QUICK = ("test_catalog", "test_following")
 """What runs on the servers every time; the rest there is slow."""
 
@@ -18,10 +17,9 @@ _QUICK = ("test_catalog", "test_following")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the second run of tests that take minutes together."""
     for item in items:
-        where = getattr(item, "callspec", None)
-        if where is not None and where.params.get("storage") == "servers":
-            if item.path.stem not in _QUICK:
-                item.add_marker(pytest.mark.slow)
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        if params.get("storage") == "servers" and item.path.stem not in _QUICK:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
