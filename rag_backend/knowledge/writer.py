@@ -103,6 +103,8 @@ class Writer:
             store = self._catalog.store(refill.store.id)
         except NotFound:
             return True
+        if self._is_overtaken(refill, store):
+            return True
         lacking = refill.lacks_something()
         if refill.outdated:
             self._vectors.delete_files(refill.collection, refill.outdated)
@@ -139,13 +141,22 @@ class Writer:
         for part in parts:
             job = part.job
             if isinstance(job.refill, Refill):
-                job.refill.overtaken |= job.collection not in store.collections
+                job.refill.overtaken |= self._is_overtaken(job.refill, store)
                 job.ended |= job.refill.overtaken
             elif job.collection != store.collection:
                 job.ended = job.again = True  # it was swapped under the job
         live = [part for part in parts if not part.job.ended]
         for collection, those in _grouped(live, lambda part: part.job.collection).items():
             self._write_or_fail(store, collection, those)
+
+    def _is_overtaken(self, refill: Refill, store: Store) -> bool:
+        """Whether the store has another generation by now, or another backend rebuilds it."""
+        if refill.collection not in store.collections:
+            return True
+        if self._catalog.owner is None or refill.repairs:
+            return False
+        ours = store.rebuilding and store.rebuilder == self._catalog.owner
+        return not ours or refill.collection != store.next_collection
 
     def _write_or_fail(self, store: Store, collection: str, parts: Sequence[Slice]) -> None:
         try:
