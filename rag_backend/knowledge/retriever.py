@@ -202,12 +202,12 @@ def _named_first(
 ) -> list[tuple[StoredChunk, float]]:
     """Parts that the query names by number ("Điều 5") before all others, however common the words.
 
-    Fused scores lie in 0..1, so one more outranks them.
+    Scores lie in 0..1, both ends included, so two more outrank them.
     """
     wanted = references(query)
     if not wanted:
         return list(scored)
-    raised = [(chunk, score + is_named(wanted, chunk)) for chunk, score in scored]
+    raised = [(chunk, score + 2 * is_named(wanted, chunk)) for chunk, score in scored]
     return sorted(raised, key=lambda pair: -pair[1])
 
 

@@ -35,6 +35,10 @@ log = logging.getLogger(__name__)
 _SERVER_TIMEOUT = httpx.Timeout(60, connect=5)
 _FILES_AT_ONCE = 5000
 """File ids in one condition; Chroma puts them into SQLite, which binds at most 32,766."""
+_LOOKED_AT = 400
+"""Results asked of Chroma at least: its graph is searched the more thoroughly the more are wanted.
+Among 100,000 clustered vectors, recall@10 is .83 with 100, .98 with 400, which takes 2 ms longer.
+(Its own setting for this, `ef_search`, holds for new collections only.)"""
 _LOOSE = 0.08
 """A filter that lets through this share of the files or more is applied to the nearest of all
 chunks; below, looking at enough of them costs more than Chroma's own search among some."""
@@ -123,12 +127,13 @@ class VectorIndex:
         def query(source: chromadb.Collection) -> list[tuple[str, float]]:
             found = source.query(
                 query_embeddings=np.asarray([vector], dtype=np.float32),
-                n_results=k,
+                n_results=max(k, _LOOKED_AT),
                 include=["distances"],
                 **among,
             )
-            distances = (found["distances"] or [[]])[0]
-            return [(i, 1.0 - float(d)) for i, d in zip(found["ids"][0], distances, strict=True)]
+            distances = (found["distances"] or [[]])[0][:k]
+            ids = found["ids"][0][:k]
+            return [(i, 1.0 - float(d)) for i, d in zip(ids, distances, strict=True)]
 
         return self._on(collection, query)
 

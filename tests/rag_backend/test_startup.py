@@ -63,6 +63,9 @@ class FakeEncoder:
             raise self._error
         return SimpleNamespace(probe=bytes(4 * 384), embedding=SimpleNamespace(max_tokens=254))
 
+    async def wait(self) -> Any:
+        return await self.first_word()
+
 
 class FakeLibrary:
     def __init__(self, error: StorageBroken | None = None) -> None:

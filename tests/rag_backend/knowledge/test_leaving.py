@@ -31,7 +31,7 @@ async def batch_of(library: Library, store: Store, *names: str) -> Batch:
 
 async def close(library: Library, encoder: GatedEmbedding) -> None:
     """From now on nothing is embedded; the probe of a loading encoder must not wait for that."""
-    await library.indexer._encoder.wait()
+    await library.retriever._encoders.present.wait()
     encoder.reached.clear()
     encoder.gate.clear()
 

@@ -103,13 +103,18 @@ async def filled(library: Library) -> Library:
     for number in range(60):
         await put(library, store, f"{number}.txt", f"lunch {'x' * number}".encode())
     await settled(library, store)
+    async with asyncio.timeout(60):  # what it learns is a new revision: a search begins again
+        while not library.indexer.calibrator.idle:
+            await asyncio.sleep(0.01)
     return library
 
 
 async def test_the_best_are_ordered_anew(tmp_path: Path) -> None:
     judge = Longest()
     reranking = await loaded(Reranking(lambda: judge))
-    async with opened_library(tmp_path, FakeEmbedding(), DirectReading(), reranking) as library:
+    async with opened_library(
+        tmp_path, FakeEmbedding(), DirectReading(), reranking=reranking
+    ) as library:
         store = await (await filled(library)).store("default")
         plain = await library.search(store, "lunch", 60, rerank=False)
         assert judge.asked == []
@@ -122,9 +127,14 @@ async def test_the_best_are_ordered_anew(tmp_path: Path) -> None:
     await reranking.stop()
 
 
-async def test_what_the_query_names_by_number_stays_first(tmp_path: Path) -> None:
-    reranking = await loaded(Reranking(Longest))
-    async with opened_library(tmp_path, FakeEmbedding(), DirectReading(), reranking) as library:
+@pytest.mark.parametrize("load", [Longest, None])
+async def test_what_the_query_names_by_number_stays_first(
+    tmp_path: Path, load: type[Longest] | None
+) -> None:
+    reranking = await loaded(Reranking(load))
+    async with opened_library(
+        tmp_path, FakeEmbedding(), DirectReading(), reranking=reranking
+    ) as library:
         store = await library.store("default")
         law = "Điều 5. Mức phạt\n\nPhạt tiền.\n\nĐiều 6. Hiệu lực\n\n" + "Luật có hiệu lực. " * 9
         await put(library, store, "law.txt", law.encode())
@@ -139,7 +149,9 @@ async def test_one_that_fails_leaves_the_fused_order(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     reranking = await loaded(Reranking(Failing))
-    async with opened_library(tmp_path, FakeEmbedding(), DirectReading(), reranking) as library:
+    async with opened_library(
+        tmp_path, FakeEmbedding(), DirectReading(), reranking=reranking
+    ) as library:
         store = await (await filled(library)).store("default")
         with caplog.at_level(logging.WARNING):
             hits = await library.search(store, "lunch", 10)
