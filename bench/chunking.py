@@ -37,6 +37,7 @@ from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.models import Store
 from rag_backend.knowledge.passages import Hit
 from rag_backend.knowledge.reading import token_counter
+from rag_backend.knowledge.spooling import Held
 
 RESULTS = 5
 BUDGETS = (500, 1000, 2000, 4000)
@@ -153,9 +154,9 @@ class CutReading:
     def __init__(self, cut: Cut) -> None:
         self._cut = cut
 
-    async def read(self, path: Path, *_: Any) -> list[Chunk]:
+    async def read(self, path: Path, *_: Any) -> Held:
         """See ReadingPool."""
-        return await asyncio.to_thread(self._chunks, path)
+        return Held(await asyncio.to_thread(self._chunks, path))
 
     def _chunks(self, path: Path) -> list[Chunk]:
         text = path.read_text("utf-8")
@@ -171,7 +172,7 @@ class CutReading:
 async def ingest(library: Library, articles: Mapping[str, str], way: Way) -> Store:
     """Every article through the write path, cut in this way."""
     if way.cut is not None:
-        library.indexer._reading = CutReading(way.cut)  # type: ignore[assignment]
+        library.indexer._intake._reading = CutReading(way.cut)  # type: ignore[assignment]
     store = await library.store("default")
     for name, text in articles.items():
         file = await library.upload(f"{name}.txt", "user_data", _once(text.encode()))
@@ -264,7 +265,7 @@ async def run(data: Path, language: str, limit: int) -> str:
     for way in ways:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             async with opened(Path(folder)) as library:
-                embedding = (await library.retriever._encoder.wait()).embedding
+                embedding = (await library.retriever._encoders.present.wait()).embedding
                 count = token_counter(embedding.tokenizer_file)
                 if way.name in _PEERS:
                     if not _PEERS[way.name].available():

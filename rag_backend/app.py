@@ -30,19 +30,24 @@ from rag_backend.api import (
 from rag_backend.api.middleware import RequestMiddleware
 from rag_backend.api.parts import Parts
 from rag_backend.api.repeating import Repeating
+from rag_backend.errors import StartError
 from rag_backend.knowledge.blobs import Blobs
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.embedding import EMBEDDED, EmbeddingProvider, load_embedding
 from rag_backend.knowledge.embedding_server import ServerEmbedding
 from rag_backend.knowledge.encoder import EncoderLoader
 from rag_backend.knowledge.encoders import Encoders
+from rag_backend.knowledge.followed import FollowedIndex
+from rag_backend.knowledge.following import Following
 from rag_backend.knowledge.indexer import Indexer
 from rag_backend.knowledge.lexical import LexicalIndex
 from rag_backend.knowledge.library import Library
+from rag_backend.knowledge.models import new_id
 from rag_backend.knowledge.reading import ReadingPool
 from rag_backend.knowledge.reranking import Reranking, check_reranker, load_reranker
 from rag_backend.knowledge.retriever import Retriever
-from rag_backend.knowledge.sql.opening import open_sqlite
+from rag_backend.knowledge.shared_blobs import SharedBlobs
+from rag_backend.knowledge.sql.opening import open_postgres, open_sqlite
 from rag_backend.knowledge.vectors import open_embedded, open_server
 from rag_backend.llm.cache.opening import open_backing
 from rag_backend.llm.provider import LLMProvider
@@ -121,7 +126,7 @@ def build_parts(settings: Settings) -> Parts:
     condenser = Condenser(settings.condense, settings.context_tokens, local)
     pipeline = Pipeline(library, condenser, local, settings.no_answer, metrics)
     backing = open_backing(settings, metrics)
-    answers = Answers(pipeline, backing, registry, reranking, settings, metrics)
+    answers = Answers(pipeline, library, backing, registry, reranking, settings, metrics)
     return Parts(settings, library, encoder, reranking, registry, pipeline, answers, metrics)
 
 
@@ -135,13 +140,15 @@ def _build_reranking(model: str | None) -> Reranking:
 def _build_library(settings: Settings, encoder: EncoderLoader, reranking: Reranking) -> Library:
     data = settings.data_dir
     data.mkdir(parents=True, exist_ok=True)
+    if settings.database_url is not None:
+        database = settings.database_url.get_secret_value()
+        return _build_shared_library(settings, database, encoder, reranking)
     catalog = Catalog(open_sqlite(data / "catalog.sqlite"))
     blobs = Blobs(data / "files", settings.max_file_mb * 2**20)
     url = settings.chroma_url
     vectors = open_server(url) if url else open_embedded(data / "chroma")
     lexical = LexicalIndex(data / "lexical")
-    readers = max(2, (os.cpu_count() or 2) // 2)  # one is kept for short files
-    reading = ReadingPool(readers, settings.read_timeout, settings.read_memory_mb, data / "reading")
+    reading, readers = _reading(settings)
     encoders = Encoders(encoder, load_embedding)
     indexer = Indexer(catalog, blobs, vectors, lexical, encoders, reading, readers)
     retriever = Retriever(catalog, vectors, lexical, encoders, reranking)
@@ -179,6 +186,35 @@ def _embedding(settings: Settings) -> EmbeddingProvider:
         queries=patience(min(_QUERY_PATIENCE, settings.llm_total_timeout)),
         answer_timeout=settings.llm_first_token_timeout,
     )
+
+
+def _build_shared_library(
+    settings: Settings, database: str, encoder: EncoderLoader, reranking: Reranking
+) -> Library:
+    """One backend of several on the same PostgreSQL and Chroma servers."""
+    if settings.chroma_url is None:
+        raise StartError(
+            "DATABASE_URL needs CHROMA_URL: backends that share a catalog share its vectors. Start "
+            "`chroma run --path DIRECTORY` and set CHROMA_URL=http://HOST:8000."
+        )
+    data = settings.data_dir
+    catalog = Catalog(open_postgres(database), owner=new_id("backend_"))
+    blobs = SharedBlobs(data / "files", settings.max_file_mb * 2**20, catalog)
+    vectors = open_server(settings.chroma_url)
+    lexical = FollowedIndex(data / "lexical", catalog)
+    reading, readers = _reading(settings)
+    encoders = Encoders(encoder, load_embedding)
+    indexer = Indexer(catalog, blobs, vectors, lexical, encoders, reading, readers)
+    following = Following(catalog, lexical, blobs, indexer, data / "backend-id")
+    retriever = Retriever(catalog, vectors, lexical, encoders, reranking)
+    return Library(catalog, blobs, indexer, retriever, following)
+
+
+def _reading(settings: Settings) -> tuple[ReadingPool, int]:
+    """The pool, and how many read at once."""
+    readers = max(2, (os.cpu_count() or 2) // 2)  # one is kept for short files
+    folder = settings.data_dir / "reading"
+    return ReadingPool(readers, settings.read_timeout, settings.read_memory_mb, folder), readers
 
 
 def _local_model(registry: Registry) -> LLMProvider | None:

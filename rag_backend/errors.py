@@ -11,6 +11,7 @@ RAGError
 ├── TooLarge              413
 ├── Starting              503  the encoder is still loading
 ├── CacheUnavailable      503  the answer cache could not be cleared
+├── StorageAway           503  a database server does not answer: nothing is lost, try again
 ├── StorageFull           507  the disk is full
 ├── StorageBroken         500  a data directory is damaged; says how to rebuild
 └── UpstreamError         502  a model server failed
@@ -125,6 +126,17 @@ class Starting(RAGError):
 
     status = 503
     code = "starting"
+
+    def headers(self) -> dict[str, str]:
+        """Ask the client to come back in a few seconds."""
+        return {"retry-after": "3"}
+
+
+class StorageAway(RAGError):
+    """A database server does not answer now; what was asked for can be asked again."""
+
+    status = 503
+    code = "storage_unavailable"
 
     def headers(self) -> dict[str, str]:
         """Ask the client to come back in a few seconds."""

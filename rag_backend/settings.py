@@ -45,6 +45,18 @@ def _http_urls(value: object) -> object:
     return tuple(_http_url(url) for url in urls) if isinstance(urls, tuple) else urls
 
 
+def _postgres_url(value: object) -> object:
+    """Refuse what is not PostgreSQL's; its parts are checked when it is opened."""
+    if isinstance(value, str) and value:
+        scheme = value.partition("://")[0]
+        if scheme not in ("postgresql", "postgres", "postgresql+psycopg") or "://" not in value:
+            raise ValueError(
+                "postgresql://USER:PASSWORD@HOST/DATABASE, or empty for SQLite in DATA_DIR"
+            )
+        return "postgresql" + value[len(scheme) :]
+    return value
+
+
 def _keys(value: object) -> object:
     """Comma-separated keys that fit into an HTTP header."""
     keys = _comma_separated(value)
@@ -70,6 +82,7 @@ Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_keys)]
 Url = Annotated[str, BeforeValidator(_http_url)]
 CacheUrl = Annotated[str, BeforeValidator(_cache_url)]
 Urls = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_http_urls)]
+DatabaseUrl = Annotated[SecretStr, BeforeValidator(_postgres_url)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -97,6 +110,11 @@ class Settings(BaseSettings):
     read_timeout: Seconds = Field(120, description="Longest time to read one file, in seconds")
     read_memory_mb: int = Field(
         2048, ge=256, le=65_536, description="Most memory for reading one file, in MiB (POSIX)"
+    )
+    database_url: DatabaseUrl | None = Field(
+        None,
+        description="Catalog in PostgreSQL, shared by several backends: "
+        "postgresql://user:password@host/database (needs CHROMA_URL); empty: SQLite in DATA_DIR",
     )
     chroma_url: Url | None = Field(
         None, description="Chroma server; empty: Chroma embedded in DATA_DIR"

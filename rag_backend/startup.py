@@ -9,6 +9,7 @@ from dataclasses import replace
 from rag_backend.api.parts import Parts
 from rag_backend.errors import RAGError, StartError, Starting
 from rag_backend.knowledge.reranking import RERANKED
+from rag_backend.knowledge.sql.opening import postgres_address, shown_address
 from rag_backend.llm.probing import Reachability, probe
 from rag_backend.llm.rows import ProviderRow
 from rag_backend.settings import ENV_FILE, Settings, describe, unknown_names
@@ -41,7 +42,7 @@ async def announce_dependencies(parts: Parts, say: Say) -> None:
     The encoder may take seconds to load; its failure is reported here and raised elsewhere.
     """
     rows = [parts.registry.row(name) for name in parts.registry.names()]
-    checks = [_chroma(parts), _encoder(parts), *(_provider(row) for row in rows)]
+    checks = [_catalog(parts), _chroma(parts), _encoder(parts), *(_provider(row) for row in rows)]
     if not parts.registry.has("openai"):
         say("  [off] OpenAI: OPENAI_API_KEY is not set; nothing leaves this network.")
     if not parts.registry.has("local"):
@@ -59,6 +60,18 @@ async def _provider(row: ProviderRow) -> tuple[str, Reachability]:
     name, found = f"Provider '{row.name}'", await probe(row)
     # An error's sentence begins with the name, which the report has said.
     return name, replace(found, detail=found.detail.replace(f"{name} at ", ""))
+
+
+async def _catalog(parts: Parts) -> tuple[str, Reachability]:
+    url = parts.settings.database_url
+    if url is None:
+        return "Catalog", Reachability(True, f"SQLite in {parts.settings.data_dir}")
+    where = f"PostgreSQL at {shown_address(postgres_address(url.get_secret_value()))}"
+    try:
+        backends = await asyncio.to_thread(parts.library.catalog.count_backends)
+    except RAGError as error:
+        return "Catalog", Reachability(False, where, str(error))
+    return "Catalog", Reachability(True, f"{where}, {backends} backend(s) on it")
 
 
 async def _chroma(parts: Parts) -> tuple[str, Reachability]:

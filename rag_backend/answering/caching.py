@@ -21,6 +21,7 @@ from rag_backend.answering.pipeline import HOUSE, Pipeline, Question
 from rag_backend.answering.prompting import prompt_version
 from rag_backend.answering.recording import Recording, load, record
 from rag_backend.errors import UpstreamError, UpstreamRefused
+from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.models import Store
 from rag_backend.knowledge.reranking import Reranking
 from rag_backend.llm.cache.backing import Backing
@@ -74,6 +75,7 @@ class Answers:
     def __init__(
         self,
         pipeline: Pipeline,
+        library: Library,
         backing: Backing | None,
         registry: Registry,
         reranking: Reranking,
@@ -81,6 +83,7 @@ class Answers:
         metrics: Metrics,
     ) -> None:
         self._pipeline = pipeline
+        self._library = library
         self._backing = backing
         self._registry = registry
         self._reranking = reranking
@@ -102,6 +105,7 @@ class Answers:
         value = await self._backing.get(self._key(wanted, provider, store))
         recording = load(value) if value is not None else None
         if recording is not None:
+            self._library.use(store)  # a store that is asked does not expire
             self._metrics.cached.labels("hit").inc()
             self._save(recording.provider, recording.usage)
         return recording
@@ -182,12 +186,14 @@ class Answers:
 
     def _depart(self, key: str, asked: Question, wanted: Wanted) -> Flight:
         clearings, models = self._clearings, self._models(asked.provider.name)
+        complete = self._library.is_complete(asked.store)
 
         async def landed(chunks: list[Chunk]) -> None:
             now = self._models(asked.provider.name)
             # A model may have been looked up for this very answer, but not have been another one.
             same = all(a == b or a == (b[0], None) for a, b in zip(models, now, strict=True))
-            recording = await self._fit(chunks, asked.provider.name) if same else None
+            fit = complete and same
+            recording = await self._fit(chunks, asked.provider.name) if fit else None
             if recording is None or clearings != self._clearings or self._backing is None:
                 self._metrics.cache_events.labels("unfit").inc()
                 ended()  # nobody who asks from now on gets it

@@ -38,8 +38,6 @@ async def create_chat_completion(body: ChatBody, request: Request, backend: Back
     if fresh == "any":
         recording = await backend.answers.recorded(wanted, asked.provider.name, asked.store)
     usage = body.stream_options is not None and body.stream_options.include_usage
-    if recording is not None:
-        backend.library.use(asked.store)
     if recording is not None and not backend.settings.log_content:
         stream, route = bool(body.stream), request.scope["route"]
         remember(request, Known(wanted, *split_model(body.model), stream, usage, route))

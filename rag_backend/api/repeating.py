@@ -117,10 +117,7 @@ class Repeating:
             store = await self._parts.library.store(known.store)
         except RAGError:
             return None  # the long way says it properly
-        recording = await self._parts.answers.recorded(known.wanted, provider.name, store)
-        if recording is not None:
-            self._parts.library.use(store)
-        return recording
+        return await self._parts.answers.recorded(known.wanted, provider.name, store)
 
 
 def remember(request: Request, known: Known) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from rag_backend.errors import BadRequest, StorageBroken, StorageFull, TooLarge
+from rag_backend.errors import BadRequest, NotFound, StorageBroken, StorageFull, TooLarge
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +32,19 @@ class Blobs:
     def __init__(self, directory: Path, max_bytes: int) -> None:
         self._directory = directory
         self._max_bytes = max_bytes
-        with _mapped_errors():
+        with mapped_disk_errors():
             directory.mkdir(parents=True, exist_ok=True)
 
     def path(self, file_id: str) -> Path:
-        """Where a file's bytes are."""
+        """Where a file's bytes are, or will be."""
         return self._directory / file_id
+
+    def fetch(self, file_id: str) -> Path:
+        """Where a file's bytes are for certain; raises NotFound when they are gone."""
+        path = self.path(file_id)
+        if not path.is_file():
+            raise NotFound(f"The bytes of {file_id} are gone from DATA_DIR.", param="file_id")
+        return path
 
     async def write(self, file_id: str, parts: AsyncIterator[bytes]) -> Written:
         """Store a stream of bytes whole, or not at all.
@@ -50,7 +57,7 @@ class Blobs:
         temporary = self._directory / f"{file_id}.part"
         digest, size = hashlib.sha256(), 0
         try:
-            with _mapped_errors():
+            with mapped_disk_errors():
                 target = temporary.open("wb")
             with target:
                 async for part in parts:
@@ -64,7 +71,7 @@ class Blobs:
                 await asyncio.to_thread(_to_disk, target)
             if size == 0:
                 raise BadRequest("The file is empty.", param="file", code="empty_file")
-            with _mapped_errors():
+            with mapped_disk_errors():
                 temporary.replace(self.path(file_id))
         finally:
             temporary.unlink(missing_ok=True)
@@ -104,18 +111,19 @@ class Blobs:
 
 def _append(target: IO[bytes], part: bytes, digest: hashlib._Hash) -> None:
     digest.update(part)
-    with _mapped_errors():
+    with mapped_disk_errors():
         target.write(part)
 
 
 def _to_disk(target: IO[bytes]) -> None:
-    with _mapped_errors():
+    with mapped_disk_errors():
         target.flush()
         os.fsync(target.fileno())
 
 
 @contextmanager
-def _mapped_errors() -> Iterator[None]:
+def mapped_disk_errors() -> Iterator[None]:
+    """The disk's errors as this package's own: StorageFull, StorageBroken."""
     try:
         yield
     except OSError as error:

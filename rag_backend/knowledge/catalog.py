@@ -8,12 +8,14 @@ that makes it invisible, so a crash in between leaves work to do and never an or
 
 from __future__ import annotations
 
+from rag_backend.knowledge.sql.backends import BackendTable
 from rag_backend.knowledge.sql.batches import BatchTable
 from rag_backend.knowledge.sql.chunks import ChunkTable
 from rag_backend.knowledge.sql.expiry import ExpiryTable
 from rag_backend.knowledge.sql.files import FileTable
 from rag_backend.knowledge.sql.garbage import GarbageTable
 from rag_backend.knowledge.sql.listing import ListTable
+from rag_backend.knowledge.sql.parts import PartTable
 from rag_backend.knowledge.sql.searchable import SearchableTable
 from rag_backend.knowledge.sql.store_files import StoreFileTable
 from rag_backend.knowledge.sql.stores import StoreTable
@@ -29,5 +31,7 @@ class Catalog(
     ChunkTable,
     SearchableTable,
     GarbageTable,
+    BackendTable,
+    PartTable,
 ):
     """Files, stores, store files, batches, chunks and garbage, behind one engine."""

@@ -6,8 +6,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
-from rag_backend.errors import RAGError
+from rag_backend.errors import NotFound, RAGError
 from rag_backend.knowledge.catalog import Catalog
 
 _EVERY = 60.0
@@ -88,7 +89,8 @@ class Expirer:
             )
         files = self._catalog.expired_files(now)
         for file_id in files:
-            self._catalog.delete_file(file_id)
+            with suppress(NotFound):  # another backend, or a person, was first
+                self._catalog.delete_file(file_id)
         if files:
             log.info("%d files have expired and were deleted", len(files))
         return bool(files or stores)

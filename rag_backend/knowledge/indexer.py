@@ -16,7 +16,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rag_backend.errors import RAGError
+from rag_backend.errors import RAGError, StorageAway
 from rag_backend.knowledge.blobs import Blobs
 from rag_backend.knowledge.calibrator import Calibrator
 from rag_backend.knowledge.catalog import Catalog
@@ -42,6 +42,8 @@ _AHEAD = 2
 """Batches that are embedded and wait for the writer, or are being written."""
 _RETRY_SECONDS = 60
 """After this, a job is tried again whose failure could not even be recorded."""
+_AWAY_SECONDS = 5
+"""After this, a job is tried again that met a database server which did not answer."""
 _THREADS = 4
 """One that embeds, one that writes, and two for readers' look-ups and preparations."""
 
@@ -105,10 +107,10 @@ class Indexer:
         unfinished = await self._threads.run(self._recovery.clean_up)
         for file in unfinished:
             self.submit(file)
+        for store in await self._threads.run(self._catalog.claim_rebuilds, own=True):
+            self.resume_rebuild(store.id)
         for store in await self._threads.run(self._catalog.list_stores):
-            if store.rebuilding:
-                self._begin(self._refills.rebuild(store.id))
-            else:
+            if not store.rebuilding:
                 # Counted before anything is written, which would look like a loss.
                 lost = await self._threads.run(self._recovery.lost, store)
                 self._begin(self._refills.repair(store, lost))
@@ -135,8 +137,8 @@ class Indexer:
     # What others ask for
 
     def submit(self, file: StoreFile) -> None:
-        """Index a file that was just attached; returns at once."""
-        if file.status == "in_progress":
+        """Index a file that was just attached; returns at once. Others' jobs are left to them."""
+        if file.status == "in_progress" and self._catalog.is_mine(file):
             self._intake.submit((file.store_id, file.file_id))
 
     def sweep(self) -> None:
@@ -145,8 +147,13 @@ class Indexer:
 
     async def rebuild(self, store: Store) -> None:
         """Make a store's vectors and postings anew, soon; the old ones serve until then."""
-        await asyncio.to_thread(self._catalog.update_store, store.id, rebuilding=True)
-        self._begin(self._refills.rebuild(store.id))
+        begun = await asyncio.to_thread(self._catalog.begin_rebuild, store.id)
+        if begun.rebuilder == self._catalog.owner:
+            self.resume_rebuild(store.id)
+
+    def resume_rebuild(self, store_id: str) -> None:
+        """Rebuild a store, soon, that is marked so and this backend's to rebuild."""
+        self._begin(self._refills.rebuild(store_id))
 
     @property
     def pending(self) -> int:
@@ -195,6 +202,9 @@ class Indexer:
     async def _record(self, failure: Failure) -> None:
         store_id, file_id = failure.key
         error = failure.error
+        if isinstance(error, StorageAway):  # nothing is wrong with the file
+            self._again_later(failure.key, error)
+            return
         code = getattr(error, "code", None) if not isinstance(error, RAGError) else "server_error"
         message = str(error) if error else "Internal error: the backend's log has the details."
         try:
@@ -205,12 +215,14 @@ class Indexer:
             )
         except RAGError as problem:
             # A full disk, most likely: the job stays in progress until there is room again.
-            log.error(
-                "%s cannot be indexed now, and is tried again in %d s: %s",
-                *(file_id, _RETRY_SECONDS, problem),
-            )
-            self._retries += 1
-            asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._retry, failure.key)
+            self._again_later(failure.key, problem)
+
+    def _again_later(self, key: Key, problem: RAGError) -> None:
+        seconds = _AWAY_SECONDS if isinstance(problem, StorageAway) else _RETRY_SECONDS
+        again = "%s cannot be indexed now, and is tried again in %d s: %s"
+        log.error(again, key[1], seconds, problem)
+        self._retries += 1
+        asyncio.get_running_loop().call_later(seconds, self._retry, key)
 
     def _retry(self, key: Key) -> None:
         self._retries -= 1

@@ -174,8 +174,8 @@ class Intake:
         store_id, file_id = key
         try:
             attached = self._catalog.store_file(store_id, file_id)
-            if attached.status != "in_progress":
-                return None  # submitted twice, or cancelled
+            if attached.status != "in_progress" or not self._catalog.is_mine(attached):
+                return None  # submitted twice, cancelled, or another backend's by now
             return attached, self._catalog.file(file_id), self._catalog.store(store_id)
         except NotFound:
             return None  # deleted while it waited
@@ -183,7 +183,7 @@ class Intake:
     async def _fill(self, job: Job, attached: StoreFile, file: FileRecord, store: Store) -> None:
         present = await self._encoders.present.wait()
         chunks = await self._reading.read(
-            self._blobs.path(file.id),
+            await self._threads.run(self._blobs.fetch, file.id),
             file.filename,
             present.embedding.tokenizer_file,
             present.embedding.max_tokens,

@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from rag_backend.errors import Conflict, NotFound, RAGError
+from rag_backend.errors import Conflict, RAGError, StorageAway
 from rag_backend.knowledge.blobs import Blobs
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.expiring import Expirer
+from rag_backend.knowledge.following import Following
 from rag_backend.knowledge.indexer import Indexer
 from rag_backend.knowledge.models import (
     Attachment,
@@ -35,13 +36,20 @@ class Library:
     """What the API and the answering pipeline may do with documents."""
 
     def __init__(
-        self, catalog: Catalog, blobs: Blobs, indexer: Indexer, retriever: Retriever
+        self,
+        catalog: Catalog,
+        blobs: Blobs,
+        indexer: Indexer,
+        retriever: Retriever,
+        following: Following | None = None,
     ) -> None:
+        """`following` where other backends share the catalog."""
         self.catalog = catalog
         self.blobs = blobs
         self.indexer = indexer
         self.retriever = retriever
         self.expirer = Expirer(catalog, indexer.sweep)
+        self.following = following
         # Rows as they were read at the catalog's mark: every question begins with one.
         self._mark: int | None = None
         self._stores: dict[str, Store] = {}
@@ -50,8 +58,12 @@ class Library:
         """Make sure of the default store, and resume unfinished jobs."""
         with contextlib.suppress(Conflict):
             await asyncio.to_thread(self.catalog.create_store, DEFAULT_STORE, {})
+        if self.following is not None:
+            await self.following.arrive()
         await self.expirer.start()
         await self.indexer.start()
+        if self.following is not None:
+            self.following.start()
 
     def check_vectors(self) -> None:
         """Raise StorageBroken when Chroma does not answer. Synchronous."""
@@ -60,7 +72,11 @@ class Library:
     async def stop(self) -> None:
         """Stop the indexer, and let go of every file in DATA_DIR."""
         await self.expirer.stop()
+        if self.following is not None:
+            await self.following.stop()
         await self.indexer.stop()
+        if self.following is not None:
+            await self.following.leave()
         await asyncio.to_thread(self.retriever.close)
         await asyncio.to_thread(self.catalog.close)
 
@@ -86,10 +102,12 @@ class Library:
         )
         try:
             await asyncio.to_thread(self.catalog.add_file, record)
+        except StorageAway:
+            raise  # it may have been recorded all the same; if not, the bytes go by themselves
         except RAGError:
             # Not when cancelled: the thread may still record the file, and bytes that nobody
             # recorded go at the next start.
-            self.blobs.delete(file_id)
+            await asyncio.to_thread(self.blobs.delete, file_id)
             raise
         return record
 
@@ -192,6 +210,10 @@ class Library:
         self.use(store)
         return await asyncio.to_thread(self.catalog.curated, store.id, question)
 
+    def is_complete(self, store: Store) -> bool:
+        """Whether a search finds all that the store has; not where others' files are on the way."""
+        return self.following is None or self.following.has_followed(store)
+
     async def is_empty(self, store: Store) -> bool:
         """Whether nothing in the store can be found."""
         counts, _ = await asyncio.to_thread(self.catalog.file_counts, store.id)
@@ -233,8 +255,7 @@ class Library:
     async def file(self, file_id: str) -> FileRecord:
         """A file whose bytes are there; raises NotFound."""
         record = await asyncio.to_thread(self.catalog.file, file_id)
-        if not self.blobs.path(file_id).is_file():
-            raise NotFound(f"The bytes of {file_id} are gone from DATA_DIR.", param="file_id")
+        await asyncio.to_thread(self.blobs.fetch, file_id)
         return record
 
 

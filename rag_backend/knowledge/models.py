@@ -48,6 +48,8 @@ class Store:
     description: str | None = None
     expires_after_days: int | None = None
     expired_at: int | None = None
+    attached: int = 0
+    rebuilder: str | None = None
 
     @property
     def expires_at(self) -> int | None:
@@ -117,6 +119,7 @@ class StoreFile:
     error_message: str | None = None
     chunking: Mapping[str, int] | None = None
     batch_id: str | None = None
+    owner: str | None = None
 
 
 class SearchableFile(NamedTuple):
@@ -209,6 +212,7 @@ class Garbage:
     store_id: str | None
     file_id: str | None
     collection: str | None
+    owner: str | None = None
 
 
 def chunk_id(file_id: str, ordinal: int) -> str:

@@ -48,7 +48,7 @@ class Recovery:
         """Remove what a crash left behind; the jobs that are to be done again."""
         self._sweeper.collect()  # first: what was deleted must not be set aside
         self._blobs.set_aside_unknown({file.id for file in self._catalog.list_files()})
-        unfinished = self._catalog.list_store_files(None, "in_progress")
+        unfinished = self._catalog.claim_jobs(own=True)
         for store in self._catalog.list_stores():
             mine = [file.file_id for file in unfinished if file.store_id == store.id]
             try:
@@ -58,10 +58,15 @@ class Recovery:
         return unfinished
 
     def lost(self, store: Store) -> Lost:
-        """What a failing disk or an inquisitive hand has taken away; says so."""
+        """What a failing disk or an inquisitive hand has taken away; says so.
+
+        Between backends, the word index follows the catalog by itself (`followed`), and there may
+        be more vectors than chunks: of what others write now.
+        """
         wanted = self._catalog.count_chunks(store.id)
+        alone = self._catalog.owner is None
         return Lost(
-            self._count("postings", self._lexical, store, wanted),
+            alone and self._count("postings", self._lexical, store, wanted),
             self._count("vectors", self._vectors, store, wanted),
         )
 
@@ -73,7 +78,7 @@ class Recovery:
         except RAGError as error:
             log.error("%s", error)
             found = -1
-        if found == wanted:
+        if found == wanted or (found > wanted and self._catalog.owner is not None):
             return False
         log.warning(
             "vector store '%s' has %d chunks, but %s: they are made anew from the catalog now, and "

@@ -38,6 +38,8 @@ class Refill:
         total, made: Chunks that there are to write, and that are written.
         error: What ended it before its time.
         overtaken: The store does not serve the collection any more, nor will.
+        outdated: Files of which other backends have taken away what was written, or replaced it:
+            what is left of it in the collection must go.
     """
 
     store: Store
@@ -50,15 +52,18 @@ class Refill:
     made: int = 0
     error: RAGError | None = None
     overtaken: bool = False
+    outdated: list[str] = field(default_factory=list)
     _wanted: dict[str, int] = field(default_factory=dict)
     _files: deque[str] = field(default_factory=deque)
     _done: dict[str, int] = field(default_factory=dict)
+    _sequences: dict[str, int] = field(default_factory=dict)
     _job: Job | None = None
     _open: dict[str, Job] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def begin(self, wanted: Mapping[str, int], done: Iterable[str] = ()) -> None:
         """Set out to write files, of each so many chunks, but for those that are done."""
+        self._sequences = self._now()
         self._done = {file_id: wanted[file_id] for file_id in done}
         self.total, self.made = sum(wanted.values()), sum(self._done.values())
         self._set_out(wanted)
@@ -78,9 +83,31 @@ class Refill:
         """
         if self.repairs:
             return False
+        before, self._sequences = self._sequences, self._now()
         wanted = self.catalog.chunk_counts(self.store.id)
+        if self.catalog.owner is not None:
+            self._compare(before, wanted)
         self.total = sum(wanted.values())
         return self._set_out(wanted)
+
+    def _now(self) -> dict[str, int]:
+        """{file id: sequence}, by which versions differ; what this backend removes it knows."""
+        if self.catalog.owner is None:
+            return {}
+        return {file.file_id: file.sequence for file in self.catalog.completed(self.store.id)}
+
+    def _compare(self, before: Mapping[str, int], wanted: Mapping[str, int]) -> None:
+        """Note what others have removed, or removed and attached again."""
+        now = self._sequences
+        with self._lock:
+            done = list(self._done)
+        self.outdated = [
+            file_id
+            for file_id in done
+            if file_id not in wanted or before.get(file_id, now.get(file_id)) != now.get(file_id)
+        ]
+        for file_id in self.outdated:
+            self.forget(file_id)
 
     # A source of slices
 
@@ -198,6 +225,8 @@ def begin_repair(
     whole = _whole(found, wanted)
     under_way = {file.file_id for file in catalog.list_store_files(store.id, "in_progress")}
     stray = sorted(_files(found) - whole - under_way)
+    if catalog.owner is not None:
+        stray = []  # another backend may have attached and completed it since
     if stray and encoder is not None:
         vectors.delete_files(here, stray)
     elif stray:

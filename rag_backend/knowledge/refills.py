@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from rag_backend.errors import NotFound, RAGError, StartError
+from rag_backend.errors import NotFound, RAGError, StartError, StorageAway
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.encoders import Encoders
 from rag_backend.knowledge.finishing import Threads
@@ -19,6 +19,8 @@ from rag_backend.knowledge.vectors import VectorIndex
 
 _RETRY_SECONDS = 60
 """After this, a rebuild goes on that was stopped by an error."""
+_AWAY_SECONDS = 5
+"""The same, where a database server did not answer."""
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,8 @@ class Refills:
             store = await self._threads.run(self._catalog.store, store_id)
             if not store.rebuilding or self.mirror_of(store) is not None:
                 return
+            if store.rebuilder != self._catalog.owner:
+                return  # another backend's by now
             async with self.writing:
                 refill = await self._threads.run(
                     begin_rebuild, self._catalog, self._vectors, self._lexical, store, present
@@ -134,13 +138,14 @@ class Refills:
 
     def _try_again(self, store_id: str, error: RAGError) -> None:
         self._stopped[store_id] = str(error)
+        seconds = _AWAY_SECONDS if isinstance(error, StorageAway) else _RETRY_SECONDS
         log.error(
             "rebuilding %s stopped; it goes on in %g s, and at the next start: %s",
-            *(store_id, _RETRY_SECONDS, error),
+            *(store_id, seconds, error),
         )
 
         async def again() -> None:
-            await asyncio.sleep(_RETRY_SECONDS)
+            await asyncio.sleep(seconds)
             await self.rebuild(store_id)
 
         self._retries[store_id] = asyncio.create_task(again())

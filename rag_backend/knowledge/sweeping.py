@@ -42,11 +42,15 @@ class Sweeper:
         """Remove what can be removed; the rest stays written down, for the next time."""
         gone: list[Garbage] = []
         removed: list[int] = []
+
+        def remove(found: list[Garbage]) -> list[int]:
+            gone.extend(found)
+            done = self._remove(found)
+            removed.extend(done)
+            return done
+
         try:
-            gone = self._catalog.list_garbage()
-            if gone:
-                removed = self._remove(gone)
-                self._catalog.forget_garbage(removed)
+            self._catalog.collect_garbage(remove)
         except RAGError as error:
             log.error("what was deleted is still on disk: %s", error)
         done = set(removed)

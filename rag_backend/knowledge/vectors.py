@@ -7,7 +7,7 @@ import logging
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from heapq import nlargest
 from itertools import chain
 from pathlib import Path
@@ -19,10 +19,11 @@ import chromadb
 import httpx
 import numpy as np
 from chromadb.api.client import Client
+from chromadb.config import DEFAULT_DATABASE
 from chromadb.config import Settings as ChromaSettings
 from chromadb.errors import ChromaError, NotFoundError
 
-from rag_backend.errors import StorageBroken, StorageFull
+from rag_backend.errors import StorageAway, StorageBroken, StorageFull
 from rag_backend.knowledge.embedding import Vectors
 from rag_backend.knowledge.filters import Selection
 from rag_backend.knowledge.kept_vectors import FileVectors, KeptVectors, nearest
@@ -68,11 +69,7 @@ class VectorIndex:
         """Insert or overwrite. `vectors` is float32 of shape (len(ids), dimension)."""
 
         def write() -> None:
-            target = self._client.get_or_create_collection(
-                collection,
-                embedding_function=None,
-                configuration={"hnsw": {"space": "cosine"}},
-            )
+            target = self._created(collection)
             for at in range(0, len(ids), self._batch):
                 part = slice(at, at + self._batch)
                 metadatas: list[Any] = [{"file_id": file_id} for file_id in file_ids[part]]
@@ -244,6 +241,20 @@ class VectorIndex:
         for session in _sessions(self._client):
             session.close()  # Chroma 1.5 leaves its connections open
 
+    def _created(self, collection: str) -> chromadb.Collection:
+        with suppress(NotFoundError):
+            return self._existing(collection)
+        try:
+            return self._client.get_or_create_collection(
+                collection,
+                embedding_function=None,
+                configuration={"hnsw": {"space": "cosine"}},
+            )
+        except ChromaError:  # another backend has created it at the same moment
+            with suppress(ChromaError):
+                return self._existing(collection)
+            raise
+
     def _existing(self, collection: str) -> chromadb.Collection:
         found = self._client.get_collection(collection, embedding_function=None)
         self._known[collection] = found
@@ -272,6 +283,11 @@ class VectorIndex:
             if "disk is full" in str(error) or getattr(error, "errno", None) == errno.ENOSPC:
                 raise StorageFull(
                     "The disk that holds DATA_DIR is full: free some space, then try again."
+                ) from error
+            if isinstance(error, httpx.TransportError):
+                raise StorageAway(
+                    f"Chroma ({self._where}) does not answer now: try again in a moment; if it "
+                    f"lasts: {self._remedy}"
                 ) from error
             raise StorageBroken(
                 f"Chroma ({self._where}) cannot be used: {_reason(error)}. {self._remedy}"
@@ -352,7 +368,7 @@ def open_embedded(directory: Path) -> VectorIndex:
     return VectorIndex(cast(Client, client), f"embedded in {directory}", remedy, directory)
 
 
-def open_server(url: str) -> VectorIndex:
+def open_server(url: str, database: str = DEFAULT_DATABASE) -> VectorIndex:
     """A Chroma server at `url`; raises StorageBroken when it does not answer."""
     parts = urlsplit(url)
     secure = parts.scheme == "https"
@@ -362,7 +378,9 @@ def open_server(url: str) -> VectorIndex:
         "Start it (`chroma run`), correct CHROMA_URL, or leave it empty to use the embedded one."
     )
     try:
-        client = chromadb.HttpClient(parts.hostname or "", port, ssl=secure, settings=settings)
+        client = chromadb.HttpClient(
+            parts.hostname or "", port, ssl=secure, settings=settings, database=database
+        )
     except (ChromaError, httpx.HTTPError, OSError, ValueError) as error:
         raise StorageBroken(f"No Chroma server answers at CHROMA_URL={url}. {remedy}") from error
     for session in _sessions(cast(Client, client)):

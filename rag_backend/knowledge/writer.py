@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from rag_backend.errors import NotFound, RAGError, StorageBroken
+from rag_backend.errors import NotFound, RAGError, StorageAway, StorageBroken
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.encoder import Encoder
 from rag_backend.knowledge.jobs import Job, Jobs, Key, Slice
@@ -103,11 +103,20 @@ class Writer:
             store = self._catalog.store(refill.store.id)
         except NotFound:
             return True
-        if refill.lacks_something():
+        if self._is_overtaken(refill, store):
+            return True
+        lacking = refill.lacks_something()
+        if refill.outdated:
+            self._vectors.delete_files(refill.collection, refill.outdated)
+            self._lexical.replace(refill.collection, refill.outdated, [])
+        if lacking:
             return False
         if not refill.repairs and store.rebuilding and refill.encoder is not None:
             encoder = refill.encoder
-            self._catalog.swap_generation(store, encoder.embedding.model_id, encoder.probe)
+            model, probe = encoder.embedding.model_id, encoder.probe
+            revision = None if self._catalog.owner is None else store.revision
+            if not self._catalog.swap_generation(store, model, probe, revision):
+                return False  # another backend has changed the store meanwhile
             self._jobs.outdate_others(store.id, refill.collection)
             self.sweep()
         return True
@@ -132,13 +141,22 @@ class Writer:
         for part in parts:
             job = part.job
             if isinstance(job.refill, Refill):
-                job.refill.overtaken |= job.collection not in store.collections
+                job.refill.overtaken |= self._is_overtaken(job.refill, store)
                 job.ended |= job.refill.overtaken
             elif job.collection != store.collection:
                 job.ended = job.again = True  # it was swapped under the job
         live = [part for part in parts if not part.job.ended]
         for collection, those in _grouped(live, lambda part: part.job.collection).items():
             self._write_or_fail(store, collection, those)
+
+    def _is_overtaken(self, refill: Refill, store: Store) -> bool:
+        """Whether the store has another generation by now, or another backend rebuilds it."""
+        if refill.collection not in store.collections:
+            return True
+        if self._catalog.owner is None or refill.repairs:
+            return False
+        ours = store.rebuilding and store.rebuilder == self._catalog.owner
+        return not ours or refill.collection != store.next_collection
 
     def _write_or_fail(self, store: Store, collection: str, parts: Sequence[Slice]) -> None:
         try:
@@ -183,9 +201,8 @@ class Writer:
             self._lexical.replace(collection, first, list(_postings(worded)))
 
     def _remember_encoder(self, store: Store, encoder: Encoder) -> None:
-        self._catalog.update_store(
-            store.id, embedding_model=encoder.embedding.model_id, embedding_probe=encoder.probe
-        )
+        model, probe = encoder.embedding.model_id, encoder.probe
+        encoder.check(self._catalog.set_encoder(store.id, model, probe))
 
     # Ends of jobs
 
@@ -196,13 +213,15 @@ class Writer:
     def _complete_or_fail(self, jobs: Sequence[Job]) -> None:
         try:
             outcomes = self._catalog.complete_files(
-                [(job.store_id, job.file_id, job.chunks or Held()) for job in jobs]
+                [(job.store_id, job.file_id, job.chunks or Held()) for job in jobs],
+                {job.key: job.collection for job in jobs},
             )
         except Exception as error:
             if not isinstance(error, RAGError):
                 log.exception("completing %s failed", [job.file_id for job in jobs])
-            if len(jobs) == 1:
-                self._fail(jobs[0], error)
+            if len(jobs) == 1 or isinstance(error, StorageAway):
+                for job in jobs:
+                    self._fail(job, error)
                 return
             for job in jobs:
                 self._complete_or_fail([job])

@@ -118,6 +118,19 @@ def test_a_password_in_a_url_is_not_printed(tmp_path: Path) -> None:
     assert re.search(r"CHROMA_URL +http://\*{4}@host:1\n", port_in_use[1])
 
 
+def test_postgresql_needs_a_chroma_server_and_an_answer(tmp_path: Path) -> None:
+    url = "postgresql://rag:hunter2@127.0.0.1:1/rag"
+    alone = run(tmp_path, "--port", str(free_port()), DATABASE_URL=url)
+    away = run(
+        tmp_path, "--port", str(free_port()), DATABASE_URL=url, CHROMA_URL="http://127.0.0.1:1"
+    )
+    assert alone[0] == away[0] == 1
+    assert "DATABASE_URL needs CHROMA_URL" in alone[2]
+    assert "PostgreSQL at 127.0.0.1:1/rag (DATABASE_URL) cannot be used" in away[2]
+    assert len(away[2].splitlines()) == 1
+    assert "hunter2" not in alone[1] + alone[2] + away[1] + away[2]
+
+
 def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"DATA_DIR=\xff\xfe")
     status, _, err = run(tmp_path)

@@ -161,3 +161,18 @@ def test_keys_fit_into_a_header(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StartError, match=r"API_KEYS=.*ASCII") as caught:
         load_settings()
     assert "khoá" not in str(caught.value)
+
+
+def test_the_database_is_postgresql_and_its_password_is_never_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgres://rag:p%40ss@db/rag")
+    settings = load_settings()
+    assert settings.database_url is not None
+    assert settings.database_url.get_secret_value() == "postgresql://rag:p%40ss@db/rag"
+    assert dict(describe(settings))["DATABASE_URL"] == "****"
+    assert "p%40ss" not in repr(settings)
+    monkeypatch.setenv("DATABASE_URL", "mysql://rag:secret@db/rag")
+    with pytest.raises(StartError, match="postgresql://USER") as raised:
+        load_settings()
+    assert "secret@" not in str(raised.value)

@@ -14,7 +14,7 @@ from rag_backend.knowledge.models import Attachment, StoreFile
 from rag_backend.knowledge.sql.database import SQL_VARIABLES
 from rag_backend.knowledge.sql.rows import unexpired
 from rag_backend.knowledge.sql.tables import files, store_files
-from rag_backend.knowledge.sql.versions import bump, next_sequence
+from rag_backend.knowledge.sql.versions import bump, next_sequence, take_garbage_over
 from rag_backend.text import nfc
 
 _DONE_WITH = ("failed", "cancelled")
@@ -25,11 +25,15 @@ def put_all(
     store_id: str,
     wanted: Sequence[Attachment],
     batch_id: str | None = None,
+    owner: str | None = None,
 ) -> list[StoreFile]:
     """Make files jobs of a store, in this order; the store's files as they are afterwards.
 
     One that failed or was cancelled is tried again. One that is indexed, or about to be, keeps its
     chunks and gets the attributes that were given.
+
+    Args:
+        owner: The backend, among several, whose jobs they become.
 
     Raises:
         NotFound: There is no such file.
@@ -45,7 +49,10 @@ def put_all(
     under_way = {file_id for file_id, row in present.items() if row.status not in _DONE_WITH}
     kept = [item for item in wanted if item.file_id in under_way]
     jobs = [item for item in wanted if item.file_id not in under_way]
-    _queue(connection, store_id, jobs, _identities(jobs, named), present, batch_id)
+    if owner is not None:
+        take_garbage_over(connection, store_id, [item.file_id for item in jobs], owner)
+    values = {"batch_id": batch_id, "owner": owner}
+    _queue(connection, store_id, jobs, _identities(jobs, named), present, values)
     _keep(connection, store_id, kept, present, batch_id)
     found = {row.file_id: row for row in _rows(connection, store_id, ids)}
     return [StoreFile(**found[file_id]._mapping) for file_id in ids]
@@ -113,9 +120,9 @@ def _queue(
     jobs: Sequence[Attachment],
     identities: Mapping[str, str],
     present: Mapping[str, Row[Any]],
-    batch_id: str | None,
+    alike: Mapping[str, str | None],
 ) -> None:
-    first = next_sequence(connection, store_id)
+    first = next_sequence(connection, store_id, len(jobs)) if jobs else 1
     now = int(time.time())
     rows: list[dict[str, Any]] = []
     for sequence, item in enumerate(jobs, first):
@@ -125,9 +132,9 @@ def _queue(
             "attributes": dict(item.attributes or {}),
             "identity": identities[item.file_id],
             "chunking": dict(item.chunking) if item.chunking else None,
-            "batch_id": batch_id,
             "error_code": None,
             "error_message": None,
+            **alike,
         }
         if item.file_id in present:
             connection.execute(update(store_files).where(_key(store_id, item)).values(**values))

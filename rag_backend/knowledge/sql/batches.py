@@ -30,7 +30,7 @@ class BatchTable(Database):
         """Put files into a store as one batch, all or none; raises what `put_all` does."""
         batch_id = new_id("vsfb_")
         with self._writing() as connection:
-            attached = put_all(connection, store_id, wanted, batch_id)
+            attached = put_all(connection, store_id, wanted, batch_id, self.owner)
             row = {"id": batch_id, "store_id": store_id, "created_at": int(time.time())}
             connection.execute(insert(batches).values(**row))
             members = [{"batch_id": batch_id, "file_id": file.file_id} for file in attached]
@@ -60,11 +60,13 @@ class BatchTable(Database):
                 & (store_files.c.batch_id == batch_id)
                 & (store_files.c.status == "in_progress")
             )
-            ids = connection.scalars(select(store_files.c.file_id).where(mine)).all()
-            if ids:
+            jobs = connection.execute(
+                select(store_files.c.file_id, store_files.c.owner).where(mine)
+            ).all()
+            if jobs:
                 connection.execute(update(store_files).where(mine).values(status="cancelled"))
-                for file_id in ids:  # some of it may be in Chroma, and a crash come now
-                    add_garbage_postings(connection, store_id, file_id)
+                for file_id, owner in jobs:  # some of it may be in Chroma, and a crash come now
+                    add_garbage_postings(connection, store_id, file_id, owner)
                 this = batches.c.id == batch_id
                 connection.execute(update(batches).where(this).values(cancelled=True))
         return self.batch(store_id, batch_id)

@@ -6,18 +6,19 @@ together. The others, of which an earlier version goes or a later one has come, 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from ingest.document import Chunk
-from rag_backend.knowledge.models import Completion, StoreFile
+from rag_backend.knowledge.models import Completion, Store, StoreFile
 from rag_backend.knowledge.sql.database import SQL_VARIABLES
 from rag_backend.knowledge.sql.rows import chunk_values
-from rag_backend.knowledge.sql.tables import chunks, garbage, store_files
+from rag_backend.knowledge.sql.tables import chunks, garbage, store_files, stores
 from rag_backend.knowledge.sql.versions import (
+    add_garbage_collection,
     add_garbage_postings,
     discard,
     has_garbage_postings,
@@ -27,13 +28,30 @@ from rag_backend.knowledge.sql.versions import (
 
 Prepared = tuple[str, str, Collection[Chunk]]
 """(store id, file id, chunks)."""
+Place = tuple[str, str]
+"""(store id, file id)."""
 
 _ROWS = 1000
 """Chunks in one statement: a file may have more than fit into memory."""
 
 
-def complete_all(connection: Connection, prepared: Sequence[Prepared]) -> list[Completion]:
-    """See `StoreFileTable.complete_files`."""
+def complete_all(
+    connection: Connection,
+    prepared: Sequence[Prepared],
+    owner: str | None,
+    collections: Mapping[Place, str],
+) -> list[Completion]:
+    """See `StoreFileTable.complete_files`; `owner` is this backend among several, or None."""
+    if owner is None:
+        return _complete_all(connection, prepared)
+    found = _not_ours(connection, [item[:2] for item in prepared], owner, collections)
+    mine = [item for item in prepared if item[:2] not in found]
+    done = zip(mine, _complete_all(connection, mine), strict=True)
+    found |= {item[:2]: outcome for item, outcome in done}
+    return [found[item[:2]] for item in prepared]
+
+
+def _complete_all(connection: Connection, prepared: Sequence[Prepared]) -> list[Completion]:
     simple: set[tuple[str, str]] = set()
     for store_id in dict.fromkeys(item[0] for item in prepared):
         ids = [item[1] for item in prepared if item[0] == store_id]
@@ -46,6 +64,34 @@ def complete_all(connection: Connection, prepared: Sequence[Prepared]) -> list[C
     return [
         "completed" if item[:2] in simple else _complete(connection, *item) for item in prepared
     ]
+
+
+def _not_ours(
+    connection: Connection, places: Sequence[Place], owner: str, collections: Mapping[Place, str]
+) -> dict[Place, Completion]:
+    """What other backends have done to jobs meanwhile: took them over, or rebuilt their stores."""
+    found: dict[Place, Completion] = {}
+    for store_id in dict.fromkeys(place[0] for place in places):
+        row = connection.execute(select(stores).where(stores.c.id == store_id)).one_or_none()
+        served = None if row is None else Store(**row._mapping).collection
+        ids = [file_id for other, file_id in places if other == store_id]
+        owners: dict[str, str | None] = {}
+        for at in range(0, len(ids), SQL_VARIABLES):
+            some = store_files.c.file_id.in_(ids[at : at + SQL_VARIABLES])
+            query = select(store_files.c.file_id, store_files.c.owner)
+            rows = connection.execute(query.where(store_files.c.store_id == store_id, some))
+            owners |= {row.file_id: row.owner for row in rows}
+        written = {collections.get((store_id, file_id), served) for file_id in ids}
+        if served is None:  # the store was deleted, and what it had: this came after it
+            for collection in written - {None}:
+                add_garbage_collection(connection, store_id, str(collection))
+        for file_id in ids:
+            place = store_id, file_id
+            if owners.get(file_id, owner) != owner:
+                found[place] = "gone"
+            elif file_id in owners and collections.get(place, served) != served:
+                found[place] = "stale"
+    return found
 
 
 def _only_versions(connection: Connection, store_id: str, file_ids: Sequence[str]) -> set[str]:

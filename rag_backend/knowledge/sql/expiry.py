@@ -10,7 +10,7 @@ from sqlalchemy import delete, func, select, update
 from rag_backend.knowledge.models import SECONDS_A_DAY, Store, StoreFile
 from rag_backend.knowledge.sql.database import Database
 from rag_backend.knowledge.sql.tables import chunks, files, fusion_weights, store_files, stores
-from rag_backend.knowledge.sql.versions import add_garbage_collection
+from rag_backend.knowledge.sql.versions import add_garbage_collection, at_work
 
 
 class ExpiryTable(Database):
@@ -54,6 +54,7 @@ class ExpiryTable(Database):
             gone = [Store(**row._mapping) for row in connection.execute(select(stores).where(due))]
             for store in gone:
                 mine = store_files.c.store_id == store.id
+                writing = connection.scalars(at_work(store.id)).all()
                 connection.execute(delete(chunks).where(chunks.c.store_id == store.id))
                 connection.execute(
                     delete(fusion_weights).where(fusion_weights.c.store_id == store.id)
@@ -61,7 +62,7 @@ class ExpiryTable(Database):
                 connection.execute(update(store_files).where(mine).values(usage_bytes=0))
                 waiting = mine & (store_files.c.status == "in_progress")
                 connection.execute(update(store_files).where(waiting).values(status="cancelled"))
-                add_garbage_collection(connection, store.id, store.collection)
+                add_garbage_collection(connection, store.id, store.collection, writing)
                 connection.execute(
                     update(stores)
                     .where(stores.c.id == store.id)
@@ -90,7 +91,9 @@ class ExpiryTable(Database):
             )
             if was is None:
                 return []
-            connection.execute(update(store_files).where(mine).values(status="in_progress"))
+            connection.execute(
+                update(store_files).where(mine).values(status="in_progress", owner=self.owner)
+            )
             again = select(store_files).where(
                 store_files.c.store_id == store_id, store_files.c.status == "in_progress"
             )

@@ -25,8 +25,8 @@ Place = tuple[int, Any]
 class ListTable(Database):
     """Files, stores and store files in parts, by the time at which they came."""
 
-    def __init__(self, engine: Engine) -> None:
-        super().__init__(engine)
+    def __init__(self, engine: Engine, owner: str | None = None) -> None:
+        super().__init__(engine, owner)
         self._ends: OrderedDict[tuple[str, str], Place] = OrderedDict()
         self._changing = threading.Lock()
 

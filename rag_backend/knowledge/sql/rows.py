@@ -26,15 +26,20 @@ def chunk_values(store_id: str, file_id: str, ordinal: int, chunk: Chunk) -> dic
         "store_id": store_id,
         "file_id": file_id,
         "ordinal": ordinal,
-        "text": chunk.text,
+        "text": _storable(chunk.text),
         "start": chunk.start,
         "end": chunk.end,
         "page": chunk.page,
-        "heading_path": list(chunk.heading_path),
-        "question": chunk.question,
-        "answer": chunk.answer,
+        "heading_path": [_storable(heading) for heading in chunk.heading_path],
+        "question": chunk.question and _storable(chunk.question),
+        "answer": chunk.answer and _storable(chunk.answer),
         "question_key": question_key(chunk.question or "") or None,
     }
+
+
+def _storable(text: str) -> str:
+    """Without NUL, which PostgreSQL refuses; as long as before, so that spans stay right."""
+    return text.replace("\0", "\ufffd")
 
 
 def unexpired() -> Any:

@@ -11,7 +11,7 @@ from ingest.document import Chunk
 from rag_backend.errors import NotFound
 from rag_backend.knowledge.models import Attachment, Completion, FileStatus, StoreFile
 from rag_backend.knowledge.sql.attaching import of_attributes, put_all
-from rag_backend.knowledge.sql.completing import Prepared, complete_all
+from rag_backend.knowledge.sql.completing import Place, Prepared, complete_all
 from rag_backend.knowledge.sql.database import Database
 from rag_backend.knowledge.sql.tables import store_files
 from rag_backend.knowledge.sql.versions import (
@@ -33,7 +33,7 @@ class StoreFileTable(Database):
         """Put a file into a store as a job; see `attaching.put_all`."""
         wanted = Attachment(file_id, attributes, identity=identity)
         with self._writing() as connection:
-            put_all(connection, store_id, [wanted])
+            put_all(connection, store_id, [wanted], owner=self.owner)
         return self.store_file(store_id, file_id)
 
     def attach_all(
@@ -41,7 +41,7 @@ class StoreFileTable(Database):
     ) -> list[StoreFile]:
         """Put files into a store as jobs, all or none; see `attaching.put_all`."""
         with self._writing() as connection:
-            return put_all(connection, store_id, wanted, batch_id)
+            return put_all(connection, store_id, wanted, batch_id, self.owner)
 
     def store_file(self, store_id: str, file_id: str) -> StoreFile:
         """Raises NotFound."""
@@ -73,7 +73,7 @@ class StoreFileTable(Database):
         )
         with self._reading() as connection:
             rows = connection.execute(query).all()
-        return {row[0]: row[1] for row in rows}, sum(row[2] or 0 for row in rows)
+        return {row[0]: row[1] for row in rows}, sum(int(row[2] or 0) for row in rows)
 
     def set_attributes(self, store_id: str, file_id: str, attributes: Mapping[str, Any]) -> None:
         """Replace a store file's attributes; a new `path` becomes its identity."""
@@ -97,6 +97,8 @@ class StoreFileTable(Database):
             row = connection.execute(select(store_files).where(key)).one_or_none()
             if row is not None and row.status not in ("in_progress", "cancelled"):
                 return
+            if row is not None and row.owner != self.owner:
+                return  # another backend's by now
             if written:
                 add_garbage_postings(connection, store_id, file_id)
             if row is None or row.status == "cancelled":
@@ -108,11 +110,24 @@ class StoreFileTable(Database):
             connection.execute(update(store_files).where(key).values(**failed))
             retire_older_versions(connection, StoreFile(**row._mapping), ("failed",))
 
-    def complete(self, store_id: str, file_id: str, prepared: Collection[Chunk]) -> bool:
-        """`complete_files` for one; whether it is visible now."""
-        return self.complete_files([(store_id, file_id, prepared)]) == ["completed"]
+    def is_mine(self, file: StoreFile) -> bool:
+        """Whether this backend is the one that indexes the file."""
+        return file.owner == self.owner
 
-    def complete_files(self, prepared: Sequence[Prepared]) -> list[Completion]:
+    def complete(
+        self,
+        store_id: str,
+        file_id: str,
+        prepared: Collection[Chunk],
+        collection: str | None = None,
+    ) -> bool:
+        """`complete_files` for one; whether it is visible now."""
+        written = {(store_id, file_id): collection} if collection else {}
+        return self.complete_files([(store_id, file_id, prepared)], written) == ["completed"]
+
+    def complete_files(
+        self, prepared: Sequence[Prepared], collections: Mapping[Place, str] | None = None
+    ) -> list[Completion]:
         """Make files' chunks visible and retire the versions that they replace, all at once.
 
         A replaced version is another file with the same identity in the same store, attached before
@@ -121,16 +136,19 @@ class StoreFileTable(Database):
         Args:
             prepared: (store id, file id, chunks), each of a file whose vectors and postings are
                 written.
+            collections: Where these are (`Store.collection`), by (store id, file id); only asked
+                for between backends, which may rebuild the store meanwhile.
 
         Returns:
             For each, "completed"; or "gone" when the file was removed or its job ended (it was
             cancelled, say) in the meantime, or a later version of it is complete already: nothing
             was made visible, and what was written elsewhere is garbage; or "stale" when it was
             removed and came back: what was written elsewhere is listed as garbage already, and the
-            job begins again.
+            job begins again. Between backends a job that went to another one is "gone", and one
+            whose store another one has rebuilt is "stale".
         """
         with self._writing() as connection:
-            outcomes = complete_all(connection, prepared)
+            outcomes = complete_all(connection, prepared, self.owner, collections or {})
             pairs = zip(prepared, outcomes, strict=True)
             for store_id in {item[0] for item, outcome in pairs if outcome == "completed"}:
                 bump(connection, store_id)

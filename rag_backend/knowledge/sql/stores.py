@@ -13,7 +13,7 @@ from rag_backend.knowledge.models import Fusion, Store, new_id
 from rag_backend.knowledge.sql.batches import forget_batches
 from rag_backend.knowledge.sql.database import Database
 from rag_backend.knowledge.sql.tables import chunks, fusion_weights, store_files, stores
-from rag_backend.knowledge.sql.versions import add_garbage_collection, bump
+from rag_backend.knowledge.sql.versions import add_garbage_collection, at_work, bump
 
 
 class StoreTable(Database):
@@ -79,21 +79,56 @@ class StoreTable(Database):
             if row is None:
                 raise NotFound(f"No such vector store: {store_id}", param="vector_store_id")
             store = Store(**row._mapping)
+            writing = connection.scalars(at_work(store_id)).all()
             connection.execute(delete(chunks).where(chunks.c.store_id == store_id))
             connection.execute(delete(store_files).where(store_files.c.store_id == store_id))
             connection.execute(delete(fusion_weights).where(fusion_weights.c.store_id == store_id))
             forget_batches(connection, store_id)
             connection.execute(delete(stores).where(stores.c.id == store_id))
-            add_garbage_collection(connection, store_id, store.collection)
+            add_garbage_collection(connection, store_id, store.collection, writing)
             if store.rebuilding:
-                add_garbage_collection(connection, store_id, store.next_collection)
+                next_one = store.next_collection
+                add_garbage_collection(connection, store_id, next_one, [store.rebuilder])
 
-    def swap_generation(self, store: Store, model: str, probe: bytes) -> None:
+    def set_encoder(self, store_id: str, model: str, probe: bytes) -> Store:
+        """Remember which encoder a store's first vectors come from; the store as it is then.
+
+        Raises NotFound. Another encoder may have been first.
+        """
+        first = (stores.c.id == store_id) & stores.c.embedding_probe.is_(None)
+        values = {"embedding_model": model, "embedding_probe": probe}
+        with self._writing() as connection:
+            connection.execute(update(stores).where(first).values(**values))
+        return self.store(store_id)
+
+    def begin_rebuild(self, store_id: str) -> Store:
+        """A store is to be rebuilt, by this backend unless another one does it; NotFound."""
+        idle = (stores.c.id == store_id) & ~stores.c.rebuilding
+        values = {"rebuilding": True, "rebuilder": self.owner}
+        with self._writing() as connection:
+            connection.execute(update(stores).where(idle).values(**values))
+        return self.store(store_id)
+
+    def swap_generation(
+        self, store: Store, model: str, probe: bytes, revision: int | None = None
+    ) -> bool:
         """Serve the next generation of a rebuilt store; the old one becomes garbage.
 
         A store that was deleted meanwhile leaves the next one as garbage.
+
+        Args:
+            revision: The store's, when what was rebuilt was listed; None: whatever it was.
+
+        Returns:
+            False when another backend has changed the store since: nothing was swapped.
         """
         with self._writing() as connection:
+            row = connection.execute(select(stores).where(stores.c.id == store.id)).one_or_none()
+            if row is not None and row.generation != store.generation:
+                return True  # another backend, which took this one for dead, was first
+            if row is not None and revision not in (None, row.revision):
+                return False
+            writing = connection.scalars(at_work(store.id)).all()
             swapped = connection.execute(
                 update(stores)
                 .where(stores.c.id == store.id)
@@ -101,12 +136,14 @@ class StoreTable(Database):
                     generation=store.generation + 1,
                     revision=stores.c.revision + 1,
                     rebuilding=False,
+                    rebuilder=None,
                     embedding_model=model,
                     embedding_probe=probe,
                 )
             )
             gone = store.collection if swapped.rowcount else store.next_collection
-            add_garbage_collection(connection, store.id, gone)
+            add_garbage_collection(connection, store.id, gone, writing)
+        return True
 
     def fusion(self, store: Store) -> Fusion:
         """What the store has learnt about the collection that it serves now."""

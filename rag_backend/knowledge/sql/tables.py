@@ -7,6 +7,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Float,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -20,8 +21,12 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
-SCHEMA_VERSION = 3
-"""Grows with every change of these tables; kept in SQLite's `user_version`.
+ID = String(64).with_variant(String(64, collation="C"), "postgresql")
+"""An identifier; ordered by its characters' codes, as in SQLite, whatever the database's locale."""
+
+SCHEMA_VERSION = 4
+"""Grows with every change of these tables; kept in SQLite's `user_version`, in PostgreSQL in a
+table.
 
 A column that is new is nullable or has a server default: catalogs of before get it when they are
 opened (`opening`), and backends of before refuse what they do not know.
@@ -30,7 +35,7 @@ opened (`opening`), and backends of before refuse what they do not know.
 files = Table(
     "files",
     metadata,
-    Column("id", String(64), primary_key=True),
+    Column("id", ID, primary_key=True),
     Column("filename", Text, nullable=False),
     Column("bytes", BigInteger, nullable=False),
     Column("sha256", String(64), nullable=False),
@@ -44,7 +49,7 @@ files = Table(
 stores = Table(
     "stores",
     metadata,
-    Column("id", String(64), primary_key=True),
+    Column("id", ID, primary_key=True),
     Column("name", String(256), nullable=False, unique=True),
     Column("created_at", BigInteger, nullable=False),
     Column("last_active_at", BigInteger, nullable=False),
@@ -57,6 +62,8 @@ stores = Table(
     Column("description", Text),
     Column("expires_after_days", Integer),
     Column("expired_at", BigInteger),  # set when its content went for not having been used
+    Column("attached", Integer, nullable=False, server_default="0"),  # files ever: next `sequence`
+    Column("rebuilder", String(64)),  # the backend that rebuilds it
 )
 
 store_files = Table(
@@ -73,7 +80,8 @@ store_files = Table(
     Column("error_code", String(32)),
     Column("error_message", Text),
     Column("chunking", JSON),  # None: by structure; else a fixed window, see OpenAI's `static`
-    Column("batch_id", String(64)),  # who may cancel the job: the batch that asked for it last
+    Column("batch_id", ID),  # who may cancel the job: the batch that asked for it last
+    Column("owner", String(64)),  # the backend that indexes it, or did
     Index("store_files_batch", "batch_id"),
     Index("store_files_identity", "store_id", "identity"),
     Index("store_files_file", "file_id"),
@@ -85,8 +93,8 @@ store_files = Table(
 chunks = Table(
     "chunks",
     metadata,
-    Column("store_id", String(64), primary_key=True),
-    Column("file_id", String(64), primary_key=True),
+    Column("store_id", ID, primary_key=True),
+    Column("file_id", ID, primary_key=True),
     Column("ordinal", Integer, primary_key=True),
     Column("text", Text, nullable=False),
     Column("start", Integer, nullable=False),
@@ -103,7 +111,7 @@ chunks = Table(
 batches = Table(
     "batches",
     metadata,
-    Column("id", String(64), primary_key=True),
+    Column("id", ID, primary_key=True),
     Column("store_id", ForeignKey("stores.id"), nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("cancelled", Boolean, nullable=False, default=False),
@@ -114,7 +122,7 @@ batch_files = Table(
     "batch_files",
     metadata,
     Column("batch_id", ForeignKey("batches.id"), primary_key=True),
-    Column("file_id", String(64), primary_key=True),
+    Column("file_id", ID, primary_key=True),
 )
 """The files that a batch named. Whether they are in the store yet, or still, `store_files` says."""
 
@@ -123,18 +131,40 @@ garbage = Table(
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("kind", String(16), nullable=False),
-    Column("store_id", String(64)),
-    Column("file_id", String(64)),
+    Column("store_id", ID),
+    Column("file_id", ID),
     Column("collection", String(128)),
+    Column("owner", String(64)),  # the backend whose work it may still be; None: anybody's
 )
 
 fusion_weights = Table(
     "fusion_weights",
     metadata,
-    Column("store_id", String(64), primary_key=True),
+    Column("store_id", ID, primary_key=True),
     Column("collection", String(128), nullable=False),
     Column("learnt_from", Integer, nullable=False),
     Column("dense_weight", JSON, nullable=False),
 )
 """What each store has learnt about its encoder; made anew when lost, and absent in older catalogs
 until they are opened."""
+
+catalog_version = Table("catalog_version", metadata, Column("version", Integer, nullable=False))
+"""One row: `SCHEMA_VERSION`, where the database has no place of its own for it."""
+
+backends = Table(
+    "backends",
+    metadata,
+    Column("id", ID, primary_key=True),
+    Column("seen_at", Float, nullable=False),  # Unix seconds by the database's clock
+)
+"""The backends that share a catalog; empty where there is only one."""
+
+file_parts = Table(
+    "file_parts",
+    metadata,
+    Column("file_id", ID, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("owner", String(64), nullable=False),  # the backend that uploads it
+    Column("data", LargeBinary, nullable=False),
+)
+"""Bytes of files, in parts of a MiB, where several backends must reach them; see `blobs`."""

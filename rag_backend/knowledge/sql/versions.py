@@ -12,14 +12,24 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from rag_backend.knowledge.models import FileStatus, StoreFile
+from rag_backend.knowledge.sql.database import SQL_VARIABLES
 from rag_backend.knowledge.sql.rows import of_file
 from rag_backend.knowledge.sql.tables import chunks, files, garbage, store_files, stores
 
 
-def next_sequence(connection: Connection, store_id: str) -> int:
-    """The place of the file attached next."""
+def next_sequence(connection: Connection, store_id: str, files: int = 1) -> int:
+    """The place of the first of so many files attached next.
+
+    Between backends none is given twice, not even when the last file has gone: by it they know
+    versions apart.
+    """
     newest = select(func.max(store_files.c.sequence)).where(store_files.c.store_id == store_id)
-    return int(connection.scalar(newest) or 0) + 1
+    last = int(connection.scalar(newest) or 0)
+    if connection.dialect.name == "postgresql":
+        this = stores.c.id == store_id
+        last = max(last, int(connection.scalar(select(stores.c.attached).where(this)) or 0))
+        connection.execute(update(stores).where(this).values(attached=last + files))
+    return last + 1
 
 
 def _versions(file: StoreFile, statuses: Sequence[FileStatus]) -> Any:
@@ -65,8 +75,12 @@ def retire(connection: Connection, store_id: str, file_ids: Sequence[str]) -> No
     for file_id in file_ids:
         connection.execute(delete(chunks).where(of_file(store_id, file_id)))
         key = (store_files.c.store_id == store_id) & (store_files.c.file_id == file_id)
+        writer = None
+        if connection.dialect.name == "postgresql":  # else there is nobody else
+            running = key & (store_files.c.status == "in_progress")
+            writer = connection.scalar(select(store_files.c.owner).where(running))
         connection.execute(delete(store_files).where(key))
-        add_garbage_postings(connection, store_id, file_id)
+        add_garbage_postings(connection, store_id, file_id, writer)
     bump(connection, store_id)
 
 
@@ -79,16 +93,52 @@ def bump(connection: Connection, store_id: str) -> None:
     )
 
 
-def add_garbage_postings(connection: Connection, store_id: str, file_id: str) -> None:
-    """Vectors and postings of a file in a store must go."""
-    connection.execute(insert(garbage).values(kind="postings", store_id=store_id, file_id=file_id))
+def add_garbage_postings(
+    connection: Connection, store_id: str, file_id: str, owner: str | None = None
+) -> None:
+    """Vectors and postings of a file in a store must go.
 
-
-def add_garbage_collection(connection: Connection, store_id: str, collection: str) -> None:
-    """Derived data of a whole store must go."""
+    Args:
+        owner: The backend that may be writing them now: they go when it is done with that.
+    """
     connection.execute(
-        insert(garbage).values(kind="collection", store_id=store_id, collection=collection)
+        insert(garbage).values(kind="postings", store_id=store_id, file_id=file_id, owner=owner)
     )
+
+
+def add_garbage_collection(
+    connection: Connection, store_id: str, collection: str, owners: Sequence[str | None] = ()
+) -> None:
+    """Derived data of a whole store must go: at once, and again when those who may be writing
+    there (`owners`, see `at_work`) are done with that."""
+    for owner in {None, *owners}:
+        connection.execute(
+            insert(garbage).values(
+                kind="collection", store_id=store_id, collection=collection, owner=owner
+            )
+        )
+
+
+def at_work(store_id: str) -> Any:
+    """Query for the backends that index files into the store now."""
+    running = (store_files.c.store_id == store_id) & (store_files.c.status == "in_progress")
+    return select(store_files.c.owner).where(running).distinct()
+
+
+def take_garbage_over(
+    connection: Connection, store_id: str, file_ids: Sequence[str], owner: str | None
+) -> None:
+    """Files come back: only their indexer knows when what was there before must be gone."""
+    for at in range(0, len(file_ids), SQL_VARIABLES):
+        connection.execute(
+            update(garbage)
+            .where(
+                garbage.c.kind == "postings",
+                garbage.c.store_id == store_id,
+                garbage.c.file_id.in_(file_ids[at : at + SQL_VARIABLES]),
+            )
+            .values(owner=owner)
+        )
 
 
 def has_garbage_postings(connection: Connection, store_id: str, file_id: str) -> bool:

@@ -80,6 +80,20 @@ class FakeRegistry:
         return name, self.models.get(name)
 
 
+class FakeLibrary:
+    """One store, which is complete or not; who used it."""
+
+    def __init__(self) -> None:
+        self.complete = True
+        self.used = 0
+
+    def is_complete(self, _store: Store) -> bool:
+        return self.complete
+
+    def use(self, _store: Store) -> None:
+        self.used += 1
+
+
 class House:
     """Answers and everything that they were given."""
 
@@ -87,9 +101,10 @@ class House:
         self.pipeline, self.registry = FakePipeline(*scripts), FakeRegistry()
         self.metrics = Metrics()
         self.backing = MemoryBacking(self.metrics, ttl=60, max_bytes=2**20, max_entries=100)
-        self.reranking = SimpleNamespace(ready=False)
+        self.library, self.reranking = FakeLibrary(), SimpleNamespace(ready=False)
         self.answers = Answers(
             cast(Any, self.pipeline),
+            cast(Any, self.library),
             self.backing,
             cast(Any, self.registry),
             cast(Any, self.reranking),
@@ -226,6 +241,15 @@ async def test_a_reranker_that_is_loaded_meanwhile() -> None:
     house.pipeline.gate.set()
     await asking
     assert await outcomes(house, house.question(), house.question()) == ["miss", "hit"]
+
+
+async def test_what_came_from_an_incomplete_store_is_not_kept() -> None:
+    house = House()
+    house.library.complete = False
+    assert await outcomes(house, house.question()) == ["miss"]
+    house.library.complete = True
+    assert await outcomes(house, house.question(), house.question()) == ["miss", "hit"]
+    assert house.library.used == 1
 
 
 async def test_fresh_is_asked_for_and_kept() -> None:

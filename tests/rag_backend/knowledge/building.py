@@ -10,10 +10,11 @@ from pathlib import Path
 from ingest.chunking import StaticSize
 from rag_backend.errors import StartError
 from rag_backend.knowledge.blobs import Blobs
-from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.embedding import EmbeddingProvider
 from rag_backend.knowledge.encoder import EncoderLoader
 from rag_backend.knowledge.encoders import Encoders
+from rag_backend.knowledge.followed import FollowedIndex
+from rag_backend.knowledge.following import Following
 from rag_backend.knowledge.indexer import Indexer
 from rag_backend.knowledge.lexical import LexicalIndex
 from rag_backend.knowledge.library import Library
@@ -21,9 +22,9 @@ from rag_backend.knowledge.models import FileStatus, Store, StoreFile
 from rag_backend.knowledge.reading import ReadingPool, read_and_chunk
 from rag_backend.knowledge.reranking import Reranking
 from rag_backend.knowledge.retriever import Retriever
+from rag_backend.knowledge.shared_blobs import SharedBlobs
 from rag_backend.knowledge.spooling import Chunks, handed_over
-from rag_backend.knowledge.sql.opening import open_sqlite
-from rag_backend.knowledge.vectors import open_embedded
+from tests.rag_backend.knowledge import storage
 
 
 class KeptReading(ReadingPool):
@@ -64,13 +65,14 @@ async def opened_library(
     reading: ReadingPool,
     load: Callable[[str], EmbeddingProvider] | None = None,
     reranking: Reranking | None = None,
+    shared: Path | None = None,
 ) -> AsyncIterator[Library]:
     """A started library; stopped, and its files released, at the end.
 
     `load` loads encoders that stores had before; without it, there is none to be found.
     """
     encoder = EncoderLoader(lambda: embedding)
-    library = build_library(directory, encoder, reading, load, reranking)
+    library = build_library(directory, encoder, reading, load, reranking, shared)
     encoder.start()
     await library.start()
     try:
@@ -90,17 +92,25 @@ def build_library(
     reading: ReadingPool,
     load: Callable[[str], EmbeddingProvider] | None = None,
     reranking: Reranking | None = None,
+    shared: Path | None = None,
 ) -> Library:
-    """The parts, not started."""
+    """The parts, not started; on servers (`storage`) one backend of those at `shared`."""
     directory.mkdir(parents=True, exist_ok=True)
-    catalog = Catalog(open_sqlite(directory / "catalog.sqlite"))
-    blobs = Blobs(directory / "files", 2**20)
-    vectors = open_embedded(directory / "chroma")
-    lexical = LexicalIndex(directory / "lexical")
-    encoders = Encoders(encoder, load or _not_found)
-    indexer = Indexer(catalog, blobs, vectors, lexical, encoders, reading, readers=1)
-    retriever = Retriever(catalog, vectors, lexical, encoders, reranking or Reranking())
-    return Library(catalog, blobs, indexer, retriever)
+    shared = shared or directory
+    catalog, vectors = storage.open_catalog(shared), storage.open_vectors(shared)
+    encoders, reranking = Encoders(encoder, load or _not_found), reranking or Reranking()
+    if catalog.owner is None:
+        blobs = Blobs(directory / "files", 2**20)
+        lexical = LexicalIndex(directory / "lexical")
+        indexer = Indexer(catalog, blobs, vectors, lexical, encoders, reading, readers=1)
+        retriever = Retriever(catalog, vectors, lexical, encoders, reranking)
+        return Library(catalog, blobs, indexer, retriever)
+    copies = SharedBlobs(directory / "files", 2**20, catalog)
+    followed = FollowedIndex(directory / "lexical", catalog)
+    indexer = Indexer(catalog, copies, vectors, followed, encoders, reading, readers=1)
+    following = Following(catalog, followed, copies, indexer, directory / "backend-id")
+    retriever = Retriever(catalog, vectors, followed, encoders, reranking)
+    return Library(catalog, copies, indexer, retriever, following)
 
 
 async def put(
@@ -126,6 +136,7 @@ async def settled(library: Library, store: Store, most_seconds: float = 60) -> N
                 found.rebuilding or library.indexer.progress(found)
                 for found in library.catalog.list_stores()
             )
+            or (library.following is not None and library.following.behind)
         ):
             await asyncio.sleep(0.01)
 
@@ -136,8 +147,11 @@ def statuses(library: Library, store: Store) -> dict[str, FileStatus]:
     return {library.catalog.file(file.file_id).filename: file.status for file in listed}
 
 
-def assert_agreement(library: Library) -> None:
-    """Chroma, tantivy and the disk hold exactly what the catalog says, id by id."""
+def assert_agreement(library: Library, files: bool = True) -> None:
+    """Chroma, tantivy and the disk hold exactly what the catalog says, id by id.
+
+    `files` is false for one of several backends: its disk holds what it has used.
+    """
     vectors, lexical = library.retriever._vectors, library.retriever._lexical
     collections = set()
     for store in library.catalog.list_stores():
@@ -152,7 +166,8 @@ def assert_agreement(library: Library) -> None:
         collections.add(store.collection)
     assert {found.name for found in vectors._client.list_collections()} <= collections
     assert {path.name for path in lexical._directory.glob("*")} <= collections
-    files = {file.id for file in library.catalog.list_files()}
-    stored = {path.name for path in library.blobs.path("x").parent.iterdir()}
-    assert stored - {"lost"} == files  # bytes that no file owns are kept there
     assert library.catalog.list_garbage() == []
+    if files:
+        known = {file.id for file in library.catalog.list_files()}
+        stored = {path.name for path in library.blobs.path("x").parent.iterdir()}
+        assert stored - {"lost"} == known  # bytes that no file owns are kept there

@@ -44,7 +44,7 @@ STAGES: dict[str, tuple[Any, str, bool]] = {
     "a long file written in part": (Writer, "_put", True),
     "a file deleted, not removed": (Catalog, "delete_file", True),
     "removed from Chroma, not from tantivy": (VectorIndex, "delete_files", True),
-    "removed, and not forgotten": (Catalog, "forget_garbage", False),
+    "removed, and not forgotten": (Catalog, "_forget", False),
     "rebuilt in part": (Refill, "written", True),
     "rebuilt, and not looked whether that is all": (Refill, "lacks_something", False),
     "rebuilt, not served": (Catalog, "swap_generation", False),

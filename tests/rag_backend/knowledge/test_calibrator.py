@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from rag_backend.knowledge.calibrator import SMALLEST_STORE
 from rag_backend.knowledge.embedding import Kind, Vectors
@@ -16,6 +17,8 @@ from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.models import Fusion, Store
 from tests.rag_backend.knowledge.building import DirectReading, opened_library, put, settled
 from tests.rag_backend.knowledge.fake_embedding import FakeEmbedding
+
+pytestmark = pytest.mark.usefixtures("storage")
 
 PLACES = "kitchen garden harbour tower market bridge library station museum castle".split()
 VIETNAMESE = [

@@ -15,11 +15,12 @@ from rag_backend.errors import BadRequest, Conflict, NotFound, StorageBroken, St
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.models import FileRecord, Store, new_id
 from rag_backend.knowledge.sql.opening import open_sqlite
+from tests.rag_backend.knowledge.storage import open_catalog
 
 
 @pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    opened = Catalog(open_sqlite(tmp_path / "catalog.sqlite"))
+def catalog(storage: str, tmp_path: Path) -> Iterator[Catalog]:
+    opened = open_catalog(tmp_path)
     yield opened
     opened.close()
 
@@ -287,6 +288,20 @@ def test_text_that_is_no_unicode(catalog: Catalog) -> None:
         catalog.create_store("a\ud800", {})
 
 
+def test_a_text_with_nul(catalog: Catalog, store: Store) -> None:
+    file = attached(catalog, store)
+    catalog.complete(store.id, file, chunks("one\0two"))
+    assert seen(catalog, store) == {file: ["one\ufffdtwo"]}
+
+
+def test_a_place_in_the_order_is_never_given_twice(catalog: Catalog, store: Store) -> None:
+    file = attached(catalog, store)
+    first = catalog.store_file(store.id, file).sequence
+    catalog.detach(store.id, file)
+    again = catalog.attach(store.id, file, {}, "a.md").sequence
+    assert again > first or catalog.owner is None  # one backend alone knows what it has removed
+
+
 def test_a_new_path_is_a_new_identity(catalog: Catalog, store: Store) -> None:
     file = attached(catalog, store)
     catalog.complete(store.id, file, chunks("one"))
@@ -353,7 +368,7 @@ def test_of_two_equal_questions_the_file_attached_last_answers(
 
 
 def test_reopened(catalog: Catalog, store: Store, tmp_path: Path) -> None:
-    again = Catalog(open_sqlite(tmp_path / "catalog.sqlite"))
+    again = open_catalog(tmp_path)
     assert again.store("main") == store
     again.close()
 

@@ -28,6 +28,9 @@ from tests.rag_backend.knowledge.building import (
     statuses,
 )
 from tests.rag_backend.knowledge.fake_embedding import FakeEmbedding
+from tests.rag_backend.knowledge.storage import on_servers
+
+pytestmark = pytest.mark.usefixtures("storage")
 
 
 class GatedReading(DirectReading):
@@ -316,9 +319,11 @@ async def test_a_rebuild_that_failed_is_done_at_the_next_start(
         await library.indexer.rebuild(store)
         await put(library, store, "b.md", b"Other text")
         async with asyncio.timeout(30):
-            while statuses(library, store).get("b.md") != "completed":
+            while (
+                statuses(library, store).get("b.md") != "completed"
+                or "The disk is full." not in caplog.text
+            ):
                 await asyncio.sleep(0.01)
-        assert "The disk is full." in caplog.text
         assert len(await texts(library, "text")) == 2
     async with opened_library(tmp_path, FakeEmbedding(), DirectReading()) as library:
         await settled(library, store)
@@ -330,6 +335,8 @@ async def test_a_rebuild_that_failed_is_done_at_the_next_start(
 async def test_lost_derived_data_are_noticed_and_rebuilt(
     tmp_path: Path, lost: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    if on_servers():
+        pytest.skip("there, the word index is made anew by itself: see test_following")
     async with opened_library(tmp_path, FakeEmbedding(), DirectReading()) as library:
         store = await library.store("default")
         await put(library, store, "a.md", b"Some text")

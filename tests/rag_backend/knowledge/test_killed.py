@@ -26,6 +26,8 @@ import pytest
 from rag_backend.knowledge.encoder import EncoderLoader
 from tests.rag_backend.knowledge.building import DirectReading, assert_agreement, build_library
 from tests.rag_backend.knowledge.fake_embedding import FakeEmbedding
+from tests.rag_backend.knowledge.storage import on
+from tests.servers import Missing, chroma, postgres
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "examples"
@@ -89,18 +91,33 @@ def living(data: Path) -> Iterator[tuple[IO[str], IO[str]]]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
-def test_killed_at_random_moments(tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["directory", "servers"])
+def test_killed_at_random_moments(tmp_path: Path, where: str) -> None:
+    if where == "directory":
+        killed_at_random_moments(tmp_path, {})
+        return
+    try:
+        with postgres() as database, chroma(tmp_path / "chroma") as vectors:
+            settings = {"DATABASE_URL": database.url, "CHROMA_URL": vectors}
+            with on((database.url, vectors), whole=True):
+                killed_at_random_moments(tmp_path, settings)
+    except Missing as reason:
+        pytest.skip(str(reason))
+
+
+def killed_at_random_moments(tmp_path: Path, settings: dict[str, str]) -> None:
+    """Lives that end badly, and one that does not; then everything must be there."""
     seed = int(os.environ.get("KILL_SEED", random.randrange(10**6)))
     print(f"KILL_SEED={seed}")
     moments = random.Random(seed)
     for life in range(KILLS):
-        with backend(tmp_path) as (process, client):
+        with backend(tmp_path, **settings) as (process, client):
             # Loading the encoder takes seconds, in which files arrive and none is read.
             threading.Timer(moments.uniform(0.5, 9.0), process.kill).start()
             workers = ingest_until_it_dies(client, process, documents(life))
             assert psutil.wait_procs(workers, timeout=30)[1] == []
     final = documents(KILLS)
-    with backend(tmp_path) as (process, client):
+    with backend(tmp_path, **settings) as (process, client):
         ingest(client, final)
         wait_until(lambda: set(statuses(client)) == {"completed"})
         check_search(client)
@@ -124,7 +141,9 @@ def documents(version: int) -> dict[str, bytes]:
 
 
 @contextlib.contextmanager
-def backend(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
+def backend(
+    folder: Path, **settings: str
+) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
     """A backend over `folder`/data that answers, and a client of it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -134,7 +153,7 @@ def backend(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Clien
         process = subprocess.Popen(
             [sys.executable, "-m", "rag_backend.main", "--port", str(port)],
             cwd=folder,
-            env=kept | {"PYTHONPATH": str(ROOT), "DATA_DIR": str(folder / "data")},
+            env=kept | {"PYTHONPATH": str(ROOT), "DATA_DIR": str(folder / "data")} | settings,
             stdout=output,
             stderr=output,
         )
@@ -213,7 +232,7 @@ def check_data(data: Path, given: dict[str, bytes]) -> None:
         assert len(library.catalog.list_store_files(store.id)) == len(files) == len(given)
         for path, content in given.items():
             assert files[path].status == "completed"
-            assert library.blobs.path(files[path].file_id).read_bytes() == content
+            assert library.blobs.fetch(files[path].file_id).read_bytes() == content
         assert_agreement(library)
     finally:
         library.retriever.close()

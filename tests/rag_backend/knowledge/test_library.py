@@ -8,6 +8,8 @@ from rag_backend.errors import Conflict, NotFound
 from rag_backend.knowledge.library import Library
 from tests.rag_backend.knowledge.building import put, settled, statuses
 
+pytestmark = pytest.mark.usefixtures("storage")
+
 
 async def test_an_uploaded_file_is_found(library: Library) -> None:
     store = await library.store("default")
@@ -47,5 +49,5 @@ async def test_bytes_that_are_gone_are_said(library: Library) -> None:
     await settled(library, store)
     assert (await library.file(file.file_id)).filename == "note.md"
     library.blobs.delete(file.file_id)
-    with pytest.raises(NotFound, match="gone from DATA_DIR"):
+    with pytest.raises(NotFound, match="are gone from"):
         await library.file(file.file_id)

@@ -18,12 +18,15 @@ from tests.rag_backend.knowledge.building import (
 )
 from tests.rag_backend.knowledge.crashing import AT_THE_END, DIED, STAGES
 from tests.rag_backend.knowledge.fake_embedding import FakeEmbedding
+from tests.rag_backend.knowledge.storage import on_servers
 
 ROOT = Path(__file__).parents[3]
+EARLY = ("attached, not read", "read, not embedded", "embedded, not written")
+"""Where the next file may have been on its way when the process died."""
 
 
 @pytest.fixture(scope="module")
-def remains(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def remains(storage: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """For each stage the directory that a process left which died there; all die at once."""
     folders = {stage: tmp_path_factory.mktemp("killed") / "data" for stage in STAGES}
     module = "tests.rag_backend.knowledge.crashing"
@@ -51,7 +54,9 @@ async def test_everything_is_finished_and_nothing_is_left(
         assert set(statuses(library, store).values()) == {"completed"}
         assert_agreement(library)
         # Bytes that were never recorded are kept aside; those that were deleted are gone.
-        assert library.blobs.path("lost").exists() == (stage == "bytes written, not recorded")
+        if stage not in EARLY:
+            unrecorded = stage == "bytes written, not recorded" and not on_servers()
+            assert library.blobs.path("lost").exists() == unrecorded
         # Whatever the client was not told, it does again.
         await put(library, store, "a.md", b"# A\n\nThe second version.")
         await put(library, store, "c.md", b"# C\n\nA third file.")

@@ -26,6 +26,8 @@ from tests.rag_backend.knowledge.building import (
     statuses,
 )
 
+pytestmark = pytest.mark.usefixtures("storage")
+
 ROOT = Path(__file__).parents[3]
 QUESTIONS = [
     json.loads(line)
@@ -51,6 +53,7 @@ MUTED = {"type": "eq", "key": "path", "value": "company/handbook.md"}
 
 @pytest.fixture(scope="module")
 def examples(
+    storage: str,
     tmp_path_factory: pytest.TempPathFactory,
     embedding: EmbeddingProvider,
     reading: ReadingPool,

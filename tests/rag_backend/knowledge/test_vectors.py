@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,41 +14,17 @@ from rag_backend.knowledge.embedding import Vectors
 from rag_backend.knowledge.filters import Selection
 from rag_backend.knowledge.models import SearchableFile, new_id
 from rag_backend.knowledge.vectors import VectorIndex, open_embedded, open_server
-
-_SERVE = "import sys; from chromadb.cli.cli import app; sys.exit(app())"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.servers import Missing, chroma, free_port
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Chroma server of the installed version."""
-    port, folder = _free_port(), tmp_path_factory.mktemp("chroma")
-    arguments = ["run", "--host", "127.0.0.1", "--port", str(port), "--path", str(folder)]
-    process = subprocess.Popen(
-        [sys.executable, "-c", _SERVE, *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
     try:
-        if not _answers(port, process):
-            pytest.skip("no Chroma server can be started here")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _answers(port: int, process: subprocess.Popen[bytes]) -> bool:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return True
-    return False
+        with chroma(tmp_path_factory.mktemp("chroma")) as url:
+            yield url
+    except Missing as reason:
+        pytest.skip(str(reason))
 
 
 @pytest.fixture(params=["embedded", "server"])
@@ -287,7 +258,7 @@ def test_reopened(tmp_path: Path, store: str) -> None:
 
 def test_a_server_that_does_not_answer_is_a_sentence() -> None:
     with pytest.raises(StorageBroken, match=r"CHROMA_URL=http://127\.0\.0\.1:\d+\. Start it"):
-        open_server(f"http://127.0.0.1:{_free_port()}")
+        open_server(f"http://127.0.0.1:{free_port()}")
 
 
 def test_a_directory_that_is_no_database_is_a_sentence(tmp_path: Path) -> None:

@@ -1,0 +1,165 @@
+"""A backend among others on one catalog: it is alive, takes over from the dead, and follows.
+
+Nothing here is needed for a result to be right: what a search returns is checked against the
+catalog, and a job is completed by its owner alone. It is what makes results complete, and soon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Protocol
+
+from rag_backend.errors import RAGError
+from rag_backend.knowledge.catalog import Catalog
+from rag_backend.knowledge.finishing import finished
+from rag_backend.knowledge.followed import FollowedIndex
+from rag_backend.knowledge.models import Store, StoreFile
+from rag_backend.knowledge.shared_blobs import SharedBlobs
+
+BEAT_SECONDS = 1.0
+"""Between signs of life, each followed by a look for work that the dead have left."""
+FOLLOW_SECONDS = 0.5
+"""Between looks at the stores' revisions."""
+_TIDY_SECONDS = 60.0
+_LONG_SECONDS = 5.0
+"""Silence of the catalog after which it is said, and said again when it is over."""
+
+log = logging.getLogger(__name__)
+
+
+class Worker(Protocol):
+    """Who does the work that is found (the indexer)."""
+
+    def submit(self, file: StoreFile) -> None:
+        """Index a file."""
+
+    def resume_rebuild(self, store_id: str) -> None:
+        """Rebuild a store."""
+
+    def sweep(self) -> None:
+        """Remove garbage."""
+
+
+class Following:
+    """The loops of one backend among several; see the module."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        lexical: FollowedIndex,
+        blobs: SharedBlobs,
+        worker: Worker,
+        life: Path,
+    ) -> None:
+        """`life` is the file that keeps this backend's id, for the one that comes after it."""
+        self._catalog = catalog
+        self._lexical = lexical
+        self._blobs = blobs
+        self._worker = worker
+        self._life = life
+        self._before: str | None = None
+        self._seen: dict[str, tuple[int, int]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def arrive(self) -> None:
+        """Before any work: be alive, and have at hand what the catalog holds."""
+        await finished(self._catalog.beat)
+        before = await finished(self._take_over_life)
+        await finished(self._catalog.inherit, before)
+        for store in await finished(self._catalog.list_stores):
+            try:
+                await finished(self._lexical.check, store)
+            except RAGError as error:
+                log.error("%s", error)
+        await self._follow()
+
+    def start(self) -> None:
+        """Follow until `stop`."""
+        self._tasks = [
+            asyncio.create_task(self._repeat(step, seconds))
+            for step, seconds in (
+                (self._live, BEAT_SECONDS),
+                (self._follow, FOLLOW_SECONDS),
+                (self._tidy, _TIDY_SECONDS),
+            )
+        ]
+
+    async def stop(self) -> None:
+        """Stop; what this backend has not finished is free for the others at once."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def leave(self) -> None:
+        """After all work: the others need not wait for this backend to be taken for dead."""
+        try:
+            await finished(self._catalog.leave)
+        except RAGError as error:
+            log.warning("the other backends take this one for dead in a while: %s", error)
+
+    @property
+    def behind(self) -> bool:
+        """Whether the catalog has changed since it was last followed. Synchronous."""
+        return self._catalog.revisions() != self._seen or bool(self._lexical.touched)
+
+    def has_followed(self, store: Store) -> bool:
+        """Whether the word index has whatever this revision of a store has."""
+        return self._seen.get(store.id) == (store.generation, store.revision)
+
+    def _take_over_life(self) -> str | None:
+        """The id that the last backend of this DATA_DIR had; this one's is written down."""
+        before = self._life.read_text("utf-8").strip() if self._life.is_file() else None
+        self._life.write_text(str(self._catalog.owner), "utf-8")
+        return before
+
+    async def _repeat(self, step: Callable[[], Awaitable[None]], seconds: float) -> None:
+        """Until cancelled; a catalog that is away for a while is waited for."""
+        loop = asyncio.get_running_loop()
+        silent_since: float | None = None
+        said = False
+        while True:
+            try:
+                await step()
+                if said:
+                    log.warning("the catalog answers again")
+                silent_since, said = None, False
+            except RAGError as error:
+                silent_since = loop.time() if silent_since is None else silent_since
+                if not said and loop.time() - silent_since >= _LONG_SECONDS:
+                    log.error("%s", error)
+                    said = True
+            except Exception:
+                log.exception("following the other backends failed; it goes on")
+            await asyncio.sleep(seconds)
+
+    async def _live(self) -> None:
+        await finished(self._catalog.beat)
+        for file in await finished(self._catalog.claim_jobs):
+            self._worker.submit(file)
+        for store in await finished(self._catalog.claim_rebuilds):
+            self._worker.resume_rebuild(store.id)
+        if await finished(self._catalog.has_garbage):
+            self._worker.sweep()
+
+    async def _follow(self) -> None:
+        """Bring the word indexes of stores that have changed to what the catalog says."""
+        revisions = await finished(self._catalog.revisions)
+        touched = self._lexical.touched
+        gone = {*self._seen, *self._lexical.stores()} - revisions.keys()
+        changed = [
+            store_id
+            for store_id, revision in revisions.items()
+            if self._seen.get(store_id) != revision or store_id in touched
+        ]
+        for store_id in [*changed, *gone]:
+            await finished(self._lexical.follow, store_id)
+            self._seen.pop(store_id, None)
+            if store_id in revisions:
+                self._seen[store_id] = revisions[store_id]
+
+    async def _tidy(self) -> None:
+        await finished(self._catalog.forget_the_dead)
+        await finished(self._blobs.forget_deleted)
