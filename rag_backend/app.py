@@ -199,9 +199,10 @@ def _build_shared_library(
         )
     data = settings.data_dir
     catalog = Catalog(open_postgres(database), owner=new_id("backend_"))
-    blobs = SharedBlobs(data / "files", settings.max_file_mb * 2**20, catalog)
+    # Not the folders of the catalog in DATA_DIR: what PostgreSQL does not know is no rubbish there.
+    blobs = SharedBlobs(data / "shared-files", settings.max_file_mb * 2**20, catalog)
     vectors = open_server(settings.chroma_url)
-    lexical = FollowedIndex(data / "lexical", catalog)
+    lexical = FollowedIndex(data / "shared-lexical", catalog)
     reading, readers = _reading(settings)
     encoders = Encoders(encoder, load_embedding)
     indexer = Indexer(catalog, blobs, vectors, lexical, encoders, reading, readers)

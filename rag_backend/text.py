@@ -263,6 +263,12 @@ def references(text: str) -> frozenset[str]:
     return frozenset(" ".join(found.groups()) for found in _REFERENCE.finditer(fold(text)))
 
 
+def numbered(heading: str) -> str | None:
+    """The number that a heading bears ("Điều 7. Sửa đổi Điều 5": "dieu 7"), if it bears one."""
+    found = _REFERENCE.match(fold(heading).lstrip())
+    return " ".join(found.groups()) if found else None
+
+
 def question_key(text: str) -> str:
     """The form in which two questions are "the same": NFC, case, space and punctuation folded."""
     return " ".join(words(text))

@@ -13,19 +13,24 @@ from rag_backend.knowledge.models import SearchableFile, chunk_id
 _MAX_DEPTH = 8
 
 
+def _equal(one: Any, other: Any) -> bool:
+    """As in JSON, where `true` is not 1."""
+    return isinstance(one, bool) is isinstance(other, bool) and bool(one == other)
+
+
 def _contains(value: Any, options: Any) -> bool:
-    return value in options
+    return any(_equal(value, option) for option in options)
 
 
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
-    "eq": operator.eq,
-    "ne": operator.ne,
+    "eq": _equal,
+    "ne": lambda value, other: not _equal(value, other),
     "gt": operator.gt,
     "gte": operator.ge,
     "lt": operator.lt,
     "lte": operator.le,
     "in": _contains,
-    "nin": lambda value, options: value not in options,
+    "nin": lambda value, options: not _contains(value, options),
 }
 _TRUE_WHEN_ABSENT = ("ne", "nin")
 
@@ -56,8 +61,17 @@ def _check_comparison(kind: str, filters: Mapping[str, Any]) -> None:
         raise BadRequest(f"A filter of type `{kind}` needs `key` and `value`.", param="filters")
     if kind in ("in", "nin") and not isinstance(value, list):
         raise BadRequest(f"A filter of type `{kind}` needs a list as `value`.", param="filters")
+    if not all(isinstance(item, str | int | float) for item in _listed(kind, value)):
+        raise BadRequest(
+            f"A filter of type `{kind}` compares with a text, a number or a boolean.",
+            param="filters",
+        )
     if kind in ("gt", "gte", "lt", "lte") and not _is_number(value):
         raise BadRequest(f"A filter of type `{kind}` needs a number as `value`.", param="filters")
+
+
+def _listed(kind: str, value: Any) -> list[Any]:
+    return value if kind in ("in", "nin") else [value]
 
 
 def matches(filters: Mapping[str, Any], attributes: Mapping[str, Any]) -> bool:

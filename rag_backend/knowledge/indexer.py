@@ -77,6 +77,7 @@ class Indexer:
     ) -> None:
         self._catalog = catalog
         self._encoders = encoders
+        self._halted = False
         self._reading = reading
         self._readers = readers
         self.calibrator = Calibrator(catalog, encoders.present)
@@ -119,11 +120,16 @@ class Indexer:
             self._begin(loop)
         self._begin(self._intake.run(self, self._readers))
 
-    async def stop(self) -> None:
-        """Stop at once; unfinished jobs are resumed at the next start."""
+    def halt(self) -> None:
+        """Begin to stop: from now on nothing fails, whatever it lacks; returns at once."""
+        self._halted = True
         self._refills.stop()
         for task in self._tasks:
             task.cancel()
+
+    async def stop(self) -> None:
+        """Stop at once; unfinished jobs are resumed at the next start."""
+        self.halt()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._encoders.stop()
         await asyncio.to_thread(self._reading.close)
@@ -200,6 +206,8 @@ class Indexer:
         self._intake.look_again()
 
     async def _record(self, failure: Failure) -> None:
+        if self._halted:
+            return  # it may have failed of that; it is resumed at the next start
         store_id, file_id = failure.key
         error = failure.error
         if isinstance(error, StorageAway):  # nothing is wrong with the file

@@ -71,6 +71,7 @@ class Library:
 
     async def stop(self) -> None:
         """Stop the indexer, and let go of every file in DATA_DIR."""
+        self.indexer.halt()  # before anything that its jobs need is closed
         await self.expirer.stop()
         if self.following is not None:
             await self.following.stop()

@@ -139,17 +139,17 @@ def _passage(run: Sequence[StoredChunk], inside: Iterable[Hit], best: Hit) -> Pa
 def _joined(run: Sequence[StoredChunk]) -> str:
     """One text; a table's header, which each of its chunks repeats, and what windows overlap by
     stand there once."""
-    parts: list[str] = []
-    header, shown = "", run[0].start
+    joined, header, shown = "", "", run[0].start
     for chunk in run:
         # A table's chunk: its span covers the rows only.
         own = chunk.end - chunk.start
         above = chunk.text[: max(0, len(chunk.text) - own)]
         text = chunk.text[len(above) :] if above and above == header else chunk.text
-        overlap = shown - chunk.start
-        parts.append(text[overlap:] if overlap > 0 and not above else text)
+        overlap = 0 if above else max(0, shown - chunk.start)
+        apart = bool(joined) and (bool(above) or chunk.start > shown)
+        joined += ("\n" if apart else "") + text[overlap:]
         header, shown = above, chunk.end
-    return "\n".join(parts)
+    return joined
 
 
 def _place(chunk: StoredChunk) -> Place:

@@ -152,6 +152,8 @@ def _hand_over(reader: Callable[..., list[Chunk]], spool: Path | None, *work: *_
     try:
         return handed_over(chunks, spool)
     except OSError as error:
+        if spool is not None:
+            spool.unlink(missing_ok=True)  # half of it, on a disk that is full
         raise UnreadableFile(
             f"What was read of it cannot be kept: {error.strerror or error}. Free some space on "
             "the disk that holds DATA_DIR, then ingest the file again.",

@@ -24,6 +24,7 @@ from rag_backend.text import (
     is_vietnamese,
     kind_of,
     nfc,
+    numbered,
     present_terms,
     query_terms,
     references,
@@ -123,6 +124,9 @@ class Retriever:
         judged = await self._judged(query, [chunk for chunk, _ in scored]) if rerank else {}
         if judged:
             best = [(chunk, judged[chunk.id]) for chunk, _ in scored if chunk.id in judged]
+            lowest = min(judged.values())
+            rest = [(chunk, lowest * score) for chunk, score in visible if chunk.id not in judged]
+            best += [(chunk, min(lowest, score)) for chunk, score in rest]
             scored = _named_first(query, sorted(best, key=lambda pair: -pair[1]))
         trusted = _trusted_cosines(encoder, query, dense)
         return _hits(query, scored[:k], weights, trusted, judged)
@@ -213,7 +217,7 @@ def _named_first(
 
 def is_named(wanted: frozenset[str], chunk: StoredChunk) -> bool:
     """Whether a query's `references` name parts whose headings all stand above the chunk."""
-    return bool(wanted) and wanted <= references(" › ".join(chunk.heading_path))
+    return bool(wanted) and wanted <= {numbered(heading) for heading in chunk.heading_path}
 
 
 def _trusted_cosines(

@@ -77,12 +77,13 @@ class Spooled:
             with self.path.open("rb") as file:
                 file.seek(self.bounds[first])
                 lines = file.read(self.bounds[last] - self.bounds[first]).splitlines()
-        except OSError as error:
+            found = [_chunk(row) for line in lines for row in orjson.loads(line)]
+        except (OSError, ValueError, IndexError, TypeError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise StorageBroken(
-                f"What was read of a file cannot be read back from {self.path.parent}: "
-                f"{error.strerror or error}. Ingest the file again."
+                f"What was read of a file cannot be read back from {self.path.parent}: {reason}. "
+                "Ingest the file again."
             ) from error
-        found = [_chunk(row) for line in lines for row in orjson.loads(line)]
         return found[start - first * _BLOCK : stop - first * _BLOCK]
 
     def discard(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rag_backend.errors import RAGError
+from rag_backend.errors import RAGError, UpstreamRefused
 from rag_backend.knowledge.embedding import Vectors
 from rag_backend.knowledge.encoder import Encoder
 from rag_backend.knowledge.finishing import Threads
@@ -28,6 +28,9 @@ async def add_vectors(slices: Sequence[Slice], threads: Threads) -> None:
     for encoder, those in by_encoder.items():
         try:
             await _embed(encoder, those, threads)
+        except UpstreamRefused:
+            for part in those:
+                await _embed_alone(encoder, part, threads)  # one text is at fault
         except RAGError as error:
             for part in those:
                 part.error = error
@@ -56,6 +59,11 @@ async def _embed(encoder: Encoder, slices: Sequence[Slice], threads: Threads) ->
 async def _embed_alone(encoder: Encoder, part: Slice, threads: Threads) -> None:
     try:
         await _embed(encoder, [part], threads)
+    except UpstreamRefused as error:
+        if part.job.refill is None:
+            part.error = error
+        else:
+            log.warning("a part of %s is found by its words alone: %s", part.job.file_id, error)
     except RAGError as error:
         part.error = error
     except Exception as error:

@@ -138,3 +138,9 @@ def test_pieces_of_a_word(word: str, expected: list[str]) -> None:
 def test_kind_of(written: str, kind: str) -> None:
     assert text.kind_of(written) == kind
     assert text.kind_of(unicodedata.normalize("NFD", written)) == kind
+
+
+def test_the_number_that_a_heading_bears() -> None:
+    assert text.numbered("Điều 7. Sửa đổi, bổ sung Điều 5") == "dieu 7"
+    assert text.numbered("CHƯƠNG II") == "chuong ii"
+    assert text.numbered("Sửa đổi Điều 5") is None

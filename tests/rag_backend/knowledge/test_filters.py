@@ -88,3 +88,20 @@ def test_anything_else_is_refused(wrong: Any) -> None:
 
 def test_eight_levels_are_not_too_many() -> None:
     filters.check(_deep(8))
+
+
+@pytest.mark.parametrize("value", [1, 0, 1.0])
+def test_a_number_is_no_boolean(value: float) -> None:
+    attributes = {"done": bool(value)}
+    assert not filters.matches({"type": "eq", "key": "done", "value": value}, attributes)
+    assert filters.matches({"type": "ne", "key": "done", "value": value}, attributes)
+    assert not filters.matches({"type": "in", "key": "done", "value": [value]}, attributes)
+    assert filters.matches({"type": "nin", "key": "done", "value": [value]}, attributes)
+
+
+@pytest.mark.parametrize("value", [None, [1], {"a": 1}])
+def test_what_no_attribute_can_be_is_refused(value: object) -> None:
+    with pytest.raises(BadRequest, match="a text, a number or a boolean"):
+        filters.check({"type": "eq", "key": "done", "value": value})
+    with pytest.raises(BadRequest, match="a text, a number or a boolean"):
+        filters.check({"type": "in", "key": "done", "value": [value]})

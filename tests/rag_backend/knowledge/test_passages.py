@@ -110,3 +110,11 @@ def test_a_tables_header_stands_above_its_rows_once(hit: MakeHit) -> None:
     }
     (passage,) = with_neighbours([hit(1, text=rows["f:1"].text)], rows, 1)
     assert passage.text == "Name | Age\nrow 0000\nrow 0001\nrow 0002"
+
+
+def test_windows_that_overlap_or_touch_are_one_text(hit: MakeHit) -> None:
+    whole = "交通規則を守る人と守らない人"
+    spans = [(0, 6), (4, 9), (9, 14)]
+    hits = [hit(n, text=whole[a:b], start=a, end=b) for n, (a, b) in enumerate(spans)]
+    (passage,) = merge_neighbours(hits)
+    assert passage.text == whole

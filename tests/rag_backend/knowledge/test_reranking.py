@@ -120,10 +120,12 @@ async def test_the_best_are_ordered_anew(tmp_path: Path) -> None:
         assert judge.asked == []
         hits = await library.search(store, "lunch", 60)
         assert judge.asked == [RERANKED]
-        assert {hit.chunk.id for hit in hits} == {hit.chunk.id for hit in plain[:RERANKED]}
-        lengths = [len(hit.chunk.text) for hit in hits]
+        best = hits[:RERANKED]
+        assert {hit.chunk.id for hit in best} == {hit.chunk.id for hit in plain[:RERANKED]}
+        assert [hit.chunk.id for hit in hits[RERANKED:]] == [h.chunk.id for h in plain[RERANKED:]]
+        lengths = [len(hit.chunk.text) for hit in best]
         assert lengths == sorted(lengths, reverse=True)
-        assert [hit.score for hit in hits] == [length / 100 for length in lengths]
+        assert [hit.score for hit in best] == [length / 100 for length in lengths]
     await reranking.stop()
 
 
