@@ -251,8 +251,8 @@ def main() -> None:
     }
     if not wanted or {"LangChain", "LlamaIndex"} & set(wanted):
         python = peers_python()
-        contenders["LangChain"] = script(python, "langchain_chroma.py", model)
-        contenders["LlamaIndex"] = script(python, "llamaindex_chroma.py", model)
+        contenders["LangChain"] = script(python, "with_langchain.py", model)
+        contenders["LlamaIndex"] = script(python, "with_llamaindex.py", model)
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
         folder = Path(temporary)
         (folder / "files").mkdir()
