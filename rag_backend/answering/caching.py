@@ -44,6 +44,9 @@ _ELSEWHERE = frozenset(
 )
 """Settings that change no answer. Every other one is part of the key, those of tomorrow too."""
 
+_Models = list[tuple[str, str | None]]
+"""See `Answers._models`."""
+
 
 @dataclass(slots=True)
 class Served:
@@ -89,7 +92,7 @@ class Answers:
         self._reranking = reranking
         self._metrics = metrics
         self._house = _house(settings)
-        self._flights: dict[str, Flight] = {}
+        self._flights: dict[str, tuple[Flight, _Models]] = {}
         self._clearings = 0
 
     @property
@@ -151,7 +154,7 @@ class Answers:
 
     async def aclose(self) -> None:
         """Give up what is on its way, and let go of the backing."""
-        for flight in list(self._flights.values()):
+        for flight, _ in list(self._flights.values()):
             flight.give_up()
         if self._backing is not None:
             await self._backing.aclose()
@@ -160,9 +163,9 @@ class Answers:
         self, asked: Question, wanted: Wanted, freshness: Freshness, served: Served, *, live: bool
     ) -> AsyncGenerator[Chunk, None]:
         """One's own flight, or one that is under way; after another's failure, one more try."""
-        key = self._key(wanted, asked.provider.name, asked.store)
+        key = self._key(wanted, asked.provider.name, asked.store, models=[])
         for may_try_again in (True, False):
-            flight = self._flights.get(key) if freshness == "any" else None
+            flight = self._under_way(key, asked.provider.name) if freshness == "any" else None
             shared, begun = flight is not None, False
             if flight is None:
                 flight = self._depart(key, asked, wanted)
@@ -184,29 +187,32 @@ class Answers:
                 self._save(chunk["provider"], chunk.get("usage") or {})
             return
 
+    def _under_way(self, key: str, provider: str) -> Flight | None:
+        """The flight that answers this too, unless another model would answer by now."""
+        flight, models = self._flights.get(key, (None, []))
+        return flight if _same(models, self._models(provider)) else None
+
     def _depart(self, key: str, asked: Question, wanted: Wanted) -> Flight:
+        """Begin a flight; `key` leaves the models out, since they may become known on the way."""
         clearings, models = self._clearings, self._models(asked.provider.name)
         complete = self._library.is_complete(asked.store)
 
         async def landed(chunks: list[Chunk]) -> None:
-            now = self._models(asked.provider.name)
-            # A model may have been looked up for this very answer, but not have been another one.
-            same = all(a == b or a == (b[0], None) for a, b in zip(models, now, strict=True))
-            fit = complete and same
+            fit = complete and _same(models, self._models(asked.provider.name))
             recording = await self._fit(chunks, asked.provider.name) if fit else None
             if recording is None or clearings != self._clearings or self._backing is None:
                 self._metrics.cache_events.labels("unfit").inc()
                 ended()  # nobody who asks from now on gets it
                 return
-            key = self._key(wanted, asked.provider.name, asked.store)
-            await self._backing.put(key, recording.dump())
+            kept = self._key(wanted, asked.provider.name, asked.store)
+            await self._backing.put(kept, recording.dump())
 
         def ended() -> None:
-            if self._flights.get(key) is flight:
+            if self._flights.get(key, (None,))[0] is flight:
                 del self._flights[key]
 
         flight = Flight(self._pipeline.answer(asked), landed, ended)
-        self._flights[key] = flight
+        self._flights[key] = flight, models
         return flight
 
     async def _fit(self, chunks: list[Chunk], provider: str) -> Recording | None:
@@ -223,11 +229,14 @@ class Answers:
             return {provider, HOUSE}
         return {*self._registry.names(), HOUSE} - {EXTRACTIVE}
 
-    def _key(self, wanted: Wanted, provider: str, store: Store) -> str:
+    def _key(
+        self, wanted: Wanted, provider: str, store: Store, models: _Models | None = None
+    ) -> str:
         documents = [store.id, store.revision, store.generation]
-        return _digest([self._house, wanted.digest, provider, self._models(provider), documents])
+        models = self._models(provider) if models is None else models
+        return _digest([self._house, wanted.digest, provider, models, documents])
 
-    def _models(self, provider: str) -> list[tuple[str, str | None]]:
+    def _models(self, provider: str) -> _Models:
         """Of who answers, of who rewrites and condenses, and of who orders the passages.
 
         A reranker may still be loading: answers without it are not those that it would bring.
@@ -239,6 +248,13 @@ class Answers:
         counter = self._metrics.cache_saved_tokens
         counter.labels(provider, "in").inc(usage.get("prompt_tokens", 0))
         counter.labels(provider, "out").inc(usage.get("completion_tokens", 0))
+
+
+def _same(before: _Models, now: _Models) -> bool:
+    """A model may have been looked up meanwhile, but not have become another one."""
+    return len(before) == len(now) and all(
+        a == b or a == (b[0], None) for a, b in zip(before, now, strict=True)
+    )
 
 
 def _house(settings: Settings) -> str:

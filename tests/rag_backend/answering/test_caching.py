@@ -216,9 +216,13 @@ async def test_a_model_that_is_looked_up_meanwhile() -> None:
     asking = asyncio.create_task(house.ask())
     await house.departed()
     house.registry.models["local"] = "tiny"
+    later = asyncio.create_task(house.ask())
+    await asyncio.sleep(0)
     house.pipeline.gate.set()
     assert (await asking)[0] == "miss"
+    assert (await later)[0] == "shared"
     assert (await house.ask())[0] == "hit"
+    assert len(house.pipeline.asked) == 1
 
 
 async def test_a_model_that_is_swapped_meanwhile() -> None:
@@ -227,9 +231,11 @@ async def test_a_model_that_is_swapped_meanwhile() -> None:
     asking = asyncio.create_task(house.ask())
     await house.departed()
     house.registry.models["local"] = "another"
+    later = asyncio.create_task(house.ask())
+    await house.departed(2)
     house.pipeline.gate.set()
-    await asking
-    assert await outcomes(house, house.question()) == ["miss"]
+    assert [(await one)[0] for one in (asking, later)] == ["miss", "miss"]
+    assert await outcomes(house, house.question()) == ["hit"]
 
 
 async def test_a_reranker_that_is_loaded_meanwhile() -> None:
