@@ -43,6 +43,7 @@ RESULTS = 5
 BUDGETS = (500, 1000, 2000, 4000)
 RANKINGS = ("dense", "BM25", "ours")
 PEERS = Path(__file__).parent / "peers"
+_UNSEEN = re.compile(r"[\s\u200b\ufeff]+")
 Cut = Callable[[str], list[tuple[int, int]]]
 """A document's text → the character spans of its chunks."""
 
@@ -92,20 +93,20 @@ def load(path: Path) -> tuple[dict[str, str], list[Question]]:
         name, parts = f"a{number:02}", []
         for paragraph in article["paragraphs"]:
             context = paragraph["context"]
-            before = _solid("".join(parts))
+            before = len(_solid("".join(parts)))
             for qa in paragraph["qas"]:
                 answer = qa["answers"][0]
-                start = before + _solid(context[: answer["answer_start"]])
-                end = start + _solid(answer["text"])
+                start = before + len(_solid(context[: answer["answer_start"]]))
+                end = start + len(_solid(answer["text"]))
                 questions.append(Question(qa["question"], name, start, end))
             parts.append(context)
         articles[name] = "\n\n".join(parts)
     return articles, questions
 
 
-def _solid(text: str) -> int:
-    """Characters that are not white space: positions that survive a change of line breaks."""
-    return sum(1 for character in text if not character.isspace())
+def _solid(text: str) -> str:
+    """What can be seen: its positions survive a change of line breaks, and what a reader drops."""
+    return _UNSEEN.sub("", text)
 
 
 # Ways to cut
@@ -202,12 +203,12 @@ class Places:
     """Where chunks stand in their articles, white space left out."""
 
     def __init__(self, articles: Mapping[str, str], count: Callable[[str], int]) -> None:
-        self._solid = {name: "".join(text.split()) for name, text in articles.items()}
+        self._solid = {name: _solid(text) for name, text in articles.items()}
         self._count = count
 
     def result(self, article: str, text: str) -> Result:
         """A returned text as a span of its article."""
-        solid = "".join(text.split())
+        solid = _solid(text)
         start = self._solid[article].index(solid)
         return Result(article, start, start + len(solid), self._count(text))
 
