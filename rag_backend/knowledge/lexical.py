@@ -37,6 +37,7 @@ from rag_backend.text import (
 
 Posting = tuple[str | None, str, str]
 """(chunk id, file id, text); without an id, a chunk that is only there to be read around others."""
+Document = tantivy.Document
 REACH = 2
 """Chunks before and after a chunk that say what it is about: up to five together."""
 _STOP_WORD = 0.1
@@ -138,8 +139,11 @@ class LexicalIndex:
             added: Each new chunk; a file's come together and in order, those that are only read
                 around the others among them.
         """
+        self._commit(collection, gone, prepared(added))
+
+    def _commit(self, collection: str, gone: Sequence[str], documents: Sequence[Document]) -> None:
         with self._guarded(collection):
-            index = self._created(collection) if added else self._existing(collection)
+            index = self._created(collection) if documents else self._existing(collection)
             if index is None:
                 return
             writer = index.writer(_WRITER_BYTES, 1)
@@ -151,7 +155,7 @@ class LexicalIndex:
                     self._cleaned.add(collection)
                 for file_id in gone:
                     writer.delete_documents_by_term("file_id", file_id)
-                for document in _documents(added):
+                for document in documents:
                     writer.add_document(document)
                 writer.commit()
             finally:
@@ -275,6 +279,11 @@ def _best(searcher: tantivy.Searcher, query: tantivy.Query, k: int) -> list[tupl
     # Not counted: to know how many chunks match, all of them would have to be scored.
     found = searcher.search(query, k, count=False)
     return [(searcher.doc(at)["id"][0], float(score)) for score, at in found.hits]
+
+
+def prepared(added: Sequence[Posting]) -> list[Document]:
+    """What a commit writes of them: most of the work, in Python, without holding anything."""
+    return list(_documents(added))
 
 
 def _documents(added: Sequence[Posting]) -> Iterator[tantivy.Document]:

@@ -120,6 +120,7 @@ class StoreFile:
     chunking: Mapping[str, int] | None = None
     batch_id: str | None = None
     owner: str | None = None
+    shown: int | None = None
 
 
 class SearchableFile(NamedTuple):

@@ -146,11 +146,19 @@ class BackendTable(Database):
         with self._reading() as connection:
             return {row.id: (row.generation, row.revision) for row in connection.execute(query)}
 
-    def completed(self, store_id: str) -> list[Completed]:
-        """The completed files of a store, in no order."""
+    def completed(self, store_id: str, after: int | None = None) -> list[Completed]:
+        """The completed files of a store, in no order.
+
+        Args:
+            after: Only those that later revisions of the store made visible, newest first; takes no
+                longer in a large store.
+        """
         query = select(store_files.c.file_id, store_files.c.sequence, store_files.c.owner).where(
             store_files.c.store_id == store_id, store_files.c.status == "completed"
         )
+        if after is not None:
+            query = query.where(store_files.c.shown > after)
+            query = query.order_by(store_files.c.shown.desc(), store_files.c.sequence.desc())
         with self._reading() as connection:
             return [Completed(*row) for row in connection.execute(query)]
 
