@@ -116,6 +116,12 @@ class FollowedIndex(LexicalIndex):
         kept = [store.collection, *([store.next_collection] if rebuilds else [])]
         self._drop_all(store_id, keep=kept)
 
+    def discard(self, collection: str) -> None:
+        """See LexicalIndex; `compare` makes it anew."""
+        with self._changing:
+            self._touched.add(_store_of(collection))
+            self._really_drop(collection)
+
     @property
     def touched(self) -> frozenset[str]:
         """The stores into which this backend has written since they were last followed."""

@@ -22,8 +22,9 @@ from pathlib import Path
 
 import tantivy
 
-from rag_backend.errors import StorageBroken, StorageFull
+from rag_backend.errors import StorageBroken, StorageFull, StorageLost
 from rag_backend.knowledge.filters import Selection
+from rag_backend.knowledge.suspects import Suspects
 from rag_backend.text import (
     bigrams,
     fold,
@@ -125,6 +126,7 @@ class LexicalIndex:
         self._open: dict[str, tantivy.Index] = {}
         self._cleaned: set[str] = set()
         self._opening = threading.Lock()
+        self.suspects = Suspects()
 
     def replace(
         self,
@@ -235,6 +237,10 @@ class LexicalIndex:
             with suppress(FileNotFoundError):
                 shutil.rmtree(self._directory / collection)
 
+    def discard(self, collection: str) -> None:
+        """Delete what is damaged; the store serves what is put back into it."""
+        LexicalIndex.drop(self, collection)
+
     def _query(self, text: str) -> tantivy.Query | None:
         clauses = []
         for field, token, weight in query_clauses(text):
@@ -246,10 +252,17 @@ class LexicalIndex:
 
     def _existing(self, collection: str) -> tantivy.Index | None:
         with self._opening:
-            return self._at(collection) if (self._directory / collection).is_dir() else None
+            if (self._directory / collection).is_dir():
+                return self._at(collection)
+            if self._open.pop(collection, None) is not None:
+                self.suspects.add(collection)
+            return None
 
     def _created(self, collection: str) -> tantivy.Index:
         with self._opening:
+            if not (self._directory / collection).is_dir() and collection in self._open:
+                del self._open[collection]
+                self.suspects.add(collection)
             (self._directory / collection).mkdir(parents=True, exist_ok=True)
             return self._at(collection)
 
@@ -268,10 +281,14 @@ class LexicalIndex:
                 raise StorageFull(
                     "The disk that holds DATA_DIR is full: free some space, then try again."
                 ) from error
-            raise StorageBroken(
-                f"The word index in {self._directory / collection} cannot be used: {error}. "
-                "The next start makes it anew from the catalog; so does "
-                "`python -m ingest rebuild --all`."
+            if "Lock" in str(error):  # another process writes there
+                raise StorageBroken(
+                    f"The word index in {self._directory / collection} cannot be used: {error}."
+                ) from error
+            self.suspects.add(collection)
+            raise StorageLost(
+                f"The word index in {self._directory / collection} is damaged: {error}. It is made "
+                "anew from the catalog; so it is by `python -m ingest rebuild --all`."
             ) from error
 
 
