@@ -30,8 +30,8 @@ from typing import NamedTuple
 from openai import OpenAI
 
 _PATIENCE = 120.0
-_WORDS = 6000
-"""In each of the files that are uploaded meanwhile: some forty chunks."""
+_WORDS = 3000
+"""In each of the files that are uploaded meanwhile: some twenty chunks."""
 _COMPANY = 5
 """Files like the measured ones that are there from the beginning."""
 
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--other", required=True, help="the backend that is asked")
     parser.add_argument("--api-key", default="none")
     parser.add_argument("--files", type=int, default=30)
-    parser.add_argument("--load", type=int, default=24, help="files on their way meanwhile")
+    parser.add_argument("--load", type=int, default=10, help="files on their way meanwhile")
     parser.add_argument("--limit", type=float, default=2.0, help="seconds")
     given = parser.parse_args(arguments)
     slowest = 0.0
