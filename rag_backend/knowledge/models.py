@@ -50,6 +50,7 @@ class Store:
     expired_at: int | None = None
     attached: int = 0
     rebuilder: str | None = None
+    learner: str | None = None
 
     @property
     def expires_at(self) -> int | None:

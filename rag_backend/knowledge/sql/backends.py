@@ -60,7 +60,7 @@ def free(owner: Any, me: str | None) -> Any:
 
 
 class BackendTable(Database):
-    """Backends. PostgreSQL only, but for `claim_jobs`."""
+    """Backends. PostgreSQL only, but for what is claimed: one that is alone has it all."""
 
     def beat(self) -> None:
         """This backend is alive."""
@@ -76,7 +76,12 @@ class BackendTable(Database):
         if before is None:
             return
         with self._writing() as connection:
-            for owner in (store_files.c.owner, stores.c.rebuilder, garbage.c.owner):
+            for owner in (
+                store_files.c.owner,
+                stores.c.rebuilder,
+                stores.c.learner,
+                garbage.c.owner,
+            ):
                 mine = update(owner.table).where(owner == before).values({owner: self.owner})
                 connection.execute(mine)
             connection.execute(delete(backends).where(backends.c.id == before))
@@ -139,6 +144,23 @@ class BackendTable(Database):
             mine = update(stores).where(stores.c.id.in_(ids)).values(rebuilder=self.owner)
             connection.execute(mine)
         return [replace(row, rebuilder=self.owner) for row in rows]
+
+    def claim_learning(self, store_id: str) -> bool:
+        """Whether this backend is to learn the store's weights: nobody alive does it already."""
+        if self.owner is None:
+            return True
+        mine = stores.c.id == store_id, free(stores.c.learner, self.owner)
+        with self._writing() as connection:
+            claimed = connection.execute(update(stores).where(*mine).values(learner=self.owner))
+        return bool(claimed.rowcount)
+
+    def end_learning(self, store_id: str) -> None:
+        """It is done, or given up: whoever wants to may be next."""
+        if self.owner is None:
+            return
+        mine = stores.c.id == store_id, stores.c.learner == self.owner
+        with self._writing() as connection:
+            connection.execute(update(stores).where(*mine).values(learner=None))
 
     def revisions(self) -> dict[str, tuple[int, int]]:
         """{store id: (generation, revision)} of every store: what has changed since?"""

@@ -64,6 +64,7 @@ stores = Table(
     Column("expired_at", BigInteger),  # set when its content went for not having been used
     Column("attached", Integer, nullable=False, server_default="0"),  # files ever: next `sequence`
     Column("rebuilder", String(64)),  # the backend that rebuilds it
+    Column("learner", String(64)),  # the backend that learns its fusion weights
 )
 
 store_files = Table(
