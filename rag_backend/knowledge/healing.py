@@ -115,9 +115,13 @@ class Healing:
         found = []
         for store in self._catalog.list_stores():
             named = self._left.keys() & {*store.collections}
-            if everywhere or named:
+            certain = everywhere or any(self._left[name] for name in named)
+            if store.rebuilding:
+                # What serves may lack vectors of an encoder that is gone; the rebuild brings them.
+                if certain:
+                    found.append((store, Lost(postings=False, vectors=False)))
+            elif everywhere or named:
                 lost = self._recovery.lost(store, growing=True)
-                certain = everywhere or any(self._left[name] for name in named)
                 if certain or lost.postings or lost.vectors:
                     found.append((store, lost))
         return found
