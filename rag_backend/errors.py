@@ -12,6 +12,7 @@ RAGError
 ├── Starting              503  the encoder is still loading
 ├── CacheUnavailable      503  the answer cache could not be cleared
 ├── StorageAway           503  a database server does not answer: nothing is lost, try again
+│   └── StorageLost            derived data are damaged, and made anew by themselves
 ├── StorageFull           507  the disk is full
 ├── StorageBroken         500  a data directory is damaged; says how to rebuild
 └── UpstreamError         502  a model server failed
@@ -141,6 +142,12 @@ class StorageAway(RAGError):
     def headers(self) -> dict[str, str]:
         """Ask the client to come back in a few seconds."""
         return {"retry-after": "3"}
+
+
+class StorageLost(StorageAway):
+    """Vectors or postings are gone or damaged; the backend makes them anew from the catalog."""
+
+    code = "storage_lost"
 
 
 class CacheUnavailable(RAGError):

@@ -33,6 +33,17 @@ class Applied:
         with self._changing() as connection:
             return dict(connection.execute(query, (collection,)).fetchall())
 
+    def held(self, collection: str, file_ids: Sequence[str]) -> dict[str, int]:
+        """{file id: sequence} of those of the files that the index holds."""
+        query = "SELECT sequence FROM applied WHERE collection = ? AND file_id = ?"
+        found: dict[str, int] = {}
+        with self._changing() as connection:
+            for file_id in file_ids:
+                row = connection.execute(query, (collection, file_id)).fetchone()
+                if row is not None:
+                    found[file_id] = row[0]
+        return found
+
     def count(self, collection: str) -> int:
         """Number of chunks that the index should hold, at least."""
         query = "SELECT coalesce(sum(chunks), 0) FROM applied WHERE collection = ?"

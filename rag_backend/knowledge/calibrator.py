@@ -83,9 +83,14 @@ class Calibrator:
             if not outgrown and not await finished(self._has_other_kinds, store, known):
                 return
             encoder.check(store)
-            weights = await self.learn(store, encoder)
-            learnt = Fusion(store.collection, size, weights)
-            await finished(self._catalog.set_fusion, store_id, learnt)
+            if not await finished(self._catalog.claim_learning, store_id):
+                return  # another backend learns, and the catalog will have it for all
+            try:
+                weights = await self.learn(store, encoder)
+                learnt = Fusion(store.collection, size, weights)
+                await finished(self._catalog.set_fusion, store_id, learnt)
+            finally:
+                await finished(self._catalog.end_learning, store_id)
             log.info("vector store '%s' learnt its dense weights: %s", store.name, weights)
 
     async def learn(self, store: Store, encoder: Encoder) -> Mapping[str, float]:

@@ -1,8 +1,10 @@
 """The word index of a backend that shares its catalog: tantivy is each backend's own.
 
-What the indexer of this backend writes, and what `follow` brings over from the others, meet in one
-index; a lock keeps the two apart. `follow` compares the catalog's completed files with those that
-are known to be applied, so it does not matter how often it is called, or what was missed.
+What the indexer of this backend writes, and what it brings over from the others, meet in one index;
+a lock keeps commits apart. `follow` brings what is new, by the store's revision, in slices and the
+newest first: what somebody put in a moment ago does not wait for a thousand other files. `compare`
+looks at all completed files and at all that are known to be applied, so it does not matter how
+often it is called, or what was missed.
 """
 
 from __future__ import annotations
@@ -16,11 +18,14 @@ from rag_backend.errors import NotFound, RAGError
 from rag_backend.knowledge.applied import Applied
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.filters import Selection
-from rag_backend.knowledge.lexical import LexicalIndex, Posting
+from rag_backend.knowledge.lexical import Document, LexicalIndex, Posting, prepared
 from rag_backend.knowledge.models import Store
+from rag_backend.knowledge.sql.backends import Completed
 
-_BATCH_CHUNKS = 2000
-"""Chunks read from the catalog and indexed in one commit: bounds memory."""
+_SLICE_CHUNKS = 128
+"""Chunks indexed in one commit, or the first file: others wait a tenth of a second for it."""
+_SLICE_FILES = 500
+"""Files looked at together."""
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +47,12 @@ class FollowedIndex(LexicalIndex):
 
     def replace(self, collection: str, gone: Sequence[str], added: Sequence[Posting]) -> None:
         """See LexicalIndex. What is added counts once the catalog has it as completed."""
+        owners = [file_id for chunk_id, file_id, _ in added if chunk_id is not None]
+        documents = prepared(added)
         with self._changing:
-            owners = [file_id for chunk_id, file_id, _ in added if chunk_id is not None]
             self._touched.add(_store_of(collection))
-            self._put(collection, gone, added)
+            self._applied.forget(collection, {*owners})
+            self._put(collection, gone, documents)
             for file_id in owners:
                 key = collection, file_id
                 self._written[key] = self._written.get(key, 0) + 1
@@ -65,35 +72,55 @@ class FollowedIndex(LexicalIndex):
         """See LexicalIndex; the last generation answers until the next one is here."""
         return super().term_weights(self._served(collection), query)
 
-    def follow(self, store_id: str) -> int:
-        """Index what other backends have completed, and drop what they have removed.
+    def follow(self, store_id: str, after: int) -> bool:
+        """Index a slice of what later revisions than `after` made visible, the newest first.
+
+        Takes no longer in a large store, and looks for nothing that is gone (see `compare`).
 
         Returns:
-            The number of files added or removed.
+            Whether nothing of it is left.
+        """
+        try:
+            store = self._catalog.store(store_id)
+        except NotFound:
+            return True
+        # Where the next generation is not whole yet, the last one answers, and goes on growing.
+        collection = self._served(store.collection)
+        return not self._bring_slice(store_id, collection, self._catalog.completed(store_id, after))
+
+    def compare(self, store_id: str) -> None:
+        """Bring the index to what the catalog says: all that it lacks, and all that is gone.
+
+        Takes the longer the more files there are. What others do with the index waits for a slice
+        at most.
         """
         try:
             store = self._catalog.store(store_id)
         except NotFound:
             self._current.pop(store_id, None)
-            self._touched.discard(store_id)
+            with self._changing:
+                self._touched.discard(store_id)
             self._drop_all(store_id, keep=())
-            return 0
+            return
         with self._changing:
             self._touched.discard(store_id)
-        changed = 0
         try:
             self._remove_stale(store)
-            while part := self._follow_part(store):
-                changed += part
+            while self._bring_all(store):
+                pass
         except RAGError:
             with self._changing:
                 self._touched.add(store_id)
             raise
-        self._current[store_id] = store.collection
         rebuilds = store.rebuilding and store.rebuilder == self._catalog.owner
         kept = [store.collection, *([store.next_collection] if rebuilds else [])]
         self._drop_all(store_id, keep=kept)
-        return changed
+
+    def discard(self, collection: str) -> None:
+        """See LexicalIndex; `compare` makes it anew."""
+        with self._changing:
+            self._touched.add(_store_of(collection))
+            self._really_drop(collection)
 
     @property
     def touched(self) -> frozenset[str]:
@@ -135,59 +162,84 @@ class FollowedIndex(LexicalIndex):
             if stale:
                 self._put(store.collection, stale, [])
 
-    def _follow_part(self, store: Store) -> int:
-        """A batch of what is left to do; the number of files."""
-        collection = store.collection
-        with self._changing:
-            wanted = {file.file_id: file for file in self._catalog.completed(store.id)}
-            held = self._applied.files(collection)
-            gone = [file_id for file_id in held if file_id not in wanted]
-            new = {
-                file_id: file.sequence
-                for file_id, file in wanted.items()
-                if held.get(file_id) != file.sequence
-            }
-            if not gone and not new:
-                return 0
-            own = [file_id for file_id in new if wanted[file_id].owner == self._catalog.owner]
-            adopted = self._adopt(store, {file_id: new[file_id] for file_id in own})
-            rest = {file_id: seq for file_id, seq in new.items() if file_id not in adopted}
-            return len(adopted) + self._bring(store, gone, rest)
+    def _bring_all(self, store: Store) -> bool:
+        """What a look at both sides says is to be done; whether there was anything."""
+        store_id, collection = store.id, store.collection
+        if self._current.get(store_id) == collection:
+            return self._bring_missing(store_id, collection, *self._missing(store_id, collection))
+        gone, missing = self._missing(store_id, collection)
+        if not gone and not missing:
+            # What came last went to the generation that has answered until now.
+            with self._changing:
+                gone, missing = self._missing(store_id, collection)
+                if not gone and not missing:
+                    self._current[store_id] = collection
+        return self._bring_missing(store_id, collection, gone, missing)
 
-    def _adopt(self, store: Store, own: Mapping[str, int]) -> set[str]:
-        """What this backend's indexer wrote itself needs no second time."""
-        counts = self._catalog.chunks_of(store.id, list(own))
-        whole = {
-            file_id: (sequence, counts.get(file_id, 0))
-            for file_id, sequence in own.items()
-            if self._written.get((store.collection, file_id), 0) == counts.get(file_id, 0)
-        }
-        self._applied.record(store.collection, whole)
-        for file_id in whole:
-            self._written.pop((store.collection, file_id), None)
-        return set(whole)
+    def _missing(self, store_id: str, collection: str) -> tuple[list[str], list[Completed]]:
+        """Files that are here and not in the catalog, and the other way round, newest first."""
+        held = self._applied.files(collection)
+        wanted = {file.file_id: file for file in self._catalog.completed(store_id)}
+        gone = [file_id for file_id in held if file_id not in wanted]
+        new = [file for file in wanted.values() if held.get(file.file_id) != file.sequence]
+        return gone, sorted(new, key=lambda file: -file.sequence)
 
-    def _bring(self, store: Store, gone: Sequence[str], new: Mapping[str, int]) -> int:
-        """Remove `gone`, and add as many of the `new` files as fit into a batch."""
+    def _bring_missing(
+        self, store_id: str, collection: str, gone: Sequence[str], missing: Sequence[Completed]
+    ) -> bool:
+        if gone:
+            with self._changing:
+                self._put(collection, gone, [])
+        for at in range(0, len(missing), _SLICE_FILES):
+            part = missing[at : at + _SLICE_FILES]
+            while self._bring_slice(store_id, collection, part):
+                pass
+        return bool(gone or missing)
+
+    def _bring_slice(self, store_id: str, collection: str, files: Sequence[Completed]) -> bool:
+        """Index the first of the files that are not here yet; whether there were any."""
+        held = self._applied.held(collection, [file.file_id for file in files])
+        new = [file for file in files if held.get(file.file_id) != file.sequence]
+        own = {file.file_id: file.sequence for file in new if file.owner == self._catalog.owner}
+        adopted = self._adopt(store_id, collection, own)
         entries: list[Posting] = []
         brought: dict[str, tuple[int, int]] = {}
-        for file_id, sequence in new.items():
-            chunks = self._catalog.file_chunks(store.id, file_id)
+        for file in new:
+            if file.file_id in adopted:
+                continue
+            chunks = self._catalog.file_chunks(store_id, file.file_id)
             entries += [(chunk.id, chunk.file_id, chunk.indexed_text) for chunk in chunks]
-            brought[file_id] = sequence, len(chunks)
-            if len(entries) >= _BATCH_CHUNKS:
+            brought[file.file_id] = file.sequence, len(chunks)
+            if len(entries) >= _SLICE_CHUNKS:
                 break
-        touched = [*gone, *brought]
-        if touched:
-            self._put(store.collection, touched, entries)
-            self._applied.record(store.collection, brought)
-        return len(touched)
+        if brought:
+            documents = prepared(entries)  # takes longest, and keeps nobody waiting
+            with self._changing:
+                self._put(collection, list(brought), documents)
+                self._applied.record(collection, brought)
+        return bool(new)
 
-    def _put(self, collection: str, gone: Sequence[str], added: Sequence[Posting]) -> None:
-        self._applied.forget(collection, {*gone, *(file_id for _, file_id, _ in added)})
+    def _adopt(self, store_id: str, collection: str, own: Mapping[str, int]) -> set[str]:
+        """What this backend's indexer wrote itself needs no second time."""
+        if not own:
+            return set()
+        counts = self._catalog.chunks_of(store_id, list(own))
+        with self._changing:
+            whole = {
+                file_id: (sequence, counts.get(file_id, 0))
+                for file_id, sequence in own.items()
+                if self._written.get((collection, file_id), 0) == counts.get(file_id, 0)
+            }
+            self._applied.record(collection, whole)
+            for file_id in whole:
+                self._written.pop((collection, file_id), None)
+        return set(whole)
+
+    def _put(self, collection: str, gone: Sequence[str], documents: Sequence[Document]) -> None:
+        self._applied.forget(collection, gone)
         for file_id in gone:
             self._written.pop((collection, file_id), None)
-        super().replace(collection, gone, added)
+        self._commit(collection, gone, documents)
 
     def _served(self, collection: str) -> str:
         return self._current.get(_store_of(collection), collection)

@@ -21,8 +21,12 @@ from rag_backend.knowledge.shared_blobs import SharedBlobs
 
 BEAT_SECONDS = 1.0
 """Between signs of life, each followed by a look for work that the dead have left."""
-FOLLOW_SECONDS = 0.5
+FOLLOW_SECONDS = 0.25
 """Between looks at the stores' revisions."""
+_COMPARE_SECONDS = 0.5
+_COMPARED_SHARE, _LONGEST_REST = 0.05, 10.0
+"""Comparing a whole store takes so much of the time at most, while it changes, and comes so many
+seconds after the last time at the latest."""
 _TIDY_SECONDS = 60.0
 _LONG_SECONDS = 5.0
 """Silence of the catalog after which it is said, and said again when it is over."""
@@ -62,6 +66,10 @@ class Following:
         self._life = life
         self._before: str | None = None
         self._seen: dict[str, tuple[int, int]] = {}
+        """{store id: its generation and revision, of which nothing new is missing here}."""
+        self._compared: dict[str, tuple[int, int]] = {}
+        """The same, and nothing is here that is gone."""
+        self._rests: dict[str, float] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     async def arrive(self) -> None:
@@ -74,7 +82,7 @@ class Following:
                 await finished(self._lexical.check, store)
             except RAGError as error:
                 log.error("%s", error)
-        await self._follow()
+        await self._compare()
 
     def start(self) -> None:
         """Follow until `stop`."""
@@ -83,6 +91,7 @@ class Following:
             for step, seconds in (
                 (self._live, BEAT_SECONDS),
                 (self._follow, FOLLOW_SECONDS),
+                (self._compare, _COMPARE_SECONDS),
                 (self._tidy, _TIDY_SECONDS),
             )
         ]
@@ -103,7 +112,8 @@ class Following:
     @property
     def behind(self) -> bool:
         """Whether the catalog has changed since it was last followed. Synchronous."""
-        return self._catalog.revisions() != self._seen or bool(self._lexical.touched)
+        now = self._catalog.revisions()
+        return self._seen != now or self._compared != now or bool(self._lexical.touched)
 
     def has_followed(self, store: Store) -> bool:
         """Whether the word index has whatever this revision of a store has."""
@@ -145,20 +155,42 @@ class Following:
             self._worker.sweep()
 
     async def _follow(self) -> None:
+        """Bring the word indexes of stores that have changed what is new, a slice each in turn."""
+        behind = True
+        while behind:
+            behind = False
+            revisions = await finished(self._catalog.revisions)
+            for store_id in self._seen.keys() - revisions.keys():
+                del self._seen[store_id]
+            for store_id, revision in revisions.items():
+                seen = self._seen.get(store_id)
+                if seen == revision:
+                    continue
+                after = seen[1] if seen else -1
+                if await finished(self._lexical.follow, store_id, after):
+                    self._seen[store_id] = revision
+                else:
+                    behind = True
+
+    async def _compare(self) -> None:
         """Bring the word indexes of stores that have changed to what the catalog says."""
+        loop = asyncio.get_running_loop()
         revisions = await finished(self._catalog.revisions)
         touched = self._lexical.touched
-        gone = {*self._seen, *self._lexical.stores()} - revisions.keys()
-        changed = [
-            store_id
-            for store_id, revision in revisions.items()
-            if self._seen.get(store_id) != revision or store_id in touched
-        ]
-        for store_id in [*changed, *gone]:
-            await finished(self._lexical.follow, store_id)
-            self._seen.pop(store_id, None)
-            if store_id in revisions:
-                self._seen[store_id] = revisions[store_id]
+        for store_id in {*self._compared, *self._lexical.stores()} - revisions.keys():
+            await finished(self._lexical.compare, store_id)
+            self._compared.pop(store_id, None)
+            self._rests.pop(store_id, None)
+        for store_id, revision in revisions.items():
+            begun = loop.time()
+            same = self._compared.get(store_id) == revision and store_id not in touched
+            if same or begun < self._rests.get(store_id, 0.0):
+                continue
+            await finished(self._lexical.compare, store_id)
+            self._compared[store_id] = revision
+            self._seen.setdefault(store_id, revision)
+            took = loop.time() - begun
+            self._rests[store_id] = loop.time() + min(took / _COMPARED_SHARE, _LONGEST_REST)
 
     async def _tidy(self) -> None:
         await finished(self._catalog.forget_the_dead)

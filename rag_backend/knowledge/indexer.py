@@ -22,6 +22,7 @@ from rag_backend.knowledge.calibrator import Calibrator
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.encoders import Encoders
 from rag_backend.knowledge.finishing import Threads
+from rag_backend.knowledge.healing import Healing
 from rag_backend.knowledge.intake import Intake
 from rag_backend.knowledge.jobs import Job, Jobs, Key, Slice
 from rag_backend.knowledge.lexical import LexicalIndex
@@ -88,6 +89,10 @@ class Indexer:
         self._refills = Refills(
             *(catalog, vectors, lexical, encoders, self._recovery, self._threads, self._add)
         )
+        self._healing = Healing(
+            *(catalog, vectors, lexical, self._recovery, self._refills, self._jobs, self._threads),
+            self._begin,
+        )
         under_way = self._refills.under_way
         self._writer = Writer(catalog, vectors, lexical, sweeper, self._jobs, under_way)
         self._intake = Intake(
@@ -119,6 +124,7 @@ class Indexer:
         for loop in (self._embed(), self._write(), self.calibrator.run()):
             self._begin(loop)
         self._begin(self._intake.run(self, self._readers))
+        self._begin(self._healing.run(self.sweep))
 
     def halt(self) -> None:
         """Begin to stop: from now on nothing fails, whatever it lacks; returns at once."""
@@ -169,11 +175,17 @@ class Indexer:
     @property
     def problem(self) -> str | None:
         """What keeps files from being written, in a sentence; None since it has worked again."""
-        return self._problem or self._refills.problem
+        return self._healing.problem or self._problem or self._refills.problem
 
     def progress(self, store: Store) -> Progress | None:
         """How far a rebuild or repair of the store is; None when there is none."""
         return self._refills.progress(store)
+
+    def is_whole(self, store: Store) -> bool:
+        """Whether what the store serves lacks nothing, as far as is known."""
+        if not self._healing.is_sound(store):
+            return False
+        return store.rebuilding or self._refills.progress(store) is None
 
     @property
     def rebuilding(self) -> list[str]:

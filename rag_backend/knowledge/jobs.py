@@ -147,6 +147,10 @@ class Jobs:
         """The store serves this collection now: jobs that go to another one begin again."""
         self._outdate(lambda job: job.store_id == store_id and job.collection != collection)
 
+    def outdate_stores(self, store_ids: Collection[str]) -> None:
+        """What was written for files of these stores may be gone: their jobs begin again."""
+        self._outdate(lambda job: job.store_id in store_ids)
+
     def _outdate(self, concerned: Callable[[Job], bool]) -> None:
         with self._lock:
             for job in filter(concerned, self._open.values()):

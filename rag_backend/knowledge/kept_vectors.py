@@ -50,6 +50,13 @@ class KeptVectors:
                     found[file_id] = kept
         return found
 
+    def clear(self) -> None:
+        """All of it may be out of date."""
+        with self._lock:
+            self.epoch += 1
+            self._kept.clear()
+            self._bytes = 0
+
     def put(self, collection: str, files: Mapping[str, FileVectors], epoch: int) -> None:
         """Keep what was read at this epoch; nothing happens when it is over."""
         with self._lock:

@@ -22,8 +22,9 @@ from pathlib import Path
 
 import tantivy
 
-from rag_backend.errors import StorageBroken, StorageFull
+from rag_backend.errors import StorageBroken, StorageFull, StorageLost
 from rag_backend.knowledge.filters import Selection
+from rag_backend.knowledge.suspects import Suspects
 from rag_backend.text import (
     bigrams,
     fold,
@@ -37,6 +38,7 @@ from rag_backend.text import (
 
 Posting = tuple[str | None, str, str]
 """(chunk id, file id, text); without an id, a chunk that is only there to be read around others."""
+Document = tantivy.Document
 REACH = 2
 """Chunks before and after a chunk that say what it is about: up to five together."""
 _STOP_WORD = 0.1
@@ -124,6 +126,7 @@ class LexicalIndex:
         self._open: dict[str, tantivy.Index] = {}
         self._cleaned: set[str] = set()
         self._opening = threading.Lock()
+        self.suspects = Suspects()
 
     def replace(
         self,
@@ -138,8 +141,11 @@ class LexicalIndex:
             added: Each new chunk; a file's come together and in order, those that are only read
                 around the others among them.
         """
+        self._commit(collection, gone, prepared(added))
+
+    def _commit(self, collection: str, gone: Sequence[str], documents: Sequence[Document]) -> None:
         with self._guarded(collection):
-            index = self._created(collection) if added else self._existing(collection)
+            index = self._created(collection) if documents else self._existing(collection)
             if index is None:
                 return
             writer = index.writer(_WRITER_BYTES, 1)
@@ -151,7 +157,7 @@ class LexicalIndex:
                     self._cleaned.add(collection)
                 for file_id in gone:
                     writer.delete_documents_by_term("file_id", file_id)
-                for document in _documents(added):
+                for document in documents:
                     writer.add_document(document)
                 writer.commit()
             finally:
@@ -231,6 +237,10 @@ class LexicalIndex:
             with suppress(FileNotFoundError):
                 shutil.rmtree(self._directory / collection)
 
+    def discard(self, collection: str) -> None:
+        """Delete what is damaged; the store serves what is put back into it."""
+        LexicalIndex.drop(self, collection)
+
     def _query(self, text: str) -> tantivy.Query | None:
         clauses = []
         for field, token, weight in query_clauses(text):
@@ -242,10 +252,17 @@ class LexicalIndex:
 
     def _existing(self, collection: str) -> tantivy.Index | None:
         with self._opening:
-            return self._at(collection) if (self._directory / collection).is_dir() else None
+            if (self._directory / collection).is_dir():
+                return self._at(collection)
+            if self._open.pop(collection, None) is not None:
+                self.suspects.add(collection)
+            return None
 
     def _created(self, collection: str) -> tantivy.Index:
         with self._opening:
+            if not (self._directory / collection).is_dir() and collection in self._open:
+                del self._open[collection]
+                self.suspects.add(collection)
             (self._directory / collection).mkdir(parents=True, exist_ok=True)
             return self._at(collection)
 
@@ -264,10 +281,14 @@ class LexicalIndex:
                 raise StorageFull(
                     "The disk that holds DATA_DIR is full: free some space, then try again."
                 ) from error
-            raise StorageBroken(
-                f"The word index in {self._directory / collection} cannot be used: {error}. "
-                "The next start makes it anew from the catalog; so does "
-                "`python -m ingest rebuild --all`."
+            if "Lock" in str(error):  # another process writes there
+                raise StorageBroken(
+                    f"The word index in {self._directory / collection} cannot be used: {error}."
+                ) from error
+            self.suspects.add(collection)
+            raise StorageLost(
+                f"The word index in {self._directory / collection} is damaged: {error}. It is made "
+                "anew from the catalog; so it is by `python -m ingest rebuild --all`."
             ) from error
 
 
@@ -275,6 +296,11 @@ def _best(searcher: tantivy.Searcher, query: tantivy.Query, k: int) -> list[tupl
     # Not counted: to know how many chunks match, all of them would have to be scored.
     found = searcher.search(query, k, count=False)
     return [(searcher.doc(at)["id"][0], float(score)) for score, at in found.hits]
+
+
+def prepared(added: Sequence[Posting]) -> list[Document]:
+    """What a commit writes of them: most of the work, in Python, without holding anything."""
+    return list(_documents(added))
 
 
 def _documents(added: Sequence[Posting]) -> Iterator[tantivy.Document]:

@@ -212,8 +212,10 @@ class Library:
         return await asyncio.to_thread(self.catalog.curated, store.id, question)
 
     def is_complete(self, store: Store) -> bool:
-        """Whether a search finds all that the store has; not where others' files are on the way."""
-        return self.following is None or self.following.has_followed(store)
+        """Whether a search finds all that the store has; not where others' files are on the way, or
+        what was lost is made anew."""
+        followed = self.following is None or self.following.has_followed(store)
+        return followed and self.indexer.is_whole(store)
 
     async def is_empty(self, store: Store) -> bool:
         """Whether nothing in the store can be found."""

@@ -50,6 +50,7 @@ class Store:
     expired_at: int | None = None
     attached: int = 0
     rebuilder: str | None = None
+    learner: str | None = None
 
     @property
     def expires_at(self) -> int | None:
@@ -120,6 +121,7 @@ class StoreFile:
     chunking: Mapping[str, int] | None = None
     batch_id: str | None = None
     owner: str | None = None
+    shown: int | None = None
 
 
 class SearchableFile(NamedTuple):

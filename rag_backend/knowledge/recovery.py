@@ -57,28 +57,37 @@ class Recovery:
                 log.error("unfinished files of '%s' could not be cleared: %s", store.name, error)
         return unfinished
 
-    def lost(self, store: Store) -> Lost:
+    def lost(self, store: Store, growing: bool = False) -> Lost:
         """What a failing disk or an inquisitive hand has taken away; says so.
+
+        Args:
+            growing: Files may be on their way into the store: more is no loss.
 
         Between backends, the word index follows the catalog by itself (`followed`), and there may
         be more vectors than chunks: of what others write now.
         """
         wanted = self._catalog.count_chunks(store.id)
         alone = self._catalog.owner is None
+        growing = growing or not alone
         return Lost(
-            alone and self._count("postings", self._lexical, store, wanted),
-            self._count("vectors", self._vectors, store, wanted),
+            alone and self._count("postings", self._lexical, store, wanted, growing),
+            self._count("vectors", self._vectors, store, wanted, growing),
         )
 
     def _count(
-        self, what: str, index: LexicalIndex | VectorIndex, store: Store, wanted: int
+        self,
+        what: str,
+        index: LexicalIndex | VectorIndex,
+        store: Store,
+        wanted: int,
+        growing: bool,
     ) -> bool:
         try:
             found = index.count(store.collection)
         except RAGError as error:
             log.error("%s", error)
             found = -1
-        if found == wanted or (found > wanted and self._catalog.owner is not None):
+        if found == wanted or (found > wanted and growing):
             return False
         log.warning(
             "vector store '%s' has %d chunks, but %s: they are made anew from the catalog now, and "

@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from rag_backend.errors import RAGError
+from rag_backend.errors import RAGError, StorageLost
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.embedding import same_model
 from rag_backend.knowledge.encoder import Encoder
@@ -217,6 +217,8 @@ def begin_repair(
     index: VectorIndex | LexicalIndex = vectors if encoder is not None else lexical
     try:
         found = index.ids(here)
+        if encoder is not None and vectors.count(here) != len(found):
+            raise StorageLost(f"The vectors in {here} are not whole.")
     except RAGError as error:
         log.warning("%s", error)
         index.drop(here)

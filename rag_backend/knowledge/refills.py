@@ -117,6 +117,11 @@ class Refills:
             self.under_way.setdefault(refill.store.id, []).append(refill)
             self._add(refill)
 
+    def interrupt(self, store_id: str, error: RAGError) -> None:
+        """What refills of a store have written is lost: they end, and rebuilds begin again."""
+        for refill in self.under_way.get(store_id, ()):
+            refill.error = refill.error or error
+
     async def finish(self, refill: Refill, is_done: Callable[[Refill], bool]) -> bool:
         """All that a refill has given is written: end it, unless it has found more to do."""
         store_id, name = refill.store.id, refill.store.name

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from rag_backend.errors import StorageLost
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.embedding import EMBEDDED
 from rag_backend.knowledge.encoder import Encoder
@@ -31,11 +33,17 @@ from rag_backend.text import (
     words,
 )
 
+log = logging.getLogger(__name__)
+
 _ATTEMPTS = 3
 """How often a search is made while the store changes under it."""
 # Where MiniLM reads both texts, unrelated pairs stay below .2 and paraphrases lie above .7.
 _UNRELATED_COSINE, _SAME_COSINE = 0.2, 0.7
 
+_LOST = (
+    "This vector store's vectors and postings are damaged, and made anew from the catalog now: try "
+    "again in a moment."
+)
 _SPARE = 10
 """Chunks fetched beyond those asked for: some may have been deleted a moment ago."""
 
@@ -115,6 +123,9 @@ class Retriever:
         dense, (lexical, weights) = await asyncio.gather(
             asyncio.to_thread(self._dense, encoder, asked), asyncio.to_thread(self._words, asked)
         )
+        if dense is None and lexical is None:
+            raise StorageLost(_LOST)
+        dense, lexical = dense or [], lexical or []
         ranked = fuse(dense, lexical, _dense_weight(asked.learnt, encoder, kind_of(query)))
         rerank = rerank and self._reranking.ready
         # A part that the query names can come from anywhere in the ranking (`_named_first`).
@@ -151,16 +162,26 @@ class Retriever:
     def _weights(self, store: Store, query: str) -> dict[str, float]:
         return self._lexical.term_weights(store.collection, query)
 
-    def _dense(self, encoder: Encoder | None, asked: _Asked) -> list[tuple[str, float]]:
+    def _dense(self, encoder: Encoder | None, asked: _Asked) -> list[tuple[str, float]] | None:
+        """The dense ranking; None where the vectors are lost, until they are made anew."""
         if encoder is None:  # the store is being re-embedded, and what it had cannot be loaded
             return []
         vector = encoder.embedding.embed([asked.query], "query")[0]
-        return self._vectors.search(asked.store.collection, vector, CANDIDATES, asked.allowed)
+        try:
+            return self._vectors.search(asked.store.collection, vector, CANDIDATES, asked.allowed)
+        except StorageLost as error:
+            log.warning("a search goes by words alone: %s", error)
+            return None
 
-    def _words(self, asked: _Asked) -> tuple[list[tuple[str, float]], dict[str, float]]:
+    def _words(self, asked: _Asked) -> tuple[list[tuple[str, float]] | None, dict[str, float]]:
+        """BM25's ranking, and the terms' weights; None and equal ones where postings are lost."""
         collection = asked.store.collection
-        found = self._lexical.search(collection, asked.query, CANDIDATES, asked.allowed)
-        return found, self._weights(asked.store, asked.query)
+        try:
+            found = self._lexical.search(collection, asked.query, CANDIDATES, asked.allowed)
+            return found, self._weights(asked.store, asked.query)
+        except StorageLost as error:
+            log.warning("a search goes by vectors alone: %s", error)
+            return None, dict.fromkeys(query_terms(asked.query), 1.0)
 
     def _asked(self, store_id: str, query: str, filters: Mapping[str, Any] | None) -> _Asked:
         """The store as it is now (it may be rebuilt by now), and the files that filters allow."""

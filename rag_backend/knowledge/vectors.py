@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import errno
 import logging
-import shutil
-import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import contextmanager, suppress
 from heapq import nlargest
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
-from uuid import UUID
 
 import chromadb
 import httpx
@@ -21,12 +19,14 @@ import numpy as np
 from chromadb.api.client import Client
 from chromadb.config import DEFAULT_DATABASE
 from chromadb.config import Settings as ChromaSettings
-from chromadb.errors import ChromaError, NotFoundError
+from chromadb.errors import ChromaError, InternalError, NotFoundError
 
-from rag_backend.errors import StorageAway, StorageBroken, StorageFull
+from rag_backend.errors import StorageAway, StorageBroken, StorageFull, StorageLost
+from rag_backend.knowledge.chroma_folder import ChromaFolder
 from rag_backend.knowledge.embedding import Vectors
 from rag_backend.knowledge.filters import Selection
 from rag_backend.knowledge.kept_vectors import FileVectors, KeptVectors, nearest
+from rag_backend.knowledge.suspects import Suspects
 
 T = TypeVar("T")
 
@@ -48,15 +48,32 @@ _READ_AT_ONCE = 1000
 """Vectors that one search reads from Chroma, which takes 25 ms."""
 
 
+_LOST = (
+    "The vectors are damaged, and made anew from the catalog now: try again in a moment; if it "
+    "lasts, see the backend's log."
+)
+
+
 class VectorIndex:
     """Cosine neighbours of a query vector. Synchronous; safe to call from several threads."""
 
     def __init__(
-        self, client: Client, where: str, remedy: str, directory: Path | None = None
+        self,
+        client: Client,
+        where: str,
+        remedy: str,
+        folder: ChromaFolder | None = None,
+        again: Callable[[], Client] | None = None,
     ) -> None:
-        """`directory` is the embedded Chroma's."""
+        """`folder` is the embedded Chroma's, and `again` opens it."""
         self._client = client
-        self._directory = directory
+        self._folder = folder
+        self._again = again
+        self._in_use = 0
+        self._closed = False
+        self._users = threading.Condition()
+        self._damaged = False
+        self.suspects = Suspects()
         self._where = where
         self._remedy = remedy
         self._batch = min(client.get_max_batch_size(), 2000)
@@ -117,7 +134,12 @@ class VectorIndex:
                     return found
             return self._among(collection, vector, k, allowed)
 
-        return self._guard(query, missing=list[tuple[str, float]])
+        def missing() -> list[tuple[str, float]]:
+            # Perhaps nothing was ever put into the store.
+            self.suspects.add(collection, certain=collection in self._known)
+            return []
+
+        return self._guard(query, missing)
 
     def _nearest(
         self, collection: str, vector: Vectors, k: int, **among: Any
@@ -228,15 +250,49 @@ class VectorIndex:
             self._guard(lambda: self._client.delete_collection(collection), missing=lambda: None)
         finally:
             self._kept.forget(collection)
-        if self._directory is not None:
-            _remove_deleted(self._directory)
+        if self._folder is not None:
+            self._folder.remove_deleted()
 
     def heartbeat(self) -> None:
         """Raises StorageBroken when Chroma does not answer."""
         self._guard(self._client.heartbeat)
 
+    @property
+    def damaged(self) -> bool:
+        """Whether the embedded Chroma must be opened anew: its files are gone, or it failed."""
+        if self._folder is not None and self._folder.replaced:
+            self._damaged = True
+        return self._damaged
+
+    def reopen(self) -> None:
+        """Open the embedded Chroma anew, which may lack anything afterwards; waits for who uses it.
+
+        What cannot be opened is set aside. Raises StorageBroken; meanwhile everything else here
+        raises StorageLost.
+        """
+        if self._folder is None or self._again is None:
+            return
+        with self._users:
+            closed, self._closed = self._closed, True
+            self._users.wait_for(lambda: not self._in_use)
+        if not closed:
+            self._client.close()
+        try:
+            self._client = self._again()
+        except StorageBroken as error:
+            if not self._folder.path.is_dir():
+                raise
+            log.warning("%s It is set aside as %s.", error, self._folder.set_aside())
+            self._client = self._again()
+        self._folder.opened()
+        self._known.clear()
+        self._kept.clear()
+        self._damaged = self._closed = False
+
     def close(self) -> None:
         """Let go of files or connections."""
+        if self._closed:
+            return
         self._client.close()
         for session in _sessions(self._client):
             session.close()  # Chroma 1.5 leaves its connections open
@@ -245,6 +301,7 @@ class VectorIndex:
         with suppress(NotFoundError):
             return self._existing(collection)
         try:
+            self.suspects.add(collection, certain=collection in self._known)
             return self._client.get_or_create_collection(
                 collection,
                 embedding_function=None,
@@ -267,12 +324,14 @@ class VectorIndex:
             try:
                 return action(known)
             except NotFoundError:  # dropped, and perhaps made again, by another backend
+                self.suspects.add(collection)
                 self._known.pop(collection, None)
         return action(self._existing(collection))
 
     def _guard(self, action: Callable[[], T], missing: Callable[[], T] | None = None) -> T:
         try:
-            return action()
+            with self._using():
+                return action()
         except NotFoundError as error:
             if missing is not None:
                 return missing()
@@ -289,9 +348,27 @@ class VectorIndex:
                     f"Chroma ({self._where}) does not answer now: try again in a moment; if it "
                     f"lasts: {self._remedy}"
                 ) from error
+            if self._folder is not None and isinstance(error, InternalError):
+                self._damaged = True
+                log.error("Chroma (%s) failed: %s", self._where, _reason(error))
+                raise StorageLost(_LOST) from error
             raise StorageBroken(
                 f"Chroma ({self._where}) cannot be used: {_reason(error)}. {self._remedy}"
             ) from error
+
+    @contextmanager
+    def _using(self) -> Iterator[None]:
+        """The client stays open meanwhile."""
+        with self._users:
+            if self._closed:
+                raise StorageLost(_LOST)
+            self._in_use += 1
+        try:
+            yield
+        finally:
+            with self._users:
+                self._in_use -= 1
+                self._users.notify_all()
 
 
 def _file_vectors(version: str, ids: Sequence[str], by_id: Mapping[str, Any]) -> FileVectors:
@@ -309,31 +386,6 @@ def _sessions(client: Client) -> list[httpx.Client]:
     holders = (client._server, getattr(client._admin_client, "_server", None))
     found = (getattr(holder, "_session", None) for holder in holders)
     return [session for session in found if isinstance(session, httpx.Client)]
-
-
-def _remove_deleted(directory: Path) -> None:
-    """Delete the index folders of collections that are gone: Chroma 1.5 leaves them on disk.
-
-    A folder bears the id of its segment, which Chroma's own catalog lists as long as it is in use.
-    """
-    folders = [path for path in directory.iterdir() if path.is_dir() and _is_uuid(path.name)]
-    source = f"{(directory / 'chroma.sqlite3').absolute().as_uri()}?mode=ro"
-    try:
-        with closing(sqlite3.connect(source, uri=True)) as connection:
-            used = {row[0] for row in connection.execute("SELECT id FROM segments")}
-    except sqlite3.Error as error:
-        log.warning("what Chroma left of deleted collections stays on disk: %s", error)
-        return
-    for path in folders:
-        if path.name not in used:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _is_uuid(name: str) -> bool:
-    try:
-        return str(UUID(name)) == name
-    except ValueError:
-        return False
 
 
 def _conditions(file_ids: Sequence[str]) -> Iterator[Any]:
@@ -359,13 +411,19 @@ def open_embedded(directory: Path) -> VectorIndex:
         "If the directory is damaged, delete it and start the backend again, which makes the "
         "vectors anew from the catalog; so does `python -m ingest rebuild --all`."
     )
-    try:
-        client = chromadb.PersistentClient(str(directory), settings)
-    except (ChromaError, OSError, ValueError) as error:
-        raise StorageBroken(
-            f"Chroma in {directory} cannot be opened: {_reason(error)}. {remedy}"
-        ) from error
-    return VectorIndex(cast(Client, client), f"embedded in {directory}", remedy, directory)
+    folder = ChromaFolder(directory)
+
+    def client() -> Client:
+        try:
+            return cast(Client, chromadb.PersistentClient(str(directory), settings))
+        except (ChromaError, OSError, ValueError) as error:
+            raise StorageBroken(
+                f"Chroma in {directory} cannot be opened: {_reason(error)}. {remedy}"
+            ) from error
+
+    index = VectorIndex(client(), f"embedded in {directory}", remedy, folder, client)
+    folder.opened()
+    return index
 
 
 def open_server(url: str, database: str = DEFAULT_DATABASE) -> VectorIndex:

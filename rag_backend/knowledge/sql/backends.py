@@ -60,7 +60,7 @@ def free(owner: Any, me: str | None) -> Any:
 
 
 class BackendTable(Database):
-    """Backends. PostgreSQL only, but for `claim_jobs`."""
+    """Backends. PostgreSQL only, but for what is claimed: one that is alone has it all."""
 
     def beat(self) -> None:
         """This backend is alive."""
@@ -76,7 +76,12 @@ class BackendTable(Database):
         if before is None:
             return
         with self._writing() as connection:
-            for owner in (store_files.c.owner, stores.c.rebuilder, garbage.c.owner):
+            for owner in (
+                store_files.c.owner,
+                stores.c.rebuilder,
+                stores.c.learner,
+                garbage.c.owner,
+            ):
                 mine = update(owner.table).where(owner == before).values({owner: self.owner})
                 connection.execute(mine)
             connection.execute(delete(backends).where(backends.c.id == before))
@@ -140,17 +145,42 @@ class BackendTable(Database):
             connection.execute(mine)
         return [replace(row, rebuilder=self.owner) for row in rows]
 
+    def claim_learning(self, store_id: str) -> bool:
+        """Whether this backend is to learn the store's weights: nobody alive does it already."""
+        if self.owner is None:
+            return True
+        mine = stores.c.id == store_id, free(stores.c.learner, self.owner)
+        with self._writing() as connection:
+            claimed = connection.execute(update(stores).where(*mine).values(learner=self.owner))
+        return bool(claimed.rowcount)
+
+    def end_learning(self, store_id: str) -> None:
+        """It is done, or given up: whoever wants to may be next."""
+        if self.owner is None:
+            return
+        mine = stores.c.id == store_id, stores.c.learner == self.owner
+        with self._writing() as connection:
+            connection.execute(update(stores).where(*mine).values(learner=None))
+
     def revisions(self) -> dict[str, tuple[int, int]]:
         """{store id: (generation, revision)} of every store: what has changed since?"""
         query = select(stores.c.id, stores.c.generation, stores.c.revision)
         with self._reading() as connection:
             return {row.id: (row.generation, row.revision) for row in connection.execute(query)}
 
-    def completed(self, store_id: str) -> list[Completed]:
-        """The completed files of a store, in no order."""
+    def completed(self, store_id: str, after: int | None = None) -> list[Completed]:
+        """The completed files of a store, in no order.
+
+        Args:
+            after: Only those that later revisions of the store made visible, newest first; takes no
+                longer in a large store.
+        """
         query = select(store_files.c.file_id, store_files.c.sequence, store_files.c.owner).where(
             store_files.c.store_id == store_id, store_files.c.status == "completed"
         )
+        if after is not None:
+            query = query.where(store_files.c.shown > after)
+            query = query.order_by(store_files.c.shown.desc(), store_files.c.sequence.desc())
         with self._reading() as connection:
             return [Completed(*row) for row in connection.execute(query)]
 

@@ -150,11 +150,13 @@ def _show(connection: Connection, prepared: Sequence[Prepared]) -> None:
     connection.execute(gone, [{"store": item[0], "file": item[1]} for item in prepared])
     while part := list(islice(rows, _ROWS)):
         connection.execute(insert(chunks), part)
+    # The revision that this transaction ends in (`bump`): by it other backends find what is new.
+    revision = select(stores.c.revision + 1).where(stores.c.id == bindparam("store"))
     done = (
         update(store_files)
         .where(store_files.c.store_id == bindparam("store"))
         .where(store_files.c.file_id == bindparam("file"))
-        .values(status="completed", usage_bytes=bindparam("size"))
+        .values(status="completed", usage_bytes=bindparam("size"), shown=revision.scalar_subquery())
     )
     values = [{"store": key[0], "file": key[1], "size": size} for key, size in sizes.items()]
     connection.execute(done, values)

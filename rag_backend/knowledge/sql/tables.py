@@ -24,7 +24,7 @@ metadata = MetaData()
 ID = String(64).with_variant(String(64, collation="C"), "postgresql")
 """An identifier; ordered by its characters' codes, as in SQLite, whatever the database's locale."""
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Grows with every change of these tables; kept in SQLite's `user_version`, in PostgreSQL in a
 table.
 
@@ -64,6 +64,7 @@ stores = Table(
     Column("expired_at", BigInteger),  # set when its content went for not having been used
     Column("attached", Integer, nullable=False, server_default="0"),  # files ever: next `sequence`
     Column("rebuilder", String(64)),  # the backend that rebuilds it
+    Column("learner", String(64)),  # the backend that learns its fusion weights
 )
 
 store_files = Table(
@@ -82,12 +83,14 @@ store_files = Table(
     Column("chunking", JSON),  # None: by structure; else a fixed window, see OpenAI's `static`
     Column("batch_id", ID),  # who may cancel the job: the batch that asked for it last
     Column("owner", String(64)),  # the backend that indexes it, or did
+    Column("shown", Integer),  # the store's revision that made it visible
     Index("store_files_batch", "batch_id"),
     Index("store_files_identity", "store_id", "identity"),
     Index("store_files_file", "file_id"),
     Index("store_files_status", "status"),
     Index("store_files_sequence", "store_id", "sequence"),  # every attachment asks for the last
     Index("store_files_created", "store_id", "created_at", "sequence"),
+    Index("store_files_shown", "store_id", "shown"),
 )
 
 chunks = Table(

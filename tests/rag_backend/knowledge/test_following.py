@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,7 @@ from ingest.document import Chunk
 from rag_backend.errors import Conflict, NotFound, StorageAway, StorageBroken
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.encoder import EncoderLoader
+from rag_backend.knowledge.followed import FollowedIndex
 from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.models import FileRecord, Store, StoreFile, new_id
 from rag_backend.knowledge.spooling import Chunks
@@ -303,6 +306,70 @@ def test_jobs_are_claimed_once(tmp_path: Path) -> None:
     assert len(claimed) == len({file.file_id for file in claimed}) == 30
     for catalog in (dead, *alive):
         catalog.close()
+
+
+def test_one_learns_a_stores_weights_at_a_time(tmp_path: Path) -> None:
+    dead, one, other = (open_catalog(tmp_path) for _ in range(3))
+    store = one.create_store("main", {})
+    assert dead.claim_learning(store.id)  # and it was never seen alive
+    one.beat()
+    other.beat()
+    assert one.claim_learning(store.id)
+    assert not other.claim_learning(store.id)
+    assert one.claim_learning(store.id)
+    other.end_learning(store.id)
+    assert not other.claim_learning(store.id)
+    one.end_learning(store.id)
+    assert other.claim_learning(store.id)
+    assert not other.claim_learning("vs_unknown")
+    for catalog in (dead, one, other):
+        catalog.close()
+
+
+def test_what_is_new_is_found_by_the_revision(tmp_path: Path) -> None:
+    catalog = open_catalog(tmp_path)
+    store = catalog.create_store("main", {})
+    shown: list[str] = []
+    for name in ("a", "b", "c"):
+        attached = _attached(catalog, store, name)
+        shown.append(attached.file_id)
+        before = catalog.store(store.id).revision
+        catalog.complete(store.id, attached.file_id, [Chunk(name, 0, 1)], store.collection)
+        assert [file.file_id for file in catalog.completed(store.id, before)] == [shown[-1]]
+    assert [file.file_id for file in catalog.completed(store.id, -1)] == shown[::-1]
+    assert catalog.completed(store.id, catalog.store(store.id).revision) == []
+    catalog.detach(store.id, shown[2])
+    assert [file.file_id for file in catalog.completed(store.id, -1)] == shown[1::-1]
+    catalog.close()
+
+
+async def test_the_newest_do_not_wait_for_what_a_rebuild_brings(
+    pair: tuple[Library, Library], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = pair
+    assert b.following is not None
+    store = await a.store("default")
+    await put(a, store, "old.md", b"Breakfast is at seven")
+    await both_settled(pair, store)
+    lexical = b.retriever._lexical
+    may, entered = threading.Event(), threading.Event()
+    bring = FollowedIndex._bring_missing
+
+    def held(index: FollowedIndex, *args: Any) -> bool:
+        if index is lexical and args[1].endswith("-1"):
+            entered.set()
+            assert may.wait(30)
+        return bring(index, *args)
+
+    monkeypatch.setattr(FollowedIndex, "_bring_missing", held)
+    await a.indexer.rebuild(store)
+    await until(entered.is_set)
+    file = await put(a, store, "new.md", b"Lunch is at noon")
+    await until(lambda: words_found(b, store, "lunch") == {file.file_id})
+    assert not may.is_set()
+    may.set()
+    await both_settled(pair, store)
+    assert words_found(b, store, "lunch") == {file.file_id}
 
 
 def _attached(catalog: Catalog, store: Store, name: str) -> StoreFile:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rag_backend.errors import StorageBroken
+from rag_backend.errors import StorageLost
 from rag_backend.knowledge.filters import Selection
 from rag_backend.knowledge.lexical import REACH, LexicalIndex, body_tokens
 from rag_backend.knowledge.models import SearchableFile
@@ -140,7 +140,7 @@ def test_a_pasted_page_is_not_too_long_a_query(index: LexicalIndex) -> None:
 def test_a_damaged_index_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / STORE).mkdir()
     (tmp_path / STORE / "meta.json").write_text("not json")
-    with pytest.raises(StorageBroken, match="ingest rebuild"):
+    with pytest.raises(StorageLost, match="ingest rebuild"):
         LexicalIndex(tmp_path).search(STORE, "lunch", 5)
 
 
