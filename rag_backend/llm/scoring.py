@@ -204,7 +204,7 @@ def _needed(grounding: Grounding) -> int:
 
     bearable, needed = (1 - _ENOUGH) * weight(missing), 0
     while weight(missing) > bearable:
-        missing -= max(said, key=lambda terms: weight(terms & missing))
+        missing -= max(said, key=lambda terms: weight(missing.intersection(terms)))
         needed += 1
     return max(needed, min(1, len(said)))
 

@@ -67,7 +67,7 @@ class Share:
     @property
     def threshold(self) -> float:
         """In 0..1: scores above it are hard now."""
-        return min(1.0, max(0.0, self._quantile()[0]))
+        return _within(self._quantile()[0])
 
     def judge(self, score: float) -> Judged:
         """Whether this score, in 0..1, is hard; it then belongs to the recent ones."""
@@ -78,9 +78,8 @@ class Share:
         strong = score > at or (tied and self._credit >= 1)
         if tied and strong:
             self._credit -= 1
-        threshold = self.threshold
         self._take(score, strong)
-        return Judged(strong, threshold, tied)
+        return Judged(strong, _within(at), tied)
 
     def forced(self, *, strong: bool) -> None:
         """Something else has decided: it counts as a score above, or below, all others."""
@@ -103,3 +102,7 @@ class Share:
         self._recent.append(strong)
         moved = self._level + GAIN * (self._target - strong)
         self._level = min(1 + GAIN, max(-GAIN, moved))
+
+
+def _within(threshold: float) -> float:
+    return min(1.0, max(0.0, threshold))
