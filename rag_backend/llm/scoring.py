@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from rag_backend.llm.provider import ChatRequest, Grounding
 from rag_backend.llm.streams import estimate_tokens
-from rag_backend.text import fold, present_terms, words
+from rag_backend.text import bigrams, fold, term, words
 
 UNKNOWN_CONTEXT = 8192
 """Tokens that a local model is taken to read where nobody says how many."""
@@ -195,18 +195,26 @@ def _needed(grounding: Grounding) -> int:
     Taken greedily, each time the one that adds most of the question's weight.
     """
     weights = grounding.terms
-    texts = [f"{p.title}\n{p.text}" for p in grounding.passages]
-    said = [present_terms(text).intersection(weights) for text in texts]
+    said = [_terms(f"{p.title}\n{p.text}", weights) for p in grounding.passages]
     missing = set[str]().union(*said)
 
     def weight(terms: Iterable[str]) -> float:
-        return sum(weights[term] for term in terms)
+        return sum(weights[one] for one in terms)
 
     bearable, needed = (1 - _ENOUGH) * weight(missing), 0
     while weight(missing) > bearable:
         missing -= max(said, key=lambda terms: weight(missing.intersection(terms)))
         needed += 1
     return max(needed, min(1, len(said)))
+
+
+def _terms(text: str, wanted: Mapping[str, float]) -> set[str]:
+    """Those of the wanted terms that a text has; pairs only where some are wanted."""
+    listed = words(text)
+    found = {term(word) for word in set(listed)}
+    if any("_" in one for one in wanted):
+        found.update(bigrams(map(fold, listed)))
+    return found.intersection(wanted)
 
 
 def _prompt(request: ChatRequest, context_tokens: int | None) -> _Part:

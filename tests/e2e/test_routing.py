@@ -271,6 +271,7 @@ def test_the_money_adds_up(
     assert metric(smart, "rag_unpriced_tokens_total") == 0
 
 
+@pytest.mark.slow
 def test_the_share_comes_out(
     smart: BackendProcess, local: OpenAIServer, strong: OpenAIServer
 ) -> None:
