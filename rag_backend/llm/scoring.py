@@ -18,6 +18,9 @@ UNKNOWN_CONTEXT = 8192
 _MIDDLING = 160
 """Characters of a question that is half as long as can be."""
 _SHORT = 80
+_LOOKED_AT = 4000
+"""Characters of a message that are looked at: whoever pastes a book has asked before it, or it is
+long anyway, and the event loop must not read it to its end."""
 _ENOUGH = 0.9
 """Share of what all passages together say of the question that "needed" ones must say."""
 
@@ -158,9 +161,9 @@ def score(request: ChatRequest, context_tokens: int | None) -> Scored:
 
 
 def asked(request: ChatRequest) -> str:
-    """The user's last message, as it was written."""
+    """The user's last message as it was written, the beginning of a very long one."""
     said = (m for m in reversed(request.messages) if m["role"] == "user")
-    return str(next(said, {}).get("content") or "")
+    return str(next(said, {}).get("content") or "")[:_LOOKED_AT]
 
 
 def prompt_tokens(request: ChatRequest) -> int:
