@@ -50,6 +50,7 @@ from rag_backend.knowledge.shared_blobs import SharedBlobs
 from rag_backend.knowledge.sql.opening import open_postgres, open_sqlite
 from rag_backend.knowledge.vectors import open_embedded, open_server
 from rag_backend.llm.cache.opening import open_backing
+from rag_backend.llm.pricing import Money
 from rag_backend.llm.provider import LLMProvider
 from rag_backend.llm.registry import Registry, build_registry
 from rag_backend.metrics import Metrics
@@ -118,15 +119,16 @@ async def _stop(parts: Parts) -> None:
 def build_parts(settings: Settings) -> Parts:
     """Every part of one backend, from the bottom up."""
     metrics = Metrics()
-    registry = build_registry(settings)
+    registry = build_registry(settings, metrics)
+    money = Money(registry.price, registry.baseline, metrics)
     encoder = EncoderLoader(lambda: _embedding(settings))
     reranking = _build_reranking(settings.reranker_model)
     library = _build_library(settings, encoder, reranking)
     local = _local_model(registry)
     condenser = Condenser(settings.condense, settings.context_tokens, local)
-    pipeline = Pipeline(library, condenser, local, settings.no_answer, metrics)
+    pipeline = Pipeline(library, condenser, local, settings.no_answer, metrics, money)
     backing = open_backing(settings, metrics)
-    answers = Answers(pipeline, library, backing, registry, reranking, settings, metrics)
+    answers = Answers(pipeline, library, backing, registry, reranking, settings, metrics, money)
     return Parts(settings, library, encoder, reranking, registry, pipeline, answers, metrics)
 
 

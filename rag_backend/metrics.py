@@ -7,6 +7,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
+_TENTHS = tuple(n / 10 for n in range(1, 11))
+
+
 class Metrics:
     """What `/metrics` shows."""
 
@@ -67,6 +70,62 @@ class Metrics:
             "rag_cache_bytes", "Bytes of answers kept in memory", registry=registry
         )
         self.cache_entries = Gauge("rag_cache_entries", "Answers kept in memory", registry=registry)
+        self.routed = Counter(
+            "rag_routed_total",
+            "Requests under LLM_PROVIDER=smart, by the provider and by what decided for it: named, "
+            "task, context, features, score, overflow",
+            ["provider", "rule"],
+            registry=registry,
+        )
+        self.route_reasons = Counter(
+            "rag_route_reasons_total",
+            "Reasons of routes; a route may have several",
+            ["provider", "reason"],
+            registry=registry,
+        )
+        self.route_scores = Histogram(
+            "rag_route_score",
+            "How hard questions looked, 0 to 1",
+            buckets=_TENTHS,
+            registry=registry,
+        )
+        self.route_threshold = Gauge(
+            "rag_route_threshold",
+            "Score above which the last question would have gone to the strong provider",
+            registry=registry,
+        )
+        self.spent_usd = Counter(
+            "rag_spent_usd_total",
+            "US dollars that answers cost, where the price is known",
+            ["provider"],
+            registry=registry,
+        )
+        self.baseline_usd = Counter(
+            "rag_baseline_usd_total",
+            "US dollars that the same answers would have cost, had every question gone uncondensed "
+            "and uncached to the provider in the label",
+            ["baseline"],
+            registry=registry,
+        )
+        self.saved_usd = Counter(
+            "rag_saved_usd_total",
+            "US dollars saved of that baseline by condensing, caching, routing (a cheaper provider "
+            "answered), upstream_cache (the provider's own)",
+            ["by", "baseline"],
+            registry=registry,
+        )
+        self.overspent_usd = Counter(
+            "rag_overspent_usd_total",
+            "US dollars that answers of dearer providers cost above that baseline",
+            ["baseline"],
+            registry=registry,
+        )
+        self.unpriced_tokens = Counter(
+            "rag_unpriced_tokens_total",
+            "Tokens of answers whose price is not known: no sum of dollars contains them",
+            ["provider", "direction"],
+            registry=registry,
+        )
         self.pending_files = Gauge(
             "rag_pending_files", "Files waiting to be read or written", registry=registry
         )

@@ -83,6 +83,12 @@ Url = Annotated[str, BeforeValidator(_http_url)]
 CacheUrl = Annotated[str, BeforeValidator(_cache_url)]
 Urls = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_http_urls)]
 DatabaseUrl = Annotated[SecretStr, BeforeValidator(_postgres_url)]
+Features = Annotated[
+    tuple[Literal["tools", "response_format", "logprobs"], ...],
+    NoDecode,
+    BeforeValidator(_comma_separated),
+]
+Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -146,8 +152,9 @@ class Settings(BaseSettings):
     llm_provider: str = Field(
         "auto",
         min_length=1,
-        description="`openai`, `local`, `extractive`, a name from LLM_PROVIDERS, or `auto` "
-        "(openai if a key is set, else local if a URL is set, else extractive)",
+        description="`openai`, `local`, `extractive`, a name from LLM_PROVIDERS, `auto` "
+        "(openai if a key is set, else local if a URL is set, else extractive), or `smart` "
+        "(simple questions to local, hard ones to SMART_STRONG)",
     )
     llm_fallback: Names | None = Field(
         None,
@@ -156,6 +163,19 @@ class Settings(BaseSettings):
     )
     llm_providers: Path | None = Field(
         None, description="TOML or JSON file with more OpenAI-compatible providers"
+    )
+    smart_strong: str = Field(
+        "openai",
+        min_length=1,
+        description="With LLM_PROVIDER=smart: who answers hard questions, `openai` or a name from "
+        "LLM_PROVIDERS; documents go there with them",
+    )
+    smart_share: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="With LLM_PROVIDER=smart: share of the questions that SMART_STRONG is to "
+        "answer, 0 to 1",
     )
     unknown_model: Literal["default", "refuse"] = Field(
         "default",
@@ -166,12 +186,34 @@ class Settings(BaseSettings):
         "https://api.openai.com/v1", description="OpenAI's API, or a proxy"
     )
     openai_model: str = Field("gpt-4o-mini", min_length=1, description="Model asked for at OpenAI")
+    openai_price_in: Dollars | None = Field(
+        None, description="US dollars per million prompt tokens; empty: the packaged table's"
+    )
+    openai_price_out: Dollars | None = Field(
+        None, description="US dollars per million tokens of answers; goes with OPENAI_PRICE_IN"
+    )
+    openai_price_cached_in: Dollars | None = Field(
+        None,
+        description="US dollars per million prompt tokens that OpenAI had cached; empty: "
+        "OPENAI_PRICE_IN where that is set",
+    )
     local_llm_api_url: Urls = Field(
         (), description="Model server(s) on the LAN, comma-separated: http://192.168.1.20:8001"
     )
     local_llm_api_key: SecretStr | None = Field(None, description="Key for the local model server")
     local_llm_model: str | None = Field(
         None, description="Model asked for at the local server; empty: the one it serves"
+    )
+    local_llm_context_tokens: int | None = Field(
+        None,
+        ge=256,
+        description="Tokens that the local model reads, prompt and answer; longer prompts go to "
+        "SMART_STRONG; empty: found out when it refuses one",
+    )
+    local_llm_features: Features = Field(
+        (),
+        description="What the local server can beside text: `tools`, `response_format`, "
+        "`logprobs`; what it cannot goes to SMART_STRONG",
     )
     llm_connect_timeout: Seconds = Field(3, description="Longest time to connect, in seconds")
     llm_first_token_timeout: Seconds = Field(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from rag_backend.api.parts import Parts
@@ -53,7 +53,30 @@ async def announce_dependencies(parts: Parts, say: Say) -> None:
         name, found = await check
         remedy = f" {found.remedy}" if found.remedy else ""
         say(f"  [{'ok' if found.reached else '!!'}] {name}: {found.detail}.{remedy}")
-    say(f"Answers come from '{parts.registry.chosen}'.")
+    for line in _unpriced(parts):
+        say(line)
+    say(f"Answers come from '{parts.registry.chosen}'{_routing(parts)}.")
+
+
+def _routing(parts: Parts) -> str:
+    """Which provider answers what, where the choice is left to the router."""
+    name = parts.registry.chosen
+    if parts.registry.has(name):
+        return ""
+    local, strong = parts.registry.choices(name)
+    leaving = " (outside this network)" if parts.registry.row(strong).cloud else ""
+    share = f"{parts.settings.smart_share:.0%}"
+    return f": simple questions from '{local}', hard ones, about {share}, from '{strong}'{leaving}"
+
+
+def _unpriced(parts: Parts) -> Iterator[str]:
+    for name in parts.registry.names():
+        if parts.registry.price(name) is None:
+            model = parts.registry.row(name).model or "its model"
+            yield (
+                f"  [--] Provider '{name}': no price is known for {model}, so its answers are "
+                "counted in tokens and not in dollars."
+            )
 
 
 async def _provider(row: ProviderRow) -> tuple[str, Reachability]:

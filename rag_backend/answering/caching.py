@@ -10,9 +10,9 @@ import hashlib
 import unicodedata
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
@@ -25,6 +25,8 @@ from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.models import Store
 from rag_backend.knowledge.reranking import Reranking
 from rag_backend.llm.cache.backing import Backing
+from rag_backend.llm.notes import Note
+from rag_backend.llm.pricing import Money
 from rag_backend.llm.provider import Chunk
 from rag_backend.llm.registry import Registry
 from rag_backend.llm.rows import EXTRACTIVE
@@ -40,7 +42,8 @@ _NO_EFFECT = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_k
 _ELSEWHERE = frozenset(
     "host port data_dir database_url chroma_url api_keys log_level log_content max_file_mb "
     "read_timeout read_memory_mb cache_url cache_ttl cache_max_mb cache_max_entries "
-    "openai_api_key local_llm_api_key embedding_api_key".split()
+    "openai_api_key local_llm_api_key embedding_api_key "
+    "openai_price_in openai_price_out openai_price_cached_in".split()
 )
 """Settings that change no answer. Every other one is part of the key, those of tomorrow too."""
 
@@ -50,9 +53,14 @@ _Models = list[tuple[str, str | None]]
 
 @dataclass(slots=True)
 class Served:
-    """How a question was served; known when its first chunk comes."""
+    """How a question was served; known when its first chunk comes.
+
+    Attributes:
+        note: What was decided for it, or for the identical question whose answer it shares.
+    """
 
     outcome: Outcome = "miss"
+    note: Note = field(default_factory=Note)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +80,14 @@ class Wanted:
         return cls(_digest([asker, asked.base_url, asked.messages, options]))
 
 
+class _Departed(NamedTuple):
+    """An answer on its way, the models it was asked of, and what was decided for it."""
+
+    flight: Flight
+    models: _Models
+    note: Note
+
+
 class Answers:
     """A pipeline and its cache; without a backing, the pipeline alone."""
 
@@ -84,15 +100,17 @@ class Answers:
         reranking: Reranking,
         settings: Settings,
         metrics: Metrics,
+        money: Money | None = None,
     ) -> None:
         self._pipeline = pipeline
+        self._money = money
         self._library = library
         self._backing = backing
         self._registry = registry
         self._reranking = reranking
         self._metrics = metrics
         self._house = _house(settings)
-        self._flights: dict[str, tuple[Flight, _Models]] = {}
+        self._flights: dict[str, _Departed] = {}
         self._clearings = 0
 
     @property
@@ -110,7 +128,7 @@ class Answers:
         if recording is not None:
             self._library.use(store)  # a store that is asked does not expire
             self._metrics.cached.labels("hit").inc()
-            self._save(recording.provider, recording.usage)
+            self._save(recording.provider, recording.usage, recording.spared)
         return recording
 
     async def answer(
@@ -131,7 +149,7 @@ class Answers:
             live: Chunks as they come; else none before the answer is whole.
         """
         if self._backing is None or freshness == "private":
-            served.outcome = "bypass"
+            served.outcome, served.note = "bypass", asked.note
             chunks = self._pipeline.answer(asked)
         else:
             served.outcome = "bypass" if freshness == "fresh" else "miss"
@@ -154,8 +172,8 @@ class Answers:
 
     async def aclose(self) -> None:
         """Give up what is on its way, and let go of the backing."""
-        for flight, _ in list(self._flights.values()):
-            flight.give_up()
+        for departed in list(self._flights.values()):
+            departed.flight.give_up()
         if self._backing is not None:
             await self._backing.aclose()
 
@@ -165,10 +183,11 @@ class Answers:
         """One's own flight, or one that is under way; after another's failure, one more try."""
         key = self._key(wanted, asked.provider.name, asked.store, models=[])
         for may_try_again in (True, False):
-            flight = self._under_way(key, asked.provider.name) if freshness == "any" else None
-            shared, begun = flight is not None, False
-            if flight is None:
-                flight = self._depart(key, asked, wanted)
+            departed = self._under_way(key, asked.provider.name) if freshness == "any" else None
+            shared, begun = departed is not None, False
+            if departed is None:
+                departed = self._depart(key, asked, wanted)
+            flight, served.note = departed.flight, departed.note
             if shared:
                 served.outcome = "hit" if flight.whole else "shared"
             try:
@@ -184,22 +203,23 @@ class Answers:
                 served.outcome = "miss"
                 continue
             if shared:
-                self._save(chunk["provider"], chunk.get("usage") or {})
+                self._save(chunk["provider"], chunk.get("usage") or {}, served.note.spared)
             return
 
-    def _under_way(self, key: str, provider: str) -> Flight | None:
+    def _under_way(self, key: str, provider: str) -> _Departed | None:
         """The flight that answers this too, unless another model would answer by now."""
-        flight, models = self._flights.get(key, (None, []))
-        return flight if _same(models, self._models(provider)) else None
+        departed = self._flights.get(key)
+        fit = departed is not None and _same(departed.models, self._models(provider))
+        return departed if fit else None
 
-    def _depart(self, key: str, asked: Question, wanted: Wanted) -> Flight:
+    def _depart(self, key: str, asked: Question, wanted: Wanted) -> _Departed:
         """Begin a flight; `key` leaves the models out, since they may become known on the way."""
         clearings, models = self._clearings, self._models(asked.provider.name)
         complete = self._library.is_complete(asked.store)
 
         async def landed(chunks: list[Chunk]) -> None:
             fit = complete and _same(models, self._models(asked.provider.name))
-            recording = await self._fit(chunks, asked.provider.name) if fit else None
+            recording = await self._fit(chunks, asked) if fit else None
             if recording is None or clearings != self._clearings or self._backing is None:
                 self._metrics.cache_events.labels("unfit").inc()
                 ended()  # nobody who asks from now on gets it
@@ -208,26 +228,24 @@ class Answers:
             await self._backing.put(kept, recording.dump())
 
         def ended() -> None:
-            if self._flights.get(key, (None,))[0] is flight:
+            if self._flights.get(key) is departed:
                 del self._flights[key]
 
         flight = Flight(self._pipeline.answer(asked), landed, ended)
-        self._flights[key] = flight, models
-        return flight
+        self._flights[key] = departed = _Departed(flight, models, asked.note)
+        return departed
 
-    async def _fit(self, chunks: list[Chunk], provider: str) -> Recording | None:
-        """What is to be kept of an answer: nothing where somebody stood in for who was asked."""
-        recording = await record(chunks)
-        return recording if recording and recording.provider in self._own(provider) else None
+    async def _fit(self, chunks: list[Chunk], asked: Question) -> Recording | None:
+        """What is to be kept of an answer: nothing where somebody stood in for who was asked.
 
-    def _own(self, provider: str) -> set[str]:
-        """Who may sign an answer that counts as this provider's: itself, or the documents alone.
-
-        A name that is no row's chooses among the rows; the one without a model is its last resort.
+        Where the choice was the router's, who was asked is whom it chose this time.
         """
-        if self._registry.has(provider):
-            return {provider, HOUSE}
-        return {*self._registry.names(), HOUSE} - {EXTRACTIVE}
+        recording, route = await record(chunks), asked.note.route
+        chosen = route.provider if route else asked.provider.name
+        if recording is None or recording.provider not in (chosen, HOUSE):
+            return None
+        header = route.header() if route else None
+        return replace(recording, route=header, spared=asked.note.spared)
 
     def _key(
         self, wanted: Wanted, provider: str, store: Store, models: _Models | None = None
@@ -239,15 +257,20 @@ class Answers:
     def _models(self, provider: str) -> _Models:
         """Of who answers, of who rewrites and condenses, and of who orders the passages.
 
-        A reranker may still be loading: answers without it are not those that it would bring.
+        A name that chooses among providers stands for all of them: whoever it chose then, it is
+        the answer to the question. A reranker may still be loading: answers without it are not
+        those that it would bring.
         """
-        models = [self._registry.identity(name) for name in (provider, "local")]
+        names = [*self._registry.choices(provider), "local"]
+        models = [self._registry.identity(name) for name in names]
         return [*models, ("reranker", "loaded" if self._reranking.ready else "")]
 
-    def _save(self, provider: str, usage: Any) -> None:
+    def _save(self, provider: str, usage: Any, spared: int) -> None:
         counter = self._metrics.cache_saved_tokens
         counter.labels(provider, "in").inc(usage.get("prompt_tokens", 0))
         counter.labels(provider, "out").inc(usage.get("completion_tokens", 0))
+        if self._money is not None and provider not in (HOUSE, EXTRACTIVE):
+            self._money.spared(usage, spared)
 
 
 def _same(before: _Models, now: _Models) -> bool:

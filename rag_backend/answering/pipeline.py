@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rag_backend.answering.citing import Source, cite, cite_whole
@@ -23,6 +23,8 @@ from rag_backend.knowledge.models import Store, StoredChunk
 from rag_backend.knowledge.passages import Passage, merge_neighbours
 from rag_backend.knowledge.retriever import is_named
 from rag_backend.llm.extractive import needs_model, wants_json
+from rag_backend.llm.notes import Note
+from rag_backend.llm.pricing import Money
 from rag_backend.llm.provider import ChatRequest, Chunk, Evidence, Grounding, LLMProvider, Message
 from rag_backend.llm.rows import EXTRACTIVE
 from rag_backend.llm.streams import estimate_tokens
@@ -46,6 +48,7 @@ class Question:
     Attributes:
         provider, model: Who is asked, and the model name to send upstream (None: its own).
         base_url: Where clients reach this backend; begins the citations' links.
+        note: Where it is written down what was decided on the way.
     """
 
     messages: tuple[Message, ...]
@@ -54,6 +57,7 @@ class Question:
     model: str | None
     store: Store
     base_url: str
+    note: Note = field(default_factory=Note, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +89,10 @@ class Pipeline:
         local: LLMProvider | None,
         no_answer: Literal["say", "model"],
         metrics: Metrics,
+        money: Money | None = None,
     ) -> None:
         self._library = library
+        self._money = money
         self._condenser = condenser
         self._local = local
         self._no_answer = no_answer
@@ -98,7 +104,7 @@ class Pipeline:
         Raises what the provider's `stream` raises, and NotFound, Conflict or Starting before it.
         """
         plan = await self._plan(asked)
-        async with aclosing(self._write(plan, asked.base_url)) as chunks:
+        async with aclosing(self._write(plan, asked)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -164,7 +170,7 @@ class Pipeline:
     async def _grounded(self, asked: Question, question: str, passages: Sequence[Passage]) -> Plan:
         weights = await self._library.term_weights(asked.store, question)
         numbered = [Source(number, passage) for number, passage in enumerate(passages, 1)]
-        shown = await self._condensed(asked.provider, numbered, question, weights)
+        shown = await self._condensed(asked, numbered, question, weights)
         kept = {source.number for source in shown}
         # As they stand in the documents, not as condensed: that is what gets quoted.
         sources = tuple(source for source in numbered if source.number in kept)
@@ -174,28 +180,32 @@ class Pipeline:
         prompt = grounded_messages(
             asked.messages, [*map(_evidence, shown)], language, markers=marked
         )
-        stream = asked.provider.stream(ChatRequest(prompt, asked.options, asked.model, grounding))
-        name = asked.provider.name
+        request = ChatRequest(prompt, asked.options, asked.model, grounding, note=asked.note)
+        stream, name = asked.provider.stream(request), asked.provider.name
         return Plan(stream, name, sources, marked=marked, grounding="passages", prompt=prompt)
 
     async def _condensed(
         self,
-        provider: LLMProvider,
+        asked: Question,
         sources: Sequence[Source],
         question: str,
         weights: Mapping[str, float],
     ) -> Sequence[Source]:
-        if provider.name == EXTRACTIVE:
+        if asked.provider.name == EXTRACTIVE:
             return sources  # it reads no prompt, and has no budget to keep
         condensed = await self._condenser.condense(sources, question, weights)
         for when, count in (("before", condensed.tokens_before), ("after", condensed.tokens_after)):
             self._metrics.condensed_tokens.labels(condensed.method, when).inc(count)
+        asked.note.spared = max(0, condensed.tokens_before - condensed.tokens_after)
         return condensed.sources
 
     def _plain(self, asked: Question, grounding: Literal["plain", "nothing"] = "plain") -> Plan:
         last = str(asked.messages[-1]["content"] or "")
         unfounded = Grounding(question=last, language=language_of(last))
-        request = ChatRequest(asked.messages, asked.options, asked.model, unfounded)
+        minor = is_client_task(asked.messages)
+        request = ChatRequest(
+            asked.messages, asked.options, asked.model, unfounded, minor=minor, note=asked.note
+        )
         stream = asked.provider.stream(request)
         return Plan(stream, asked.provider.name, grounding=grounding, prompt=asked.messages)
 
@@ -205,7 +215,7 @@ class Pipeline:
         reply = NOTHING_FOUND[_language(asked)]
         return Plan(fixed_reply(reply, HOUSE), HOUSE, grounding="nothing")
 
-    async def _write(self, plan: Plan, base_url: str) -> AsyncGenerator[Chunk, None]:
+    async def _write(self, plan: Plan, asked: Question) -> AsyncGenerator[Chunk, None]:
         """The provider's chunks in our one shape, markers checked, citations before the finish."""
         writer = ChunkWriter(plan.provider)
         markers = _marker_filter(plan)
@@ -237,10 +247,11 @@ class Pipeline:
         if begun:
             yield writer.delta({"role": "assistant", "content": ""})
         rest = markers.close() if markers else ""
-        yield writer.citations(rest, _citations(plan, text + rest, base_url))
+        yield writer.citations(rest, _citations(plan, text + rest, asked.base_url))
         yield writer.delta({}, finish)
         counted = _usage(usage, plan.prompt, text + rest)
         self._count(writer.provider, plan.grounding, counted)
+        self._price(writer, usage or {}, counted, plan.prompt, asked.note)
         yield writer.usage(counted)
 
     def _saw_first_token(self, provider: str, begun: float) -> None:
@@ -250,6 +261,23 @@ class Pipeline:
         self._metrics.answers.labels(provider, grounding).inc()
         self._metrics.tokens.labels(provider, "in").inc(usage["prompt_tokens"])
         self._metrics.tokens.labels(provider, "out").inc(usage["completion_tokens"])
+
+    def _price(
+        self,
+        writer: ChunkWriter,
+        reported: Mapping[str, Any],
+        counted: Mapping[str, int],
+        prompt: Sequence[Message],
+        note: Note,
+    ) -> None:
+        """What a model's answer cost. What was condensed away was only estimated, so it is taken
+        to be estimated as far off as the prompt that went out."""
+        if self._money is None or writer.provider in (HOUSE, EXTRACTIVE):
+            return
+        estimated = _estimated_tokens(prompt)
+        if note.spared and estimated:
+            note.spared = round(note.spared * counted["prompt_tokens"] / estimated)
+        self._money.answered(writer.provider, writer.model, {**reported, **counted}, note.spared)
 
 
 def _from_curated(row: StoredChunk) -> Plan:
@@ -295,6 +323,10 @@ def _language(asked: Question) -> str:
     return language_of(said[-1])
 
 
+def _estimated_tokens(prompt: Sequence[Message]) -> int:
+    return sum(estimate_tokens(str(m.get("content") or "")) for m in prompt)
+
+
 def _usage(
     reported: Mapping[str, Any] | None, prompt: Sequence[Message], text: str
 ) -> dict[str, int]:
@@ -303,6 +335,6 @@ def _usage(
         sent = int(reported.get("prompt_tokens") or 0)
         got = int(reported["completion_tokens"])
     else:
-        sent = sum(estimate_tokens(str(m.get("content") or "")) for m in prompt)
+        sent = _estimated_tokens(prompt)
         got = estimate_tokens(text)
     return {"prompt_tokens": sent, "completion_tokens": got, "total_tokens": sent + got}

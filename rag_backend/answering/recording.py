@@ -31,6 +31,8 @@ class Recording:
         provider: Who gave it.
         usage: What it took then: `prompt_tokens`, `completion_tokens`, `total_tokens`.
         recorded_at: Unix seconds.
+        route: Why that one (`x-route`); None where nothing was routed.
+        spared: Tokens that condensing had taken out of its prompt.
     """
 
     provider: str
@@ -38,6 +40,8 @@ class Recording:
     recorded_at: int
     _plain: bytes
     _chunks: tuple[bytes, ...]
+    route: str | None = None
+    spared: int = 0
 
     @property
     def age(self) -> int:
@@ -62,7 +66,8 @@ class Recording:
 
     def dump(self) -> bytes:
         """As one value; `load` reads it."""
-        head = {"provider": self.provider, "usage": self.usage, "recorded_at": self.recorded_at}
+        names = ("provider", "usage", "recorded_at", "route", "spared")
+        head = {name: getattr(self, name) for name in names}
         # JSON as orjson writes it has no line breaks.
         return b"\n".join([orjson.dumps(head), self._plain, *self._chunks])
 
@@ -72,9 +77,7 @@ def load(value: bytes) -> Recording | None:
     head, *tails = value.split(b"\n")
     try:
         parsed = orjson.loads(head)
-        return Recording(
-            parsed["provider"], parsed["usage"], parsed["recorded_at"], tails[0], tuple(tails[1:])
-        )
+        return Recording(**parsed, _plain=tails[0], _chunks=tuple(tails[1:]))
     except (orjson.JSONDecodeError, KeyError, IndexError, TypeError):
         return None
 

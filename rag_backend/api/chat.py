@@ -34,7 +34,7 @@ async def create_chat_completion(body: ChatBody, request: Request, backend: Back
     asked = await _question(body, request, backend)
     wanted = Wanted.of(asked, asker(request.headers, keyed=bool(backend.settings.api_keys)))
     fresh, served = freshness(request.headers), Served()
-    recording = None
+    recording = shown = None
     if fresh == "any":
         recording = await backend.answers.recorded(wanted, asked.provider.name, asked.store)
     usage = body.stream_options is not None and body.stream_options.include_usage
@@ -43,7 +43,7 @@ async def create_chat_completion(body: ChatBody, request: Request, backend: Back
         remember(request, Known(wanted, *split_model(body.model), stream, usage, route))
         return recorded_response(recording, stream=stream, usage=usage)
     if recording is not None:
-        served.outcome = "hit"
+        served.outcome, shown = "hit", recording.route
         chunks = recording.replay()
     else:
         live = bool(body.stream)
@@ -57,6 +57,10 @@ async def create_chat_completion(body: ChatBody, request: Request, backend: Back
     else:
         whole = await or_disconnected(request.receive, fold(chunks))
         response = Response(orjson.dumps(whole), media_type="application/json")
+    if served.note.route is not None:
+        shown = served.note.route.header()
+    if shown is not None:
+        response.headers["x-route"] = shown
     if backend.answers.caching:
         response.headers["x-cache"] = served.outcome
     return response

@@ -20,7 +20,7 @@ async def list_models(backend: Backend) -> dict[str, Any]:
     """Every name that a request may give as its `model`."""
     stores = await asyncio.to_thread(backend.library.catalog.list_stores)
     further = [store.name for store in stores if store.name != DEFAULT_STORE]
-    names = backend.registry.names()
+    names = backend.registry.models()
     listed = [*names, *(f"{name}@{store}" for store in further for name in names)]
     created = stores[0].created_at if stores else 0
     return {"object": "list", "data": [_model(name, created) for name in listed]}
@@ -31,7 +31,7 @@ async def retrieve_model(model: str, backend: Backend) -> dict[str, Any]:
     """One of them."""
     name, store_name = split_model(model)
     store = await backend.library.store(store_name)
-    if name is not None and name not in backend.registry.names():
+    if name is not None and name not in backend.registry.models():
         raise NotFound(f"The model '{model}' does not exist.", code="model_not_found")
     return _model(model, store.created_at)
 

@@ -20,8 +20,10 @@ async def list_providers(backend: Backend) -> dict[str, Any]:
 @router.get("/{name}")
 async def retrieve_provider(name: str, backend: Backend) -> dict[str, Any]:
     """One of them."""
-    backend.registry.get_required(name)
-    return next(_object(row) for row in backend.registry.info() if row["name"] == name)
+    rows = {row["name"]: row for row in backend.registry.info()}
+    if name not in rows:
+        backend.registry.get_required(name)  # says which there are
+    return _object(rows[name])
 
 
 def _object(row: dict[str, Any]) -> dict[str, Any]:

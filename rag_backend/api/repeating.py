@@ -131,6 +131,8 @@ def remember(request: Request, known: Known) -> None:
 def recorded_response(recording: Recording, *, stream: bool, usage: bool) -> Response:
     """A recorded answer as an HTTP response."""
     headers = {"x-cache": "hit", "age": str(recording.age)}
+    if recording.route is not None:
+        headers["x-route"] = recording.route
     if stream:
         headers |= HEADERS
         return Response(

@@ -3,8 +3,11 @@
     fallback( total( retrying( balanced( host, … ) ) ), …, extractive )
     host = breaker( gauged( token_timeouts( client ) ) )
 
+    routing( fallback( overflowing( local, strong ), … ), fallback( strong, … ) )
+
 `host_of` builds what concerns one host, `stack` one provider on its hosts, `chain` the providers
-that stand in for each other. Caching and routing belong around `chain`.
+that stand in for each other, `routing` the choice between two of them. Caching stands around the
+pipeline (`answering/caching.py`).
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from rag_backend.llm.openai_compatible import OpenAICompatible
 from rag_backend.llm.probing import answers
 from rag_backend.llm.provider import LLMProvider
 from rag_backend.llm.retrying import Retrying
+from rag_backend.llm.routing import Overflowing, Router, Routing
 from rag_backend.llm.rows import ProviderRow
 from rag_backend.llm.timeouts import TokenTimeouts, TotalTimeout
 from rag_backend.llm.watching import Watch
@@ -55,3 +59,20 @@ def stack(hosts: Sequence[Endpoint], settings: Settings) -> LLMProvider:
 def chain(providers: Sequence[LLMProvider]) -> LLMProvider:
     """The chosen provider, and those that answer when it fails."""
     return Fallback(providers) if len(providers) > 1 else providers[0]
+
+
+def routing(
+    name: str,
+    router: Router,
+    local: LLMProvider,
+    strong: LLMProvider,
+    stand_ins: Sequence[LLMProvider],
+    strong_chain: LLMProvider,
+) -> LLMProvider:
+    """The choice between two providers; `stand_ins` answer when the local one fails.
+
+    The strong one stands in for the local one only where a prompt is too long for it, or where
+    it is among the `stand_ins`: a LAN that is down is no reason to send questions out of it.
+    """
+    local_chain = chain([Overflowing(local, strong, router.routed), *stand_ins])
+    return Routing(name, router, {local.name: local_chain, strong.name: strong_chain})

@@ -124,14 +124,19 @@ def wants_json(options: Mapping[str, Any]) -> bool:
     return isinstance(form, Mapping) and form.get("type", "text") != "text"
 
 
-def needs_model(options: Mapping[str, Any]) -> str | None:
-    """The parameter that no fixed or extracted text can honour; None where there is none."""
+def features(options: Mapping[str, Any]) -> list[str]:
+    """The parameters given that ask for more than text."""
     asked = {
         "tools": bool(options.get("tools")),
         "response_format": wants_json(options),
         "logprobs": bool(options.get("logprobs")),
     }
-    return next((parameter for parameter, given in asked.items() if given), None)
+    return [parameter for parameter, given in asked.items() if given]
+
+
+def needs_model(options: Mapping[str, Any]) -> str | None:
+    """The parameter that no fixed or extracted text can honour; None where there is none."""
+    return next(iter(features(options)), None)
 
 
 def _refuse_what_needs_a_model(options: Mapping[str, Any]) -> None:

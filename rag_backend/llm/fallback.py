@@ -18,7 +18,8 @@ class Fallback:
     """Asks providers in order until one brings its first output.
 
     What came before that is not passed on unless that provider answers. From then on its errors
-    are the caller's: text is never sent twice. A refusal (the request itself is wrong) is final.
+    are the caller's: text is never sent twice. The first one's refusal (the request itself is
+    wrong) is final; a stand-in's tells only what that one cannot do.
     """
 
     def __init__(self, providers: Sequence[LLMProvider]) -> None:
@@ -45,7 +46,7 @@ class Fallback:
                 return await begin(provider, request)
             except UpstreamRefused as error:
                 # The prompt is ours: whoever reads more, or needs none, may still answer.
-                if error.code != "context_length_exceeded":
+                if error.code != "context_length_exceeded" and not errors:
                     raise
                 errors.append(error)
                 log.warning("%s", error)

@@ -10,6 +10,8 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from rag_backend.llm.notes import Note
+
 Chunk = dict[str, Any]
 """One `chat.completion.chunk` object in OpenAI's wire shape."""
 
@@ -54,12 +56,16 @@ class ChatRequest:
             stop, seed, tools, ...). Never `model`, `messages`, `stream` or `stream_options`.
         model: Name to send upstream; None means the provider's own.
         grounding: What the answer rests on; None when nothing was retrieved.
+        minor: A chat client's own task (a title, tags), not a question of its user.
+        note: Where policies write down what they decided; None where nobody wants to know.
     """
 
     messages: tuple[Message, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     model: str | None = None
     grounding: Grounding | None = None
+    minor: bool = False
+    note: Note | None = field(default=None, compare=False)
 
 
 class LLMProvider(Protocol):

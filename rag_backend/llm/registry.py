@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from rag_backend.errors import Conflict, NotFound, StartError
-from rag_backend.llm.assemble import chain, host_of, stack
+from rag_backend.llm.assemble import chain, host_of, routing, stack
 from rag_backend.llm.extractive import Extractive
 from rag_backend.llm.hosts import Host, condition, latency
+from rag_backend.llm.notes import Route
+from rag_backend.llm.prices import Price
 from rag_backend.llm.provider import LLMProvider
-from rag_backend.llm.rows import EXTRACTIVE, ProviderRow, check, rows_from
+from rag_backend.llm.routing import Named, Router, Side
+from rag_backend.llm.rows import EXTRACTIVE, SMART, ProviderRow, check, price_of, rows_from
+from rag_backend.llm.share import Share
+from rag_backend.metrics import Metrics
 from rag_backend.settings import Settings
 from rag_backend.upstream import shown_url
 
@@ -36,9 +41,19 @@ class _Entry:
 class Registry:
     """The providers by name. Owns their connections: close it with `aclose`."""
 
-    def __init__(self, settings: Settings, chosen: str, fallback: Sequence[str]) -> None:
-        """`chosen` answers unless a request says otherwise; `fallback` when it fails, in order."""
+    def __init__(
+        self,
+        settings: Settings,
+        chosen: str,
+        fallback: Sequence[str],
+        router: Router | None = None,
+    ) -> None:
+        """`chosen` answers unless a request says otherwise; `fallback` when it fails, in order.
+
+        With a `router`, `chosen` is no row's name but the name under which it chooses one.
+        """
         self._settings = settings
+        self._router = router
         self._chosen = chosen
         self._fallback = tuple(fallback)
         self._entries: dict[str, _Entry] = {}
@@ -88,6 +103,28 @@ class Registry:
         """All names, in order of registration."""
         return list(self._entries)
 
+    def models(self) -> list[str]:
+        """Every name that a request may give: the providers', and the router's."""
+        return [*([self._chosen] if self._router else []), *self._entries]
+
+    def choices(self, name: str) -> list[str]:
+        """Who may answer what is asked of this name, stand-ins aside: itself, or the router's."""
+        if self._router is None or name != self._chosen:
+            return [name]
+        return [self._router.local.name, self._router.strong.name]
+
+    @property
+    def baseline(self) -> str:
+        """Who would answer everything if nothing were saved: the strong provider."""
+        if self._router is not None:
+            return self._router.strong.name
+        return "openai" if self.has("openai") else self._chosen
+
+    def price(self, name: str, model: str | None = None) -> Price | None:
+        """What a provider's answers cost; `model`: the one that answered, as it called itself."""
+        entry = self._entries.get(name)
+        return price_of(entry.row, model, entry.model) if entry else None
+
     async def remove(self, name: str) -> None:
         """Take a provider away and close its connections; raises NotFound."""
         entry = self._entry(name)
@@ -104,14 +141,19 @@ class Registry:
             NotFound: the name is unknown and UNKNOWN_MODEL=refuse.
         """
         name = model if model is not None and self.has(model) else self._chosen
-        known = model in (None, name, self._entry(self._chosen).model)
+        theirs = [self._entry(choice).model for choice in self.choices(self._chosen)]
+        known = model in (None, name, *theirs)
         if not known and self._settings.unknown_model == "refuse":
             raise NotFound(
-                f"The model {model!r} does not exist. Available: {', '.join(self.names())}",
+                f"The model {model!r} does not exist. Available: {', '.join(self.models())}",
                 param="model",
                 code="model_not_found",
             )
-        return chain([self.get_required(n) for n in self._chain(name)]), None
+        if self._router is None:
+            return self._with_fallbacks(name), None
+        if name == self._chosen:
+            return self._routing(self._router), None
+        return Named(self._with_fallbacks(name), self._router.routed), None
 
     def info(self) -> list[dict[str, Any]]:
         """Each provider as it stands now, for people: no keys, no passwords in URLs.
@@ -120,19 +162,22 @@ class Registry:
         breaker is open). `latency`: the first token's p50 and p95 over the last answers, in ms.
         """
         used = self._chain(self._chosen)
-        return [
+        rows = [
             _described(entry) | {"chosen": name == self._chosen, "fallback": name in used[1:]}
             for name, entry in self._entries.items()
         ]
+        if self._router is None:
+            return rows
+        return [_described_router(self._chosen, self._router, rows), *rows]
 
     def identity(self, name: str) -> tuple[str, str | None]:
         """What an answer of this provider depends on: its row, and its model where that is known.
 
-        Of a name that is no row's, which chooses among the rows: all of them.
+        Nothing of a provider that there is not.
         """
         entry = self._entries.get(name)
         if entry is None:
-            return repr([self.identity(one) for one in self._entries]), ""
+            return "", None
         row = entry.row
         return f"{row.kind} {row.base_urls} {row.context_tokens}", entry.model
 
@@ -146,6 +191,16 @@ class Registry:
             raise NotFound(f"LLM {name!r} not found. Available: {', '.join(self.names())}")
         return entry
 
+    def _with_fallbacks(self, name: str) -> LLMProvider:
+        return chain([self.get_required(n) for n in self._chain(name)])
+
+    def _routing(self, router: Router) -> LLMProvider:
+        local, strong = (self.get_required(side.name) for side in (router.local, router.strong))
+        stand_ins = [self.get_required(n) for n in self._chain(router.local.name)[1:]]
+        return routing(
+            self._chosen, router, local, strong, stand_ins, self._with_fallbacks(strong.name)
+        )
+
     def _chain(self, name: str) -> list[str]:
         """The provider of this name and those that answer when it fails, in order."""
         if name == EXTRACTIVE:
@@ -154,15 +209,16 @@ class Registry:
         return [name, *(n for n in self._fallback if n != name and self.has(n))]
 
 
-def build_registry(settings: Settings) -> Registry:
-    """All providers that the settings configure.
+def build_registry(settings: Settings, metrics: Metrics | None = None) -> Registry:
+    """All providers that the settings configure; `metrics` counts what is routed.
 
     Raises:
         StartError: LLM_PROVIDER, LLM_FALLBACK or LLM_PROVIDERS cannot be honoured; one line.
     """
     rows = {row.name: row for row in rows_from(settings)}
     chosen = _chosen(settings, rows)
-    registry = Registry(settings, chosen, _fallback(settings, rows))
+    router = _router(settings, rows, metrics or Metrics()) if chosen == SMART else None
+    registry = Registry(settings, chosen, _fallback(settings, rows), router)
     for row in rows.values():
         registry.create(row)
     return registry
@@ -176,6 +232,8 @@ def build_provider(settings: Settings, registry: Registry) -> LLMProvider:
 def _chosen(settings: Settings, rows: dict[str, ProviderRow]) -> str:
     if settings.llm_provider == "auto":
         return next(name for name in ("openai", "local", EXTRACTIVE) if name in rows)
+    if settings.llm_provider == SMART:
+        return SMART
     return _configured("LLM_PROVIDER", settings.llm_provider, rows)
 
 
@@ -192,10 +250,39 @@ def _configured(variable: str, name: str, rows: dict[str, ProviderRow]) -> str:
         return name
     if name in _SWITCHES:
         raise StartError(f"{variable}={name} needs {_SWITCHES[name]}, which is not set")
-    allowed = ("auto" if variable == "LLM_PROVIDER" else "none", *rows)
+    others = {"LLM_PROVIDER": ("auto", SMART), "LLM_FALLBACK": ("none",)}.get(variable, ())
+    allowed = (*others, *rows)
     raise StartError(
         f"{variable}={name} is not allowed: it should be one of {', '.join(allowed)}, or a name "
         "from the LLM_PROVIDERS file"
+    )
+
+
+def _router(settings: Settings, rows: dict[str, ProviderRow], metrics: Metrics) -> Router:
+    """Documents leave the LAN for hard questions: LLM_PROVIDER=smart is the word for it."""
+    if "local" not in rows:
+        raise StartError("LLM_PROVIDER=smart needs LOCAL_LLM_API_URL, which is not set")
+    strong = _configured("SMART_STRONG", settings.smart_strong, rows)
+    if strong in ("local", EXTRACTIVE):
+        raise StartError(
+            f"SMART_STRONG={strong} is not allowed: it should be another provider than the local "
+            "one, openai or a name from the LLM_PROVIDERS file"
+        )
+
+    def counted(route: Route) -> None:
+        metrics.routed.labels(route.provider, route.rule).inc()
+        for reason in route.reasons:
+            metrics.route_reasons.labels(route.provider, reason).inc()
+        if route.score is not None and route.threshold is not None and route.rule == "score":
+            metrics.route_scores.observe(route.score)
+            metrics.route_threshold.set(route.threshold)
+
+    return Router(
+        Side("local", rows["local"].context_tokens),
+        Side(strong, rows[strong].context_tokens),
+        frozenset(settings.local_llm_features),
+        Share(settings.smart_share),
+        counted,
     )
 
 
@@ -209,11 +296,57 @@ def _described(entry: _Entry) -> dict[str, Any]:
         "model": entry.model,
         "cloud": row.cloud,
         "context_tokens": row.context_tokens,
+        "price": _shown(price_of(row, entry.model)),
         "state": condition(hosts) if hosts else "ready",
         "in_flight": sum(gauge.in_flight for gauge in gauges),
         "latency": latency(gauges),
         "hosts": [host.info() for host in hosts],
     }
+
+
+def _described_router(name: str, router: Router, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The name under which the choice is left to the router, in the shape of a provider."""
+    sides = {side.name: side for side in (router.local, router.strong)}
+    known = [side.context_tokens for side in sides.values()]
+    chosen = [row for row in rows if row["name"] in sides]
+    share = router.share
+    return {
+        "name": name,
+        "kind": "routing",
+        "base_urls": [],
+        "model": None,
+        "cloud": any(row["cloud"] for row in chosen),
+        "context_tokens": None if None in known else max(filter(None, known)),
+        "price": None,
+        "state": _worst(chosen),
+        "in_flight": sum(row["in_flight"] for row in chosen),
+        "latency": latency([]),
+        "hosts": [],
+        "chosen": True,
+        "fallback": False,
+        "routing": {
+            "local": router.local.name,
+            "strong": router.strong.name,
+            "target_share": share.target,
+            "recent_share": share.recent,
+            "recent_requests": share.seen,
+            "threshold": round(share.threshold, 4),
+        },
+    }
+
+
+def _worst(rows: list[dict[str, Any]]) -> str:
+    """Of two providers: down only if both are, ready only if both are."""
+    states = {row["state"] for row in rows}
+    return states.pop() if len(states) == 1 else "degraded"
+
+
+def _shown(price: Price | None) -> dict[str, Any] | None:
+    """US dollars per million tokens; None: not known, so nothing is counted."""
+    if price is None:
+        return None
+    listed = {"in": price.input, "cached_in": price.cached_in, "out": price.output}
+    return listed | {"source": price.source}
 
 
 async def _close(hosts: Sequence[Host]) -> None:

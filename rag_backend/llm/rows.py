@@ -14,12 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, c
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rag_backend.errors import StartError
+from rag_backend.llm.prices import FREE, Price, given_price, openai_price
 from rag_backend.settings import ENV_FILE, Settings, Url
 from rag_backend.upstream import check_access, is_openai, with_version
 
 Kind = Literal["openai_compatible", "extractive"]
 EXTRACTIVE = "extractive"
-RESERVED = ("auto", "none", "smart", "openai", "local", EXTRACTIVE)
+SMART = "smart"
+RESERVED = ("auto", "none", SMART, "openai", "local", EXTRACTIVE)
 """Names that settings give a meaning to; a file's row cannot take them."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -38,6 +40,7 @@ class ProviderRow:
         cloud: Whether requests leave the LAN. Such a row answers only when chosen or listed, and
             only such a row goes through the environment's proxy.
         context_tokens: Tokens of prompt and answer together; None where not known.
+        price: What somebody set; None: see `price_of`.
         url_setting, key_setting: Where a person corrects the address and the key.
     """
 
@@ -48,6 +51,7 @@ class ProviderRow:
     model: str | None = None
     cloud: bool = False
     context_tokens: int | None = None
+    price: Price | None = None
     url_setting: str = "base_url"
     key_setting: str = "api_key"
 
@@ -76,6 +80,9 @@ class _FileRow(BaseModel):
     api_key_env: str | None = None
     cloud: bool = False
     context_tokens: int | None = Field(None, ge=256)
+    price_in: float | None = Field(None, ge=0)
+    price_out: float | None = Field(None, ge=0)
+    price_cached_in: float | None = Field(None, ge=0)
 
 
 def rows_from(settings: Settings) -> list[ProviderRow]:
@@ -102,6 +109,17 @@ def check(row: ProviderRow) -> None:
     check_access(row.base_urls, row.secret, row.url_setting, row.key_setting)
 
 
+def price_of(row: ProviderRow, *models: str | None) -> Price | None:
+    """What a row's answers cost: as set; else nothing on one's own machines, and at OpenAI what
+    the table has for the first of `models` that it knows. None: nobody knows."""
+    if row.price is not None:
+        return row.price
+    if not row.cloud:
+        return FREE
+    at_openai = row.name == "openai" or any(map(is_openai, row.base_urls))
+    return openai_price(*models) if at_openai else None
+
+
 def _openai(settings: Settings) -> ProviderRow | None:
     if settings.openai_api_key is None:
         return None
@@ -112,6 +130,12 @@ def _openai(settings: Settings) -> ProviderRow | None:
         model=settings.openai_model,
         cloud=True,
         context_tokens=128_000,
+        price=_given(
+            "OPENAI_PRICE_IN, OPENAI_PRICE_OUT",
+            settings.openai_price_in,
+            settings.openai_price_out,
+            settings.openai_price_cached_in,
+        ),
         url_setting="OPENAI_BASE_URL",
         key_setting="OPENAI_API_KEY",
     )
@@ -125,6 +149,7 @@ def _local(settings: Settings) -> ProviderRow | None:
         base_urls=tuple(with_version(url) for url in settings.local_llm_api_url),
         api_key=settings.local_llm_api_key,
         model=settings.local_llm_model,
+        context_tokens=settings.local_llm_context_tokens,
         url_setting="LOCAL_LLM_API_URL",
         key_setting="LOCAL_LLM_API_KEY",
     )
@@ -169,9 +194,21 @@ def _row(where: str, name: str, table: object) -> ProviderRow:
         model=row.model,
         cloud=row.cloud or any(map(is_openai, urls)),
         context_tokens=row.context_tokens,
+        price=_given(
+            f"{where}, provider {name!r}", row.price_in, row.price_out, row.price_cached_in
+        ),
         url_setting=f"base_url of {name!r} in {where}",
         key_setting=row.api_key_env or f"api_key of {name!r} in {where}",
     )
+
+
+def _given(
+    where: str, price_in: float | None, price_out: float | None, cached_in: float | None
+) -> Price | None:
+    try:
+        return given_price(price_in, price_out, cached_in)
+    except ValueError as error:
+        raise StartError(f"{where}: {error}") from None
 
 
 def _problem(error: ValidationError) -> str:

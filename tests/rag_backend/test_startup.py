@@ -157,3 +157,21 @@ async def test_the_reranker_is_reported_where_one_is_set(registry_of: Any) -> No
     assert "[!!]" in line
     assert "keep their fused order" in line
     assert line.endswith("Give another one.")
+
+
+async def test_what_smart_sends_where_and_what_it_costs(registry_of: Any) -> None:
+    with OpenAIServer() as server:
+        settings = load_settings(
+            llm_provider="smart",
+            smart_share=0.25,
+            openai_api_key="sk-very-secret",
+            openai_base_url=server.url,
+            openai_model="brand-new",
+            local_llm_api_url=server.url,
+        )
+        lines = await report(settings, registry_of(settings), FakeLibrary(), FakeEncoder())
+    assert lines[-1] == (
+        "Answers come from 'smart': simple questions from 'local', hard ones, about 25%, from "
+        "'openai' (outside this network)."
+    )
+    assert about(lines, "no price is known for brand-new").startswith("  [--] Provider 'openai'")

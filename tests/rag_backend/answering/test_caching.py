@@ -24,6 +24,9 @@ from rag_backend.errors import (
 from rag_backend.knowledge.models import Store
 from rag_backend.llm.cache.memory import MemoryBacking
 from rag_backend.llm.complete import fold
+from rag_backend.llm.notes import Route
+from rag_backend.llm.prices import FREE, Price
+from rag_backend.llm.pricing import Money
 from rag_backend.llm.provider import Chunk
 from rag_backend.metrics import Metrics
 from rag_backend.settings import Settings
@@ -48,11 +51,13 @@ class FakePipeline:
         self.gate = asyncio.Event()
         self.gate.set()
         self.provider: str | None = None  # who signs; None: who was asked
+        self.route: Route | None = None
         self.open = 0
 
     async def answer(self, asked: Question) -> AsyncGenerator[Chunk, None]:
         script = self._scripts[min(len(self.asked), len(self._scripts) - 1)]
         self.asked.append(asked)
+        asked.note.route, asked.note.spared = self.route, 100
         self.open += 1
         try:
             for step in script:
@@ -78,6 +83,9 @@ class FakeRegistry:
 
     def identity(self, name: str) -> tuple[str, str | None]:
         return name, self.models.get(name)
+
+    def choices(self, name: str) -> list[str]:
+        return list(self.models) if name == "smart" else [name]
 
 
 class FakeLibrary:
@@ -304,13 +312,71 @@ async def test_a_stand_ins_answer_is_not_kept() -> None:
     assert await outcomes(house, house.question(), house.question()) == ["miss", "hit"]
 
 
-async def test_who_chooses_among_rows_may_be_signed_by_any() -> None:
+@pytest.mark.parametrize("chosen", ["local", "openai"])
+async def test_whom_the_router_chose_may_sign(chosen: str) -> None:
     house = House()
-    smart, house.pipeline.provider = house.question("smart"), "local"
+    house.pipeline.route = Route(chosen, "score", ("short",), 0.2, 0.5)
+    smart, house.pipeline.provider = house.question("smart"), chosen
     assert await outcomes(house, smart, smart) == ["miss", "hit"]
-    house.pipeline.provider = "extractive"
-    smart = house.question("smart", seed=1)
-    assert await outcomes(house, smart, smart) == ["miss", "miss"]
+    kept = await house.answers.recorded(Wanted.of(smart, ""), "smart", STORE)
+    assert kept is not None
+    assert (kept.route, kept.spared) == (house.pipeline.route.header(), 100)
+    for stand_in in {"local", "openai", "extractive"} - {chosen}:
+        house.pipeline.provider = stand_in
+        smart = house.question("smart", seed=len(stand_in))
+        assert await outcomes(house, smart, smart) == ["miss", "miss"]
+
+
+async def test_a_model_looked_up_for_the_very_answer_is_no_other_model() -> None:
+    house = House()
+    house.pipeline.route = Route("local", "score", ("short",), 0.2, 0.5)
+    house.pipeline.provider, house.registry.models["local"] = "local", None
+    house.pipeline.gate.clear()
+    asking = asyncio.create_task(house.ask(house.question("smart")))
+    while not house.pipeline.asked:
+        await asyncio.sleep(0)
+    house.registry.models["local"] = "tiny"
+    house.pipeline.gate.set()
+    assert (await asking)[0] == "miss"
+    assert (await house.ask(house.question("smart")))[0] == "hit"
+
+
+async def test_those_who_share_an_answer_are_told_its_route() -> None:
+    house = House()
+    house.pipeline.route = Route("local", "score", ("short",), 0.2, 0.5)
+    house.pipeline.gate.clear()
+    served = [Served(), Served()]
+    asking = [
+        asyncio.create_task(
+            _told(
+                one,
+                house.answers.answer(
+                    house.question("smart"), Wanted.of(house.question("smart"), ""), "any", one
+                ),
+            )
+        )
+        for one in served
+    ]
+    while not house.pipeline.asked:
+        await asyncio.sleep(0)
+    house.pipeline.gate.set()
+    await asyncio.gather(*asking)
+    assert [one.note.route for one in served] == [house.pipeline.route] * 2
+    assert len(house.pipeline.asked) == 1
+
+
+async def test_what_is_given_again_is_money_saved() -> None:
+    prices = {"openai": Price(1, 10, 1), "local": FREE}
+    house = House()
+    money = Money(lambda name, _: prices.get(name), "openai", house.metrics)
+    house.answers._money = money
+    assert await outcomes(house, house.question("openai"), house.question("openai")) == [
+        "miss",
+        "hit",
+    ]
+    saved = 'rag_saved_usd_total{baseline="openai",by="caching"}'
+    # 5 of the prompt, 100 that condensing had spared, 2 of the answer
+    assert f"{saved} 0.000125" in house.metrics.exposition().decode()
 
 
 async def test_identical_questions_at_once_are_asked_once() -> None:

@@ -13,6 +13,8 @@ from rag_backend.answering.replies import NOTHING_FOUND
 from rag_backend.errors import UnsupportedFeature, UpstreamBroken, UpstreamUnavailable
 from rag_backend.llm.complete import fold
 from rag_backend.llm.extractive import Extractive
+from rag_backend.llm.prices import FREE, Price
+from rag_backend.llm.pricing import Money
 from rag_backend.llm.provider import Chunk, LLMProvider, Message
 from rag_backend.metrics import Metrics
 from tests.rag_backend.answering.fakes import (
@@ -364,3 +366,48 @@ class TestCondensed:
         assert answer["citations"][0]["quote"] == LEAVE
         assert "holidays" not in provider.requests[0].messages[0]["content"]
         assert 'method="extractive"' in house.metrics.exposition().decode()
+
+
+USAGE = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+
+
+def _priced(house: House) -> str:
+    prices = {"scripted": Price(1_000_000, 0, 0), "local": FREE}
+    house.pipeline._money = Money(lambda name, _: prices.get(name), "scripted", house.metrics)
+    return "rag_saved_usd_total"
+
+
+async def test_what_condensing_spares_is_priced_as_the_provider_counts() -> None:
+    house = House(FakeLibrary([LEAVE * 40, LUNCH * 40]), budget=200)
+    name = _priced(house)
+    question = Question((ASK,), {}, Scripted(*ANSWER, usage=USAGE), None, STORE, "http://here")
+    await fold(house.pipeline.answer(question))
+    shown = house.metrics.exposition().decode()
+    spared = question.note.spared
+    assert spared > 100
+    assert f'{name}{{baseline="scripted",by="condensing"}} {float(spared)}' in shown
+    assert 'rag_spent_usd_total{provider="scripted"} 100.0' in shown
+    asked = cast(Scripted, question.provider).requests[0]
+    assert asked.note is question.note
+    assert not asked.minor
+    # The provider counted fewer tokens than were estimated, and so of what was left out.
+    before, after = (
+        house.metrics.condensed_tokens.labels("extractive", when)._value.get()
+        for when in ("before", "after")
+    )
+    assert spared < before - after
+
+
+@pytest.mark.parametrize("provider", [Extractive("extractive"), Scripted("x", name="documents")])
+async def test_answers_without_a_model_cost_and_save_nothing(
+    house: House, provider: LLMProvider
+) -> None:
+    _priced(house)
+    await house.ask(provider)
+    assert "_usd_total{" not in house.metrics.exposition().decode()
+
+
+async def test_a_clients_own_task_is_told(house: House) -> None:
+    provider = Scripted("A title")
+    await house.ask(provider, user("### Task:\nGenerate a title for the chat"))
+    assert provider.requests[0].minor

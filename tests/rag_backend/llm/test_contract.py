@@ -18,6 +18,8 @@ from rag_backend.llm.gauging import Gauge, Gauged
 from rag_backend.llm.provider import ChatRequest, Evidence, Grounding, LLMProvider
 from rag_backend.llm.registry import Registry, build_registry
 from rag_backend.llm.retrying import Retrying
+from rag_backend.llm.routing import Named, Overflowing, Router, Routing, Side
+from rag_backend.llm.share import Share
 from rag_backend.llm.timeouts import TokenTimeouts, TotalTimeout
 from rag_backend.patience import Patience
 from rag_backend.settings import load_settings
@@ -44,7 +46,14 @@ WRAPPERS: dict[str, Callable[[LLMProvider], LLMProvider]] = {
     "breaker": lambda p: Breaker(p, Circuit(5, 5)),
     "gauged": lambda p: Gauged(p, Gauge()),
     "fallback": lambda p: Fallback([p, p]),
+    "overflowing": lambda p: Overflowing(p, p, lambda _: None),
+    "named": lambda p: Named(p, lambda _: None),
+    "routing": lambda p: Routing(p.name, _router(), {"a": p, "b": p}),
 }
+
+
+def _router() -> Router:
+    return Router(Side("a", None), Side("b", None), frozenset(), Share(0.5), lambda _: None)
 
 
 @pytest.fixture

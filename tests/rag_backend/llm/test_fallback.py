@@ -107,6 +107,15 @@ async def test_a_last_resort_that_cannot_do_it_leaves_the_first_error() -> None:
     await text_before_error(Fallback([cannot, Scripted(saying("x"))]), UnsupportedFeature)
 
 
+async def test_a_stand_ins_refusal_is_about_itself() -> None:
+    cannot = Scripted([UpstreamRefused("tools are not offered", status=400)])
+    down = Scripted([UpstreamUnavailable("down")])
+    _, raised = await text_before_error(Fallback([down, cannot]), UpstreamUnavailable)
+    assert str(raised) == "down"
+    last = Fallback([down, cannot, Scripted(saying("Twelve."))])
+    assert text_of(await collect(last)) == "Twelve."
+
+
 async def test_a_models_name_is_for_the_first_provider_only() -> None:
     first, second = Scripted([UpstreamBroken("cut")]), Scripted(saying("Twelve."))
     await collect(Fallback([first, second]), ChatRequest(ASK.messages, model="gpt-big"))

@@ -9,8 +9,11 @@ import pytest
 
 from rag_backend.errors import Conflict, NotFound, StartError, UpstreamUnavailable
 from rag_backend.llm.complete import complete
+from rag_backend.llm.notes import Note
+from rag_backend.llm.provider import ChatRequest
 from rag_backend.llm.registry import Registry, build_provider, build_registry
 from rag_backend.llm.rows import ProviderRow
+from rag_backend.metrics import Metrics
 from rag_backend.settings import load_settings
 from tests.openai_server import OpenAIServer, Reply
 from tests.rag_backend.llm.support import ASK, collect, text_before_error, text_of
@@ -83,6 +86,24 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"llm_provider": "olama"}, "LLM_PROVIDER=olama is not allowed: it should be one of auto, "),
     ({"llm_fallback": "local"}, "LLM_FALLBACK=local needs LOCAL_LLM_API_URL"),
     ({"llm_fallback": "nobody"}, "LLM_FALLBACK=nobody is not allowed: it should be one of none, "),
+    ({"llm_fallback": "smart"}, "LLM_FALLBACK=smart is not allowed: it should be one of none, "),
+    ({"llm_provider": "smart"}, "LLM_PROVIDER=smart needs LOCAL_LLM_API_URL"),
+    (
+        {"llm_provider": "smart", "local_llm_api_url": LOCAL},
+        "SMART_STRONG=openai needs OPENAI_API_KEY, which is not set",
+    ),
+    (
+        {"llm_provider": "smart", "local_llm_api_url": LOCAL, "smart_strong": "groq"},
+        "SMART_STRONG=groq is not allowed: it should be one of local, extractive",
+    ),
+    (
+        {"llm_provider": "smart", "local_llm_api_url": LOCAL, "smart_strong": "local"},
+        "SMART_STRONG=local is not allowed: it should be another provider",
+    ),
+    (
+        {"llm_provider": "smart", "local_llm_api_url": LOCAL, "smart_strong": "extractive"},
+        "SMART_STRONG=extractive is not allowed: it should be another provider",
+    ),
 ]
 
 
@@ -261,3 +282,97 @@ async def test_one_of_two_hosts_is_down(server: OpenAIServer) -> None:
             assert text_of(await collect(registry.resolve(None)[0])) == Reply().text
         assert (len(server.chats), len(other.chats)) == (1, 3)
         await registry.aclose()
+
+
+SMART = {"llm_provider": "smart", "local_llm_api_url": LOCAL, "openai_api_key": KEY}
+
+
+async def test_smart_is_a_name_among_the_others() -> None:
+    registry = build_registry(load_settings(**SMART, smart_share=0.25))
+    assert registry.chosen == "smart"
+    assert registry.models() == ["smart", "openai", "local", "extractive"]
+    assert registry.names() == ["openai", "local", "extractive"]
+    assert registry.choices("smart") == ["local", "openai"]
+    assert registry.choices("local") == ["local"]
+    assert registry.baseline == "openai"
+    for model, name in {
+        None: "smart",
+        "smart": "smart",
+        "gpt-4o": "smart",
+        "local": "local",
+    }.items():
+        assert registry.resolve(model)[0].name == name
+    first, *rows = registry.info()
+    assert set(first) - {"routing"} == set(rows[0])
+    assert (first["name"], first["kind"], first["chosen"], first["cloud"]) == (
+        "smart",
+        "routing",
+        True,
+        True,
+    )
+    assert first["routing"] | {"threshold": 0} == {
+        "local": "local",
+        "strong": "openai",
+        "target_share": 0.25,
+        "recent_share": None,
+        "recent_requests": 0,
+        "threshold": 0,
+    }
+    assert not any(row["chosen"] for row in rows)
+    assert [row["name"] for row in rows if row["fallback"]] == ["local", "extractive"]
+    await registry.aclose()
+
+
+async def test_smart_among_models_that_can_be_refused() -> None:
+    registry = build_registry(
+        load_settings(**SMART, unknown_model="refuse", local_llm_model="frog-3b")
+    )
+    for model in (None, "smart", "local", "frog-3b", "gpt-4o-mini"):
+        registry.resolve(model)
+    with pytest.raises(NotFound, match="Available: smart, openai, local, extractive"):
+        registry.resolve("gpt-9")
+    await registry.aclose()
+
+
+async def test_the_strong_one_may_be_a_row_of_the_file(providers_file: Path) -> None:
+    settings = load_settings(
+        llm_provider="smart",
+        local_llm_api_url=LOCAL,
+        llm_providers=providers_file,
+        smart_strong="groq",
+    )
+    registry = build_registry(settings)
+    assert registry.choices("smart") == ["local", "groq"]
+    assert registry.baseline == "groq"
+    assert (registry.price("groq"), registry.price("nobody")) == (None, None)
+    await registry.aclose()
+
+
+async def test_smart_asks_the_one_that_fits(server: OpenAIServer) -> None:
+    metrics = Metrics()
+    with OpenAIServer() as strong:
+        settings = load_settings(
+            llm_provider="smart",
+            local_llm_api_url=server.url,
+            openai_base_url=strong.url,
+            openai_api_key=KEY,
+        )
+        registry = build_registry(settings, metrics)
+        for question in ("Who pays?", "Why and how do A and B differ? Compare them, then explain."):
+            note = Note()
+            request = ChatRequest(({"role": "user", "content": question},), note=note)
+            chunks = await collect(registry.resolve("smart")[0], request)
+            assert note.route is not None
+            assert {chunk["provider"] for chunk in chunks} == {note.route.provider}
+        assert (len(server.chats), len(strong.chats)) == (1, 1)
+        await collect(registry.resolve("local")[0])
+        await registry.aclose()
+    shown = metrics.exposition().decode()
+    for line in (
+        'rag_routed_total{provider="local",rule="score"} 1.0',
+        'rag_routed_total{provider="openai",rule="score"} 1.0',
+        'rag_routed_total{provider="local",rule="named"} 1.0',
+        'rag_route_reasons_total{provider="openai",reason="compare"} 1.0',
+        "rag_route_score_count 2.0",
+    ):
+        assert line in shown
