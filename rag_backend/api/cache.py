@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
 from rag_backend.api.parts import Backend
+from rag_backend.api.rights import administrative
 
-router = APIRouter()
+router = APIRouter(dependencies=[Depends(administrative)])
 
 
 @router.post("/cache/clear")

@@ -6,9 +6,10 @@ import asyncio
 import base64
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
 from rag_backend.api.parts import Backend
+from rag_backend.api.rights import calling
 from rag_backend.api.schemas import EmbeddingBody
 from rag_backend.api.strict import StrictRoute
 from rag_backend.errors import BadRequest, UnsupportedFeature
@@ -17,7 +18,7 @@ from rag_backend.llm.streams import estimate_tokens
 router = APIRouter(route_class=StrictRoute)
 
 
-@router.post("/v1/embeddings")
+@router.post("/v1/embeddings", dependencies=[Depends(calling)])  # any key may
 async def create_embeddings(body: EmbeddingBody, backend: Backend) -> dict[str, Any]:
     """Unit vectors of texts, as floats or as base64 of little-endian float32."""
     texts = [body.input] if isinstance(body.input, str) else body.input

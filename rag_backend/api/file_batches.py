@@ -9,7 +9,8 @@ from fastapi import APIRouter, Response
 
 from rag_backend.api.bodies import BatchBody
 from rag_backend.api.objects import Order, batch_object, page, window
-from rag_backend.api.parts import Backend, Limit, StoreByPath
+from rag_backend.api.parts import Backend, Limit
+from rag_backend.api.rights import Asking, Readable, Writable, reach_of
 from rag_backend.api.store_files import POLL_AFTER, shown
 from rag_backend.api.strict import StrictRoute
 from rag_backend.knowledge.models import FileStatus
@@ -20,14 +21,18 @@ router = APIRouter(
 
 
 @router.post("")
-async def create_batch(store: StoreByPath, body: BatchBody, backend: Backend) -> dict[str, Any]:
+async def create_batch(
+    store: Writable, body: BatchBody, backend: Backend, caller: Asking
+) -> dict[str, Any]:
     """Put files into the store together, all or none; they are indexed in the background."""
-    return batch_object(await backend.library.attach_batch(store, body.wanted()))
+    wanted = body.wanted()
+    await backend.library.check_reach(wanted, reach_of(caller))
+    return batch_object(await backend.library.attach_batch(store, wanted))
 
 
 @router.get("/{batch_id}")
 async def retrieve_batch(
-    store: StoreByPath, batch_id: str, backend: Backend, response: Response
+    store: Readable, batch_id: str, backend: Backend, response: Response
 ) -> dict[str, Any]:
     """One batch, with what has become of its files."""
     batch = await asyncio.to_thread(backend.library.catalog.batch, store.id, batch_id)
@@ -36,14 +41,14 @@ async def retrieve_batch(
 
 
 @router.post("/{batch_id}/cancel")
-async def cancel_batch(store: StoreByPath, batch_id: str, backend: Backend) -> dict[str, Any]:
+async def cancel_batch(store: Writable, batch_id: str, backend: Backend) -> dict[str, Any]:
     """Cancel what is not indexed yet; what is, stays."""
     return batch_object(await backend.library.cancel_batch(store, batch_id))
 
 
 @router.get("/{batch_id}/files")
 async def list_batch_files(
-    store: StoreByPath,
+    store: Readable,
     batch_id: str,
     backend: Backend,
     limit: Limit = 20,

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 
 from rag_backend.api.chat import split_model
 from rag_backend.api.parts import Backend
+from rag_backend.api.rights import Asking, reached
 from rag_backend.errors import NotFound
 from rag_backend.knowledge.library import DEFAULT_STORE
 
@@ -16,21 +17,23 @@ router = APIRouter(prefix="/v1/models")
 
 
 @router.get("")
-async def list_models(backend: Backend) -> dict[str, Any]:
+async def list_models(backend: Backend, caller: Asking) -> dict[str, Any]:
     """Every name that a request may give as its `model`."""
-    stores = await asyncio.to_thread(backend.library.catalog.list_stores)
+    every = await asyncio.to_thread(backend.library.catalog.list_stores)
+    stores = [store for store in every if caller.may("read", store.name, store.id)]
     further = [store.name for store in stores if store.name != DEFAULT_STORE]
     names = backend.registry.names()
-    listed = [*names, *(f"{name}@{store}" for store in further for name in names)]
+    plain = names if len(further) < len(stores) else []  # they ask the default store
+    listed = [*plain, *(f"{name}@{store}" for store in further for name in names)]
     created = stores[0].created_at if stores else 0
     return {"object": "list", "data": [_model(name, created) for name in listed]}
 
 
 @router.get("/{model:path}")
-async def retrieve_model(model: str, backend: Backend) -> dict[str, Any]:
+async def retrieve_model(model: str, backend: Backend, caller: Asking) -> dict[str, Any]:
     """One of them."""
     name, store_name = split_model(model)
-    store = await backend.library.store(store_name)
+    store = reached(await backend.library.store(store_name), store_name, caller)
     if name is not None and name not in backend.registry.names():
         raise NotFound(f"The model '{model}' does not exist.", code="model_not_found")
     return _model(model, store.created_at)

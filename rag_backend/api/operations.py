@@ -7,12 +7,13 @@ import hashlib
 from importlib.metadata import version
 from importlib.resources import files
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from rag_backend.api.parts import Backend
+from rag_backend.api.rights import administrative
 
 router = APIRouter()
 
@@ -37,7 +38,7 @@ async def health(backend: Backend) -> JSONResponse:
     return JSONResponse(body, 200 if ready else 503)
 
 
-@router.get("/metrics")
+@router.get("/metrics", dependencies=[Depends(administrative)])
 async def metrics(backend: Backend) -> Response:
     """Prometheus' text format."""
     backend.metrics.pending_files.set(backend.library.indexer.pending)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
 from rag_backend.api.parts import Backend
+from rag_backend.api.rights import administrative
 
-router = APIRouter(prefix="/v1/providers")
+router = APIRouter(prefix="/v1/providers", dependencies=[Depends(administrative)])
 
 
 @router.get("")

@@ -16,7 +16,8 @@ from rag_backend.api.objects import (
     store_file_object,
     window,
 )
-from rag_backend.api.parts import Backend, Limit, Parts, StoreByPath
+from rag_backend.api.parts import Backend, Limit, Parts
+from rag_backend.api.rights import Asking, Readable, Writable, reach_of
 from rag_backend.api.strict import StrictRoute
 from rag_backend.knowledge.models import FileStatus, StoreFile
 
@@ -27,9 +28,12 @@ POLL_AFTER = {"openai-poll-after-ms": "250"}
 
 
 @router.post("")
-async def attach_file(store: StoreByPath, body: StoreFileBody, backend: Backend) -> dict[str, Any]:
+async def attach_file(
+    store: Writable, body: StoreFileBody, backend: Backend, caller: Asking
+) -> dict[str, Any]:
     """Put a file into the store; it is indexed in the background."""
     wanted = body.wanted()
+    await backend.library.check_reach([wanted], reach_of(caller))
     attached = await backend.library.attach(
         store, wanted.file_id, wanted.attributes, wanted.chunking
     )
@@ -38,7 +42,7 @@ async def attach_file(store: StoreByPath, body: StoreFileBody, backend: Backend)
 
 @router.get("")
 async def list_store_files(
-    store: StoreByPath,
+    store: Readable,
     backend: Backend,
     limit: Limit = 20,
     order: Order = "desc",
@@ -55,7 +59,7 @@ async def list_store_files(
 
 @router.get("/{file_id}")
 async def retrieve_store_file(
-    store: StoreByPath, file_id: str, backend: Backend, response: Response
+    store: Readable, file_id: str, backend: Backend, response: Response
 ) -> dict[str, Any]:
     """One of the store's files, with its status."""
     file = await asyncio.to_thread(backend.library.catalog.store_file, store.id, file_id)
@@ -65,7 +69,7 @@ async def retrieve_store_file(
 
 @router.post("/{file_id}")
 async def update_store_file(
-    store: StoreByPath, file_id: str, body: AttributesBody, backend: Backend
+    store: Writable, file_id: str, body: AttributesBody, backend: Backend
 ) -> dict[str, Any]:
     """Replace a file's attributes."""
     catalog = backend.library.catalog
@@ -75,14 +79,14 @@ async def update_store_file(
 
 
 @router.delete("/{file_id}")
-async def detach_file(store: StoreByPath, file_id: str, backend: Backend) -> dict[str, Any]:
+async def detach_file(store: Writable, file_id: str, backend: Backend) -> dict[str, Any]:
     """Take a file out of the store; its bytes stay."""
     await backend.library.detach(store, file_id)
     return deleted(file_id, "vector_store.file.deleted")
 
 
 @router.get("/{file_id}/content")
-async def store_file_content(store: StoreByPath, file_id: str, backend: Backend) -> dict[str, Any]:
+async def store_file_content(store: Readable, file_id: str, backend: Backend) -> dict[str, Any]:
     """The text that was indexed, chunk by chunk."""
     chunks = await backend.library.chunks(store, file_id)
     return {

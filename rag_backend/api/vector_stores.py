@@ -6,7 +6,7 @@ import asyncio
 from functools import partial
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
 from rag_backend.api.bodies import SearchBody, StoreBody, StoreChanges
 from rag_backend.api.objects import (
@@ -17,7 +17,15 @@ from rag_backend.api.objects import (
     store_object,
     window,
 )
-from rag_backend.api.parts import Backend, Limit, Parts, StoreByPath
+from rag_backend.api.parts import Backend, Limit, Parts
+from rag_backend.api.rights import (
+    Asking,
+    Readable,
+    Writable,
+    administrative,
+    lacking,
+    reach_of,
+)
 from rag_backend.api.strict import StrictRoute
 from rag_backend.errors import Conflict
 from rag_backend.knowledge import filters as attribute_filters
@@ -30,12 +38,16 @@ _HITS_A_RESULT, _MOST_HITS = 2, 100
 
 
 @router.post("")
-async def create_store(body: StoreBody, backend: Backend) -> dict[str, Any]:
+async def create_store(body: StoreBody, backend: Backend, caller: Asking) -> dict[str, Any]:
     """Create a store; without a name it gets its own id's style of name."""
+    name, wanted = body.name or new_id("store-"), body.wanted()
+    if not caller.may("write", name):
+        raise lacking("write", name)
+    await backend.library.check_reach(wanted, reach_of(caller))
     store = await backend.library.create_store(
-        body.name or new_id("store-"),
+        name,
         body.metadata or {},
-        body.wanted(),
+        wanted,
         body.description,
         None if body.expires_after is None else body.expires_after.days,
     )
@@ -45,26 +57,31 @@ async def create_store(body: StoreBody, backend: Backend) -> dict[str, Any]:
 @router.get("")
 async def list_stores(
     backend: Backend,
+    caller: Asking,
     limit: Limit = 20,
     order: Order = "desc",
     after: str | None = None,
     before: str | None = None,
 ) -> dict[str, Any]:
-    """Stores, newest first."""
-    wanted = window(limit, order, after, before)
-    listed = await asyncio.to_thread(backend.library.catalog.page_stores, wanted)
+    """Stores, newest first: those that the key may read."""
+    wanted, reach = window(limit, order, after, before), reach_of(caller)
+    listed = await asyncio.to_thread(backend.library.catalog.page_stores, wanted, reach)
     return shown_page([await _shown(store, backend) for store in listed.items], listed.has_more)
 
 
 @router.get("/{vector_store_id}")
-async def retrieve_store(store: StoreByPath, backend: Backend) -> dict[str, Any]:
+async def retrieve_store(store: Readable, backend: Backend) -> dict[str, Any]:
     """One store."""
     return await _shown(store, backend)
 
 
 @router.post("/{vector_store_id}")
-async def modify_store(store: StoreByPath, body: StoreChanges, backend: Backend) -> dict[str, Any]:
+async def modify_store(
+    store: Writable, body: StoreChanges, backend: Backend, caller: Asking
+) -> dict[str, Any]:
     """Change what a store is called, described and marked with, and when it expires."""
+    if body.name not in (None, store.name):
+        await administrative(caller)  # rights are given by name
     if store.name == DEFAULT_STORE and body.name not in (None, DEFAULT_STORE):
         raise Conflict("The default store keeps its name: questions go to it.", param="name")
     if store.name == DEFAULT_STORE and body.expires_after is not None:
@@ -79,21 +96,21 @@ async def modify_store(store: StoreByPath, body: StoreChanges, backend: Backend)
 
 
 @router.delete("/{vector_store_id}")
-async def delete_store(store: StoreByPath, backend: Backend) -> dict[str, Any]:
+async def delete_store(store: Writable, backend: Backend) -> dict[str, Any]:
     """Delete a store and everything indexed in it; the files themselves stay."""
     await backend.library.delete_store(store)
     return deleted(store.id, "vector_store.deleted")
 
 
-@router.post("/{vector_store_id}/rebuild")
-async def rebuild_store(store: StoreByPath, backend: Backend) -> dict[str, Any]:
+@router.post("/{vector_store_id}/rebuild", dependencies=[Depends(administrative)])
+async def rebuild_store(store: Readable, backend: Backend) -> dict[str, Any]:
     """Make vectors and postings anew from the catalog, with the present encoder (our addition)."""
     await backend.library.indexer.rebuild(store)
     return await _shown(await backend.library.store(store.id), backend)
 
 
 @router.post("/{vector_store_id}/search")
-async def search_store(store: StoreByPath, body: SearchBody, backend: Backend) -> dict[str, Any]:
+async def search_store(store: Readable, body: SearchBody, backend: Backend) -> dict[str, Any]:
     """The best passages for one query, or for several together: chunks with their neighbours."""
     queries = body.queries()
     if body.filters is not None:

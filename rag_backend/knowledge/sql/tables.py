@@ -24,7 +24,7 @@ metadata = MetaData()
 ID = String(64).with_variant(String(64, collation="C"), "postgresql")
 """An identifier; ordered by its characters' codes, as in SQLite, whatever the database's locale."""
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Grows with every change of these tables; kept in SQLite's `user_version`, in PostgreSQL in a
 table.
 
@@ -42,8 +42,10 @@ files = Table(
     Column("purpose", String(32), nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
+    Column("uploaded_by", String(64)),  # a digest of the API key; None: nobody needed one
     Index("files_expires_at", "expires_at"),
     Index("files_created", "created_at", "id"),
+    Index("files_uploader", "uploaded_by"),
 )
 
 stores = Table(
