@@ -17,6 +17,7 @@ from rag_backend.answering.pipeline import Pipeline
 from rag_backend.api import (
     cache,
     chat,
+    document,
     embeddings,
     failures,
     file_batches,
@@ -104,6 +105,7 @@ def create_app(settings: Settings, started: Started | None = None) -> FastAPI:
     for module in (cache, chat, models, providers, files, *stores, embeddings, operations):
         app.include_router(module.router)
     failures.install(app)
+    document.install(app)
     keys = [key.get_secret_value() for key in settings.api_keys]
     limit = BodyLimit(settings.max_body_mb, settings.max_file_mb)
     # The last one stands outermost.

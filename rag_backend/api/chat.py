@@ -14,11 +14,13 @@ from rag_backend.answering.caching import Served, Wanted
 from rag_backend.answering.pipeline import Question
 from rag_backend.api.asking import asker, freshness
 from rag_backend.api.disconnect import or_disconnected
+from rag_backend.api.document import ASKED, EVERYWHERE
 from rag_backend.api.limiting import check_messages
 from rag_backend.api.parts import Backend, Parts
 from rag_backend.api.repeating import Known, recorded_response, remember
 from rag_backend.api.rights import Asking, reached
 from rag_backend.api.schemas import ChatBody
+from rag_backend.api.shapes import ChatCompletion
 from rag_backend.api.sse import event_stream
 from rag_backend.api.strict import StrictRoute
 from rag_backend.errors import NotFound
@@ -31,7 +33,18 @@ router = APIRouter(route_class=StrictRoute)
 log = logging.getLogger("rag_backend.content")
 
 
-@router.post("/v1/chat/completions")
+@router.post(
+    "/v1/chat/completions",
+    responses={
+        200: {
+            "model": ChatCompletion,
+            "description": "A cited answer; as events, one chunk each, with `stream`",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        **EVERYWHERE,
+        **ASKED,
+    },
+)
 async def create_chat_completion(
     body: ChatBody, request: Request, backend: Backend, caller: Asking
 ) -> Response:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from fastapi import APIRouter
 
 from rag_backend.api.chat import split_model
+from rag_backend.api.document import EVERYWHERE, LOOKED_UP
 from rag_backend.api.parts import Backend
 from rag_backend.api.rights import Asking, reached
+from rag_backend.api.shapes import ModelList, ModelObject
 from rag_backend.errors import NotFound
 from rag_backend.knowledge.library import DEFAULT_STORE
 
-router = APIRouter(prefix="/v1/models")
+router = APIRouter(prefix="/v1/models", responses=EVERYWHERE | LOOKED_UP)
 
 
 @router.get("")
-async def list_models(backend: Backend, caller: Asking) -> dict[str, Any]:
+async def list_models(backend: Backend, caller: Asking) -> ModelList:
     """Every name that a request may give as its `model`."""
     every = await asyncio.to_thread(backend.library.catalog.list_stores)
     stores = [store for store in every if caller.may("read", store.name, store.id)]
@@ -30,7 +31,7 @@ async def list_models(backend: Backend, caller: Asking) -> dict[str, Any]:
 
 
 @router.get("/{model:path}")
-async def retrieve_model(model: str, backend: Backend, caller: Asking) -> dict[str, Any]:
+async def retrieve_model(model: str, backend: Backend, caller: Asking) -> ModelObject:
     """One of them."""
     name, store_name = split_model(model)
     store = reached(await backend.library.store(store_name), store_name, caller)
@@ -39,5 +40,5 @@ async def retrieve_model(model: str, backend: Backend, caller: Asking) -> dict[s
     return _model(model, store.created_at)
 
 
-def _model(name: str, created: int) -> dict[str, Any]:
+def _model(name: str, created: int) -> ModelObject:
     return {"id": name, "object": "model", "created": created, "owned_by": "rag-backend"}

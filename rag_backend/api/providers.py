@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from fastapi import APIRouter, Depends
 
+from rag_backend.api.document import EVERYWHERE, fails
 from rag_backend.api.parts import Backend
 from rag_backend.api.rights import administrative
+from rag_backend.api.shapes import ProviderList, ProviderObject
 
-router = APIRouter(prefix="/v1/providers", dependencies=[Depends(administrative)])
+router = APIRouter(
+    prefix="/v1/providers", dependencies=[Depends(administrative)], responses=EVERYWHERE
+)
 
 
 @router.get("")
-async def list_providers(backend: Backend) -> dict[str, Any]:
+async def list_providers(backend: Backend) -> ProviderList:
     """Each provider's addresses, model, state, latency, breakers and requests in flight."""
     return {"object": "list", "data": [_object(row) for row in backend.registry.info()]}
 
 
-@router.get("/{name}")
-async def retrieve_provider(name: str, backend: Backend) -> dict[str, Any]:
+@router.get("/{name}", responses=fails(404))
+async def retrieve_provider(name: str, backend: Backend) -> ProviderObject:
     """One of them."""
     backend.registry.get_required(name)
     return next(_object(row) for row in backend.registry.info() if row["name"] == name)
 
 
-def _object(row: dict[str, Any]) -> dict[str, Any]:
-    return {"object": "provider", **row}
+def _object(row: dict[str, Any]) -> ProviderObject:
+    return cast(ProviderObject, {"object": "provider", **row})
