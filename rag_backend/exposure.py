@@ -30,8 +30,10 @@ def check_exposure(settings: Settings) -> None:
 
 def _is_loopback(host: str) -> bool:
     """Whether every address of this name is this machine's own; names that are none count."""
+    if not host:
+        return False
     try:
-        found = socket.getaddrinfo(host or None, None, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(host, None, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError):
         return True  # it cannot be listened on, which `bind` says
     return all(
