@@ -9,7 +9,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from rag_backend.api.middleware import request_id
+from rag_backend.api.middleware import id_of
 
 _SHOWN = ("x-request-id", "x-cache", "x-route", "age", "retry-after", "openai-poll-after-ms")
 
@@ -32,5 +32,5 @@ class Cors(CORSMiddleware):
     def preflight_response(self, request_headers: Headers) -> Response:
         """See CORSMiddleware; with an id, as every response has one."""
         response = super().preflight_response(request_headers)
-        response.headers["x-request-id"] = request_id(request_headers)
+        response.headers["x-request-id"] = id_of(request_headers)
         return response

@@ -48,14 +48,14 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        own_id = request_id(headers)
+        request_id = id_of(headers)
         began, begun, status = time.monotonic(), False, 500
 
         async def send_with_id(message: Message) -> None:
             nonlocal begun, status
             if message["type"] == "http.response.start":
                 begun, status = True, message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = own_id
+                MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
         try:
@@ -72,11 +72,11 @@ class RequestMiddleware:
             if not begun:
                 await _refuse(stopping())(scope, receive, send_with_id)
         except Exception:
-            log.exception("%s %s failed (%s)", scope["method"], scope["path"], own_id)
+            log.exception("%s %s failed (%s)", scope["method"], scope["path"], request_id)
             if not begun:
                 await _refuse(unexpected())(scope, receive, send_with_id)
         finally:
-            self._note(scope, own_id, status, time.monotonic() - began)
+            self._note(scope, request_id, status, time.monotonic() - began)
 
     def _refusal(self, scope: Scope, headers: Headers) -> RAGError | None:
         try:
@@ -108,7 +108,7 @@ def _refuse(error: RAGError) -> JSONResponse:
     return JSONResponse(error.envelope(), error.client_status, error.headers())
 
 
-def request_id(headers: Headers) -> str:
+def id_of(headers: Headers) -> str:
     """The client's own id where it is harmless to repeat, else a new one."""
     given = headers.get("x-request-id", "")
     return given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from typing import Any, Generic, Literal, NotRequired, TypeVar
 
+from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
 Item = TypeVar("Item")
+OPEN = ConfigDict(extra="allow")
+"""For what is told by parts that may have more to tell; without it, more would be left out."""
 
 
 class Problem(TypedDict):
@@ -278,6 +281,7 @@ class Latency(TypedDict):
     first_token_p95_ms: float | None
 
 
+@with_config(OPEN)
 class HostObject(TypedDict):
     """One address of a provider."""
 
@@ -291,6 +295,7 @@ class HostObject(TypedDict):
     latency: Latency
 
 
+@with_config(OPEN)
 class ProviderObject(TypedDict):
     """Who can answer."""
 
@@ -301,6 +306,8 @@ class ProviderObject(TypedDict):
     model: str | None
     cloud: bool
     context_tokens: int | None
+    chosen: bool
+    fallback: bool
     state: str
     in_flight: int
     latency: Latency
