@@ -17,6 +17,7 @@ from rag_backend.answering.pipeline import Pipeline
 from rag_backend.api import (
     cache,
     chat,
+    document,
     embeddings,
     failures,
     file_batches,
@@ -27,6 +28,9 @@ from rag_backend.api import (
     store_files,
     vector_stores,
 )
+from rag_backend.api.admitting import Admitting, Places
+from rag_backend.api.cors import Cors
+from rag_backend.api.limiting import BodyLimit
 from rag_backend.api.middleware import RequestMiddleware
 from rag_backend.api.parts import Parts
 from rag_backend.api.repeating import Repeating
@@ -102,9 +106,15 @@ def create_app(settings: Settings, started: Started | None = None) -> FastAPI:
     for module in (cache, chat, models, providers, files, *stores, embeddings, operations):
         app.include_router(module.router)
     failures.install(app)
+    document.install(app)
     keys = [key.get_secret_value() for key in settings.api_keys]
+    limit = BodyLimit(settings.max_body_mb, settings.max_file_mb)
+    # The last one stands outermost.
+    app.add_middleware(Admitting, places=parts.places, uploads=parts.uploads)
     app.add_middleware(Repeating, parts=parts)
-    app.add_middleware(RequestMiddleware, keys=keys, metrics=parts.metrics)
+    app.add_middleware(RequestMiddleware, keys=keys, metrics=parts.metrics, limit=limit)
+    if settings.cors_origins:
+        app.add_middleware(Cors, origins=settings.cors_origins)
     return app
 
 
@@ -129,7 +139,19 @@ def build_parts(settings: Settings) -> Parts:
     pipeline = Pipeline(library, condenser, local, settings.no_answer, metrics, money)
     backing = open_backing(settings, metrics)
     answers = Answers(pipeline, library, backing, registry, reranking, settings, metrics, money)
-    return Parts(settings, library, encoder, reranking, registry, pipeline, answers, metrics)
+    room = (settings.max_concurrent_requests, settings.max_queued_requests)
+    return Parts(
+        settings,
+        library,
+        encoder,
+        reranking,
+        registry,
+        pipeline,
+        answers,
+        metrics,
+        places=Places(*room),
+        uploads=Places(*room),
+    )
 
 
 def _build_reranking(model: str | None) -> Reranking:

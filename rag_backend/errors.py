@@ -5,10 +5,12 @@ RAGError
 ├── BadRequest            400  the request cannot be honoured as it stands
 │   └── UnsupportedFeature     valid for OpenAI, not offered here: refused, never ignored
 ├── Unauthorized          401
-├── Forbidden             403
+├── Forbidden             403  the server does not answer to the name it was reached by
+│   └── MissingRight           the key may not do this
 ├── NotFound              404
 ├── Conflict              409
 ├── TooLarge              413
+├── Busy                  429  too many requests at once
 ├── Starting              503  the encoder is still loading
 ├── CacheUnavailable      503  the answer cache could not be cleared
 ├── StorageAway           503  a database server does not answer: nothing is lost, try again
@@ -94,6 +96,12 @@ class Forbidden(RAGError):
     code = "host_not_allowed"
 
 
+class MissingRight(Forbidden):
+    """The API key may not do this; says which right it lacks."""
+
+    code = "insufficient_permissions"
+
+
 class NotFound(RAGError):
     """No such file, vector store or model."""
 
@@ -120,6 +128,23 @@ class TooLarge(RAGError):
     status = 413
     type = "invalid_request_error"
     code = "too_large"
+
+
+class Busy(RAGError):
+    """All places are taken, and the queue for them is full."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "server_busy"
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """Whole seconds after which there should be room."""
+
+    def headers(self) -> dict[str, str]:
+        """When to ask again."""
+        return {"retry-after": str(self.retry_after)}
 
 
 class Starting(RAGError):

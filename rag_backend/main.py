@@ -62,11 +62,13 @@ def _run(settings: Settings) -> int:
     # A signal during the start unwinds what was opened; from `_serve` on, the server hears it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Imported here: `--help` and a bad setting need none of it.
+    from rag_backend.exposure import check_exposure
     from rag_backend.listening import bind
     from rag_backend.ownership import owned
     from rag_backend.startup import announce_settings
 
     announce_settings(settings, _say)
+    check_exposure(settings)
     os.umask(0o077)  # what is stored here is confidential: this user's alone
     listener = bind(settings.host, settings.port)
     try:

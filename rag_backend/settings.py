@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ingest.env_file import read_env_file
 from rag_backend.errors import StartError
+from rag_backend.keys import parse
 
 ENV_FILE = Path(".env")
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"]*@")
@@ -58,11 +59,23 @@ def _postgres_url(value: object) -> object:
 
 
 def _keys(value: object) -> object:
-    """Comma-separated keys that fit into an HTTP header."""
-    keys = _comma_separated(value)
-    if isinstance(keys, tuple) and not all(str(k).isascii() and str(k).isprintable() for k in keys):
-        raise ValueError("keys of ASCII letters, digits and signs only")
-    return keys
+    """Comma-separated keys, each with what it is bound to; see `keys`."""
+    entries = _comma_separated(value)
+    if isinstance(entries, tuple):
+        parse([e.get_secret_value() if isinstance(e, SecretStr) else str(e) for e in entries])
+    return entries
+
+
+def _origins(value: object) -> object:
+    """Refuse what no browser sends as an origin: paths, and names without a scheme."""
+    origins = _comma_separated(value)
+    if isinstance(origins, tuple):
+        for origin in origins:
+            parts = urlsplit(str(origin))
+            whole = f"{parts.scheme}://{parts.netloc}"
+            if origin != "*" and (not parts.hostname or whole != origin or "@" in whole):
+                raise ValueError("origins such as https://chat.example.org, comma-separated, or *")
+    return origins
 
 
 def _cache_url(value: object) -> object:
@@ -79,6 +92,7 @@ def _cache_url(value: object) -> object:
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_keys)]
+Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)]
 Url = Annotated[str, BeforeValidator(_http_url)]
 CacheUrl = Annotated[str, BeforeValidator(_cache_url)]
 Urls = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_http_urls)]
@@ -110,7 +124,32 @@ class Settings(BaseSettings):
         Path("data"), description="Directory of catalog, vectors, postings, files"
     )
     api_keys: Secrets = Field(
-        (), description="Bearer keys that clients must send, comma-separated; empty: no key needed"
+        (),
+        description="Bearer keys that clients must send, comma-separated; `KEY=STORE:read` or "
+        "`KEY=STORE:read+OTHER:write` binds one to vector stores; empty: no key needed",
+    )
+    allow_without_keys: Literal["anyone-on-this-network"] | None = Field(
+        None,
+        description="`anyone-on-this-network`: listen on more than this machine although there are "
+        "no API_KEYS; empty: such a start is refused",
+    )
+    cors_origins: Origins = Field(
+        (),
+        description="Web pages that may call from a browser, as origins such as "
+        "https://chat.example.org, comma-separated; `*`: any (needs API_KEYS); empty: none",
+    )
+    max_concurrent_requests: int = Field(
+        128, ge=1, le=10_000, description="Questions, searches and embeddings answered at once"
+    )
+    max_queued_requests: int = Field(
+        256, ge=0, le=100_000, description="Those that may wait for a place; one more gets a 429"
+    )
+    max_body_mb: int = Field(
+        32, ge=1, le=1024, description="Largest request body in MiB, file uploads aside"
+    )
+    max_messages: int = Field(2048, ge=1, le=100_000, description="Most messages in a request")
+    max_message_chars: int = Field(
+        200_000, ge=1000, le=100_000_000, description="Longest message, in characters"
     )
     max_file_mb: int = Field(512, ge=1, le=4096, description="Largest file accepted, in MiB")
     read_timeout: Seconds = Field(120, description="Longest time to read one file, in seconds")

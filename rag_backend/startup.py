@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from rag_backend.api.parts import Parts
 from rag_backend.errors import RAGError, StartError, Starting
+from rag_backend.keys import KeyRing
 from rag_backend.knowledge.reranking import RERANKED
 from rag_backend.knowledge.sql.opening import postgres_address, shown_address
 from rag_backend.llm.probing import Reachability, probe
@@ -25,6 +26,8 @@ def announce_settings(settings: Settings, say: Say) -> None:
     say(f"Settings (environment > .env > default; {_env_file()}):")
     for name, value in listed:
         say(f"  {name:<{width}}  {value or '-'}")
+    for rights in KeyRing([key.get_secret_value() for key in settings.api_keys]).described():
+        say(f"  An API key with {rights}.")
     for name in unknown_names():
         say(f"  ! .env sets {name}, which no setting reads: check its spelling.")
 

@@ -42,8 +42,9 @@ _NO_EFFECT = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_k
 _ELSEWHERE = frozenset(
     "host port data_dir database_url chroma_url api_keys log_level log_content max_file_mb "
     "read_timeout read_memory_mb cache_url cache_ttl cache_max_mb cache_max_entries "
-    "openai_api_key local_llm_api_key embedding_api_key "
-    "openai_price_in openai_price_out openai_price_cached_in".split()
+    "openai_api_key local_llm_api_key embedding_api_key openai_price_in openai_price_out "
+    "openai_price_cached_in allow_without_keys cors_origins "
+    "max_concurrent_requests max_queued_requests max_body_mb max_messages max_message_chars".split()
 )
 """Settings that change no answer. Every other one is part of the key, those of tomorrow too."""
 

@@ -14,12 +14,17 @@ from rag_backend.answering.caching import Served, Wanted
 from rag_backend.answering.pipeline import Question
 from rag_backend.api.asking import asker, freshness
 from rag_backend.api.disconnect import or_disconnected
+from rag_backend.api.document import ASKED, EVERYWHERE
+from rag_backend.api.limiting import check_messages
 from rag_backend.api.parts import Backend, Parts
 from rag_backend.api.repeating import Known, recorded_response, remember
+from rag_backend.api.rights import Asking, reached
 from rag_backend.api.schemas import ChatBody
+from rag_backend.api.shapes import ChatCompletion
 from rag_backend.api.sse import event_stream
 from rag_backend.api.strict import StrictRoute
 from rag_backend.errors import NotFound
+from rag_backend.keys import Caller
 from rag_backend.knowledge.library import DEFAULT_STORE
 from rag_backend.llm.complete import fold
 from rag_backend.llm.provider import Chunk
@@ -28,10 +33,23 @@ router = APIRouter(route_class=StrictRoute)
 log = logging.getLogger("rag_backend.content")
 
 
-@router.post("/v1/chat/completions")
-async def create_chat_completion(body: ChatBody, request: Request, backend: Backend) -> Response:
+@router.post(
+    "/v1/chat/completions",
+    responses={
+        200: {
+            "model": ChatCompletion,
+            "description": "A cited answer; as events, one chunk each, with `stream`",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        **EVERYWHERE,
+        **ASKED,
+    },
+)
+async def create_chat_completion(
+    body: ChatBody, request: Request, backend: Backend, caller: Asking
+) -> Response:
     """Answer from the documents, with sources; plain or streamed."""
-    asked = await _question(body, request, backend)
+    asked = await _question(body, request, backend, caller)
     wanted = Wanted.of(asked, asker(request.headers, keyed=bool(backend.settings.api_keys)))
     fresh, served = freshness(request.headers), Served()
     recording = shown = None
@@ -66,19 +84,22 @@ async def create_chat_completion(body: ChatBody, request: Request, backend: Back
     return response
 
 
-async def _question(body: ChatBody, request: Request, backend: Parts) -> Question:
+async def _question(body: ChatBody, request: Request, backend: Parts, caller: Caller) -> Question:
     name, store_name = split_model(body.model)
     provider, upstream_model = backend.registry.resolve(name)
     try:
-        store = await backend.library.store(store_name)
+        store = reached(await backend.library.store(store_name), store_name, caller)
     except NotFound as error:
         raise NotFound(
             f"The model '{body.model}' does not exist: there is no vector store '{store_name}'.",
             param="model",
             code="model_not_found",
         ) from error
+    messages = tuple(message.plain(at) for at, message in enumerate(body.messages))
+    limits = backend.settings
+    check_messages(messages, limits.max_messages, limits.max_message_chars)
     return Question(
-        messages=tuple(message.plain(at) for at, message in enumerate(body.messages)),
+        messages=messages,
         options=body.options(),
         provider=provider,
         model=upstream_model,

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
+from rag_backend.api.document import EVERYWHERE, fails
 from rag_backend.api.parts import Backend
+from rag_backend.api.rights import calling
 from rag_backend.api.schemas import EmbeddingBody
+from rag_backend.api.shapes import EmbeddingList
 from rag_backend.api.strict import StrictRoute
 from rag_backend.errors import BadRequest, UnsupportedFeature
 from rag_backend.llm.streams import estimate_tokens
 
-router = APIRouter(route_class=StrictRoute)
+router = APIRouter(
+    route_class=StrictRoute, responses=EVERYWHERE | fails(400, 413, 429, 502, 503, 504)
+)
 
 
-@router.post("/v1/embeddings")
-async def create_embeddings(body: EmbeddingBody, backend: Backend) -> dict[str, Any]:
+@router.post("/v1/embeddings", dependencies=[Depends(calling)])  # any key may
+async def create_embeddings(body: EmbeddingBody, backend: Backend) -> EmbeddingList:
     """Unit vectors of texts, as floats or as base64 of little-endian float32."""
     texts = [body.input] if isinstance(body.input, str) else body.input
     if not all(text.strip() for text in texts):

@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from fastapi import APIRouter, Response
 
 from rag_backend.api.bodies import BatchBody
+from rag_backend.api.document import CHANGED, EVERYWHERE
 from rag_backend.api.objects import Order, batch_object, page, window
-from rag_backend.api.parts import Backend, Limit, StoreByPath
+from rag_backend.api.parts import Backend, Limit
+from rag_backend.api.rights import Asking, Readable, Writable, reach_of
+from rag_backend.api.shapes import BatchObject, Page, StoreFileObject
 from rag_backend.api.store_files import POLL_AFTER, shown
 from rag_backend.api.strict import StrictRoute
 from rag_backend.knowledge.models import FileStatus
 
 router = APIRouter(
-    prefix="/v1/vector_stores/{vector_store_id}/file_batches", route_class=StrictRoute
+    prefix="/v1/vector_stores/{vector_store_id}/file_batches",
+    route_class=StrictRoute,
+    responses=EVERYWHERE | CHANGED,
 )
 
 
 @router.post("")
-async def create_batch(store: StoreByPath, body: BatchBody, backend: Backend) -> dict[str, Any]:
+async def create_batch(
+    store: Writable, body: BatchBody, backend: Backend, caller: Asking
+) -> BatchObject:
     """Put files into the store together, all or none; they are indexed in the background."""
-    return batch_object(await backend.library.attach_batch(store, body.wanted()))
+    wanted = body.wanted()
+    await backend.library.check_reach(wanted, reach_of(caller))
+    return batch_object(await backend.library.attach_batch(store, wanted))
 
 
 @router.get("/{batch_id}")
 async def retrieve_batch(
-    store: StoreByPath, batch_id: str, backend: Backend, response: Response
-) -> dict[str, Any]:
+    store: Readable, batch_id: str, backend: Backend, response: Response
+) -> BatchObject:
     """One batch, with what has become of its files."""
     batch = await asyncio.to_thread(backend.library.catalog.batch, store.id, batch_id)
     response.headers.update(POLL_AFTER)
@@ -36,14 +44,14 @@ async def retrieve_batch(
 
 
 @router.post("/{batch_id}/cancel")
-async def cancel_batch(store: StoreByPath, batch_id: str, backend: Backend) -> dict[str, Any]:
+async def cancel_batch(store: Writable, batch_id: str, backend: Backend) -> BatchObject:
     """Cancel what is not indexed yet; what is, stays."""
     return batch_object(await backend.library.cancel_batch(store, batch_id))
 
 
 @router.get("/{batch_id}/files")
 async def list_batch_files(
-    store: StoreByPath,
+    store: Readable,
     batch_id: str,
     backend: Backend,
     limit: Limit = 20,
@@ -51,7 +59,7 @@ async def list_batch_files(
     after: str | None = None,
     before: str | None = None,
     filter: FileStatus | None = None,
-) -> dict[str, Any]:
+) -> Page[StoreFileObject]:
     """The batch's files, newest first, optionally of one status."""
     catalog = backend.library.catalog
     await asyncio.to_thread(catalog.batch, store.id, batch_id)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 from collections.abc import Sequence
 
 from starlette.datastructures import Headers
 
-from rag_backend.errors import Forbidden, RAGError, Unauthorized
+from rag_backend.errors import Forbidden, Unauthorized
+from rag_backend.keys import ANYBODY, Caller, KeyRing
 
 _OPEN_PATHS = ("/", "/health", "/docs", "/openapi.json")
 _OPEN_FOLDER = "/static-offline-docs/"
+_NOBODY = Caller(grants={})
 _LAN_SUFFIXES = (".localhost", ".local", ".lan", ".home.arpa", ".internal", ".intranet", ".test")
 
 
@@ -19,26 +20,26 @@ class Guard:
     """Decides from the path and the headers, before anything is read."""
 
     def __init__(self, keys: Sequence[str]) -> None:
-        self._keys = [key.encode() for key in keys]
+        """`keys` as in API_KEYS; raises ValueError where one is malformed."""
+        self._ring = KeyRing(keys)
 
-    def refusal(self, path: str, headers: Headers) -> RAGError | None:
-        """Why the request is refused; None where it is not."""
-        if not self._keys:
-            return _foreign_name(headers.get("host", ""))
+    def admit(self, path: str, headers: Headers) -> Caller:
+        """Who asks; raises Unauthorized or Forbidden."""
+        if not self._ring:
+            return _known_name(headers.get("host", ""))
         if path in _OPEN_PATHS or path.startswith(_OPEN_FOLDER):
-            return None
+            return _NOBODY
         scheme, _, token = headers.get("authorization", "").partition(" ")
         sent = token.strip().encode("latin-1") if scheme.lower() == "bearer" else b""
-        # Every key is compared, so that the time taken says nothing about them.
-        matches = [hmac.compare_digest(sent, key) for key in self._keys]
-        if any(matches):
-            return None
-        return Unauthorized(
-            "This backend needs an API key: send one of API_KEYS as `Authorization: Bearer …`."
-        )
+        caller = self._ring.caller(sent)
+        if caller is None:
+            raise Unauthorized(
+                "This backend needs an API key: send one of API_KEYS as `Authorization: Bearer …`."
+            )
+        return caller
 
 
-def _foreign_name(host: str) -> RAGError | None:
+def _known_name(host: str) -> Caller:
     """Refuse a public name where there is no key.
 
     Any web page that a colleague visits can point a name of its own at this server's address (DNS
@@ -48,8 +49,8 @@ def _foreign_name(host: str) -> RAGError | None:
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
     name = name.strip("[]").lower().rstrip(".")
     if "." not in name or name.endswith(_LAN_SUFFIXES) or _is_address(name):
-        return None
-    return Forbidden(
+        return ANYBODY
+    raise Forbidden(
         f"Without API_KEYS this backend answers to addresses and LAN names only, not to {name!r}: "
         "set API_KEYS, or use its address."
     )

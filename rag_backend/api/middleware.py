@@ -14,19 +14,17 @@ from collections.abc import Sequence
 from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rag_backend.api.failures import stopping, unexpected
 from rag_backend.api.guarding import Guard
-from rag_backend.api.parts import parts_of
-from rag_backend.errors import RAGError, TooLarge
+from rag_backend.api.limiting import BodyLimit
+from rag_backend.api.rights import CALLER
+from rag_backend.errors import RAGError
 from rag_backend.metrics import Metrics
 
-_MAX_JSON_MB = 32
-"""Largest body in MiB, file uploads aside."""
 _CLIENT_CLOSED = 499  # nginx's number for it; nobody sees it but the log and the metrics
 _REQUEST_ID = re.compile(r"[\w.-]{1,128}")
 
@@ -36,9 +34,12 @@ log = logging.getLogger("rag_backend.requests")
 class RequestMiddleware:
     """One layer for everything that every request gets."""
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str], metrics: Metrics) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: Sequence[str], metrics: Metrics, limit: BodyLimit | None = None
+    ) -> None:
         self._app = app
         self._guard = Guard(keys)
+        self._limit = limit or BodyLimit()
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,7 +48,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        request_id = _request_id(headers)
+        request_id = id_of(headers)
         began, begun, status = time.monotonic(), False, 500
 
         async def send_with_id(message: Message) -> None:
@@ -62,7 +63,8 @@ class RequestMiddleware:
             if refused is not None:
                 await _refuse(refused)(scope, receive, send_with_id)
             else:
-                await self._app(scope, _bounded(scope, receive), send_with_id)
+                bounded = self._limit.bounded(scope["path"], receive)
+                await self._app(scope, bounded, send_with_id)
         except ClientDisconnect:
             status = _CLIENT_CLOSED
         except asyncio.CancelledError:
@@ -77,13 +79,11 @@ class RequestMiddleware:
             self._note(scope, request_id, status, time.monotonic() - began)
 
     def _refusal(self, scope: Scope, headers: Headers) -> RAGError | None:
-        refused = self._guard.refusal(scope["path"], headers)
-        if refused is not None:
-            return refused
-        length = headers.get("content-length", "")
-        if length.isdigit() and int(length) > _most_bytes(scope):
-            return TooLarge(_too_large(scope))
-        return None
+        try:
+            scope[CALLER] = self._guard.admit(scope["path"], headers)
+        except RAGError as error:
+            return error
+        return self._limit.refusal(scope["path"], headers)
 
     def _note(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         route = scope.get("route")
@@ -108,41 +108,7 @@ def _refuse(error: RAGError) -> JSONResponse:
     return JSONResponse(error.envelope(), error.client_status, error.headers())
 
 
-def _request_id(headers: Headers) -> str:
+def id_of(headers: Headers) -> str:
     """The client's own id where it is harmless to repeat, else a new one."""
     given = headers.get("x-request-id", "")
     return given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
-
-
-def _bounded(scope: Scope, receive: Receive) -> Receive:
-    """Count a body that came without a length."""
-    most, size = _most_bytes(scope), 0
-
-    async def counted() -> Message:
-        nonlocal size
-        message = await receive()
-        size += len(message.get("body", b""))
-        if size > most:
-            # The one kind of exception that FastAPI lets through while it reads a body.
-            raise HTTPException(413, _too_large(scope))
-        return message
-
-    return counted
-
-
-def _takes_files(scope: Scope) -> bool:
-    return str(scope["path"]).rstrip("/") == "/v1/files"
-
-
-def _most_bytes(scope: Scope) -> int:
-    if _takes_files(scope):
-        # One more for what a multipart body has around the file; the file itself is counted later.
-        return (parts_of(scope["app"]).settings.max_file_mb + 1) * 2**20
-    return _MAX_JSON_MB * 2**20
-
-
-def _too_large(scope: Scope) -> str:
-    if _takes_files(scope):
-        limit = parts_of(scope["app"]).settings.max_file_mb
-        return f"The file is larger than MAX_FILE_MB={limit}: split it, or raise the limit."
-    return f"The body is larger than {_MAX_JSON_MB} MiB."

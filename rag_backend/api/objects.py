@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Literal, TypeVar
 
 from ingest.chunking import StaticSize
+from rag_backend.api.shapes import (
+    BatchObject,
+    ChunkContent,
+    ChunkingObject,
+    Deleted,
+    FileCounts,
+    FileError,
+    FileObject,
+    Page,
+    RebuildObject,
+    SearchResult,
+    StaticSizes,
+    StoreFileObject,
+    StoreObject,
+)
 from rag_backend.knowledge.fusion import DENSE_WEIGHT
 from rag_backend.knowledge.models import (
     Batch,
     FileRecord,
+    FileStatus,
     Fusion,
     Listed,
     Progress,
@@ -22,10 +37,12 @@ from rag_backend.knowledge.models import (
 from rag_backend.knowledge.passages import Passage
 
 T = TypeVar("T")
+Shown = TypeVar("Shown", FileObject, StoreObject, StoreFileObject)
+Gone = Literal["file", "vector_store.deleted", "vector_store.file.deleted"]
 Order = Literal["asc", "desc"]
 
 
-def file_object(file: FileRecord) -> dict[str, Any]:
+def file_object(file: FileRecord) -> FileObject:
     """OpenAI's `file`."""
     return {
         "id": file.id,
@@ -46,11 +63,11 @@ def store_object(
     usage_bytes: int,
     fusion: Fusion,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> StoreObject:
     """OpenAI's `vector_store`; with what the store has learnt added, and how a rebuild goes on."""
     by_status = _file_counts(counts)
     busy = progress is not None or by_status["in_progress"] > 0
-    status = "in_progress" if busy else "completed"
+    status: Literal["in_progress", "completed"] = "in_progress" if busy else "completed"
     days = store.expires_after_days
     return {
         "id": store.id,
@@ -67,7 +84,7 @@ def store_object(
         "metadata": dict(store.metadata),
         "revision": store.revision,
         "embedding_model": store.embedding_model,
-        "rebuild": asdict(progress) if progress else None,
+        "rebuild": _rebuild(progress),
         "fusion": {
             "dense_weight": {"default": DENSE_WEIGHT, **fusion.dense_weight},
             "learnt_from": fusion.learnt_from,
@@ -75,16 +92,26 @@ def store_object(
     }
 
 
-def _file_counts(counts: Mapping[str, int]) -> dict[str, int]:
-    names = ("in_progress", "completed", "failed", "cancelled")
-    by_status = {name: counts.get(name, 0) for name in names}
-    return by_status | {"total": sum(by_status.values())}
+def _rebuild(progress: Progress | None) -> RebuildObject | None:
+    if progress is None:
+        return None
+    return {"done": progress.done, "total": progress.total, "error": progress.error}
 
 
-def batch_object(batch: Batch) -> dict[str, Any]:
+def _file_counts(counts: Mapping[str, int]) -> FileCounts:
+    return {
+        "in_progress": counts.get("in_progress", 0),
+        "completed": counts.get("completed", 0),
+        "failed": counts.get("failed", 0),
+        "cancelled": counts.get("cancelled", 0),
+        "total": sum(counts.values()),
+    }
+
+
+def batch_object(batch: Batch) -> BatchObject:
     """OpenAI's `vector_store.files_batch`."""
     counts = _file_counts(batch.counts)
-    status = "completed"
+    status: FileStatus = "completed"
     if batch.cancelled:
         status = "cancelled"
     elif counts["in_progress"]:
@@ -101,9 +128,9 @@ def batch_object(batch: Batch) -> dict[str, Any]:
     }
 
 
-def store_file_object(file: StoreFile, readable: int | None = None) -> dict[str, Any]:
+def store_file_object(file: StoreFile, readable: int | None = None) -> StoreFileObject:
     """OpenAI's `vector_store.file`. `readable` is the number of tokens that the encoder reads."""
-    error = None
+    error: FileError | None = None
     if file.error_code is not None:
         error = {"code": file.error_code, "message": file.error_message}
     return {
@@ -119,7 +146,7 @@ def store_file_object(file: StoreFile, readable: int | None = None) -> dict[str,
     }
 
 
-def _chunking(file: StoreFile, readable: int | None) -> dict[str, Any]:
+def _chunking(file: StoreFile, readable: int | None) -> ChunkingObject:
     """What was asked for; `other` stands for the document's structure, which `auto` follows.
 
     Windows larger than what the encoder reads are cut smaller: `effective` says how large they are.
@@ -127,14 +154,22 @@ def _chunking(file: StoreFile, readable: int | None) -> dict[str, Any]:
     if not file.chunking:
         return {"type": "other"}
     asked = StaticSize(**file.chunking)
-    effective = {} if readable is None else {"effective": asdict(asked.within(readable))}
-    return {"type": "static", "static": asdict(asked), **effective}
+    shown: ChunkingObject = {"type": "static", "static": _sizes(asked)}
+    if readable is not None:
+        shown["effective"] = _sizes(asked.within(readable))
+    return shown
 
 
-def search_result(passage: Passage) -> dict[str, Any]:
+def _sizes(size: StaticSize) -> StaticSizes:
+    return {
+        "max_chunk_size_tokens": size.max_chunk_size_tokens,
+        "chunk_overlap_tokens": size.chunk_overlap_tokens,
+    }
+
+
+def search_result(passage: Passage) -> SearchResult:
     """OpenAI's search result, with the place of its text and, inside it, of the best chunk."""
     chunk = passage.best
-    best = _place(chunk)
     return {
         "file_id": chunk.file_id,
         "filename": chunk.filename,
@@ -142,20 +177,18 @@ def search_result(passage: Passage) -> dict[str, Any]:
         "attributes": dict(chunk.attributes),
         "content": [{"type": "text", "text": passage.text}],
         "page": passage.page,
-        "heading_path": best.pop("heading_path"),
+        "heading_path": list(chunk.heading_path),
         "start": passage.start,
         "end": passage.end,
-        "best": best,
+        "best": {"page": chunk.page, "start": chunk.start, "end": chunk.end},
     }
 
 
-def chunk_content(chunk: StoredChunk) -> dict[str, Any]:
+def chunk_content(chunk: StoredChunk) -> ChunkContent:
     """One part of a store file's content, with its place added."""
-    return {"type": "text", "text": chunk.text, **_place(chunk)}
-
-
-def _place(chunk: StoredChunk) -> dict[str, Any]:
     return {
+        "type": "text",
+        "text": chunk.text,
         "page": chunk.page,
         "heading_path": list(chunk.heading_path),
         "start": chunk.start,
@@ -163,17 +196,17 @@ def _place(chunk: StoredChunk) -> dict[str, Any]:
     }
 
 
-def deleted(object_id: str, kind: str) -> dict[str, Any]:
+def deleted(object_id: str, kind: Gone) -> Deleted:
     """OpenAI's answer to a deletion."""
     return {"id": object_id, "object": kind, "deleted": True}
 
 
-def page(listed: Listed[T], show: Callable[[T], dict[str, Any]]) -> dict[str, Any]:
+def page(listed: Listed[T], show: Callable[[T], Shown]) -> Page[Shown]:
     """A part of a list in OpenAI's form. The items' ids are what `after` and `before` take."""
     return shown_page([show(item) for item in listed.items], listed.has_more)
 
 
-def shown_page(shown: Sequence[Mapping[str, Any]], has_more: bool) -> dict[str, Any]:
+def shown_page(shown: list[Shown], has_more: bool) -> Page[Shown]:
     """`page` of items that are shown already."""
     return {
         "object": "list",

@@ -7,17 +7,19 @@ import hashlib
 from importlib.metadata import version
 from importlib.resources import files
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
+from rag_backend.api.document import EVERYWHERE
 from rag_backend.api.parts import Backend
+from rag_backend.api.rights import administrative
 
 router = APIRouter()
 
 
-@router.get("/health")
+@router.get("/health", responses={503: {"description": "Still starting"}})
 async def health(backend: Backend) -> JSONResponse:
     """200 once questions can be answered, 503 while the encoder loads; needs no key."""
     ready = backend.encoder.ready
@@ -37,7 +39,12 @@ async def health(backend: Backend) -> JSONResponse:
     return JSONResponse(body, 200 if ready else 503)
 
 
-@router.get("/metrics")
+@router.get(
+    "/metrics",
+    dependencies=[Depends(administrative)],
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **EVERYWHERE},
+    response_class=Response,
+)
 async def metrics(backend: Backend) -> Response:
     """Prometheus' text format."""
     backend.metrics.pending_files.set(backend.library.indexer.pending)

@@ -9,9 +9,9 @@ from fastapi import Depends, Query, Request
 
 from rag_backend.answering.caching import Answers
 from rag_backend.answering.pipeline import Pipeline
+from rag_backend.api.admitting import Places
 from rag_backend.knowledge.encoder import EncoderLoader
 from rag_backend.knowledge.library import Library
-from rag_backend.knowledge.models import Store
 from rag_backend.knowledge.reranking import Reranking
 from rag_backend.llm.registry import Registry
 from rag_backend.metrics import Metrics
@@ -30,6 +30,8 @@ class Parts:
     pipeline: Pipeline
     answers: Answers
     metrics: Metrics
+    places: Places
+    uploads: Places
 
 
 def parts_of(app: Any) -> Parts:
@@ -37,19 +39,12 @@ def parts_of(app: Any) -> Parts:
     return cast(Parts, app.state.parts)
 
 
-def _parts(request: Request) -> Parts:
+async def _parts(request: Request) -> Parts:
     return parts_of(request.app)
 
 
 Backend = Annotated[Parts, Depends(_parts)]
 
-
-async def _store(vector_store_id: str, backend: Backend) -> Store:
-    return await backend.library.store(vector_store_id)
-
-
-StoreByPath = Annotated[Store, Depends(_store)]
-"""The vector store in the path, by id or by name; 404 otherwise."""
 
 Limit = Annotated[int, Query(ge=1, le=100)]
 """How many items of a list are wanted at once."""

@@ -20,8 +20,10 @@ from rag_backend.answering.caching import Wanted
 from rag_backend.answering.recording import Recording
 from rag_backend.api.asking import asker, freshness
 from rag_backend.api.parts import Parts
+from rag_backend.api.rights import caller_in, reached
 from rag_backend.api.sse import HEADERS
 from rag_backend.errors import RAGError
+from rag_backend.keys import Caller
 
 PATH = "/v1/chat/completions"
 LARGEST = 64 * 1024
@@ -73,7 +75,7 @@ class Repeating:
             return
         read = await _read(receive)
         digest = self._digest(scope, headers, read)
-        recording = await self._recorded(digest)
+        recording = await self._recorded(digest, caller_in(scope))
         if recording is None:
             scope[_NOTE] = (self, digest)
             await self._app(scope, _again(read, receive), send)
@@ -108,13 +110,13 @@ class Repeating:
             hashed.update(message.get("body", b""))
         return hashed.digest()
 
-    async def _recorded(self, digest: bytes) -> Recording | None:
+    async def _recorded(self, digest: bytes, caller: Caller) -> Recording | None:
         known = self._known.get(digest)
         if known is None:
             return None
         try:
             provider, _ = self._parts.registry.resolve(known.name)
-            store = await self._parts.library.store(known.store)
+            store = reached(await self._parts.library.store(known.store), known.store, caller)
         except RAGError:
             return None  # the long way says it properly
         return await self._parts.answers.recorded(known.wanted, provider.name, store)

@@ -71,7 +71,7 @@ class ChatBody(BaseModel):
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
-    messages: list[ChatMessage] = Field(min_length=1, max_length=2048)
+    messages: list[ChatMessage] = Field(min_length=1)
     model: str | None = Field(None, max_length=256)
     stream: bool | None = False
     stream_options: StreamOptions | None = None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from fastapi import APIRouter, Response
 
 from rag_backend.api.bodies import AttributesBody, StoreFileBody
+from rag_backend.api.document import CHANGED, EVERYWHERE
 from rag_backend.api.objects import (
     Order,
     chunk_content,
@@ -16,20 +16,29 @@ from rag_backend.api.objects import (
     store_file_object,
     window,
 )
-from rag_backend.api.parts import Backend, Limit, Parts, StoreByPath
+from rag_backend.api.parts import Backend, Limit, Parts
+from rag_backend.api.rights import Asking, Readable, Writable, reach_of
+from rag_backend.api.shapes import ContentPage, Deleted, Page, StoreFileObject
 from rag_backend.api.strict import StrictRoute
 from rag_backend.knowledge.models import FileStatus, StoreFile
 
-router = APIRouter(prefix="/v1/vector_stores/{vector_store_id}/files", route_class=StrictRoute)
+router = APIRouter(
+    prefix="/v1/vector_stores/{vector_store_id}/files",
+    route_class=StrictRoute,
+    responses=EVERYWHERE | CHANGED,
+)
 
 POLL_AFTER = {"openai-poll-after-ms": "250"}
 """What an SDK that waits for a job to end is told to wait until it looks again."""
 
 
 @router.post("")
-async def attach_file(store: StoreByPath, body: StoreFileBody, backend: Backend) -> dict[str, Any]:
+async def attach_file(
+    store: Writable, body: StoreFileBody, backend: Backend, caller: Asking
+) -> StoreFileObject:
     """Put a file into the store; it is indexed in the background."""
     wanted = body.wanted()
+    await backend.library.check_reach([wanted], reach_of(caller))
     attached = await backend.library.attach(
         store, wanted.file_id, wanted.attributes, wanted.chunking
     )
@@ -38,14 +47,14 @@ async def attach_file(store: StoreByPath, body: StoreFileBody, backend: Backend)
 
 @router.get("")
 async def list_store_files(
-    store: StoreByPath,
+    store: Readable,
     backend: Backend,
     limit: Limit = 20,
     order: Order = "desc",
     after: str | None = None,
     before: str | None = None,
     filter: FileStatus | None = None,
-) -> dict[str, Any]:
+) -> Page[StoreFileObject]:
     """The store's files, newest first, optionally of one status."""
     wanted = window(limit, order, after, before)
     catalog = backend.library.catalog
@@ -55,8 +64,8 @@ async def list_store_files(
 
 @router.get("/{file_id}")
 async def retrieve_store_file(
-    store: StoreByPath, file_id: str, backend: Backend, response: Response
-) -> dict[str, Any]:
+    store: Readable, file_id: str, backend: Backend, response: Response
+) -> StoreFileObject:
     """One of the store's files, with its status."""
     file = await asyncio.to_thread(backend.library.catalog.store_file, store.id, file_id)
     response.headers.update(POLL_AFTER)
@@ -65,8 +74,8 @@ async def retrieve_store_file(
 
 @router.post("/{file_id}")
 async def update_store_file(
-    store: StoreByPath, file_id: str, body: AttributesBody, backend: Backend
-) -> dict[str, Any]:
+    store: Writable, file_id: str, body: AttributesBody, backend: Backend
+) -> StoreFileObject:
     """Replace a file's attributes."""
     catalog = backend.library.catalog
     await asyncio.to_thread(catalog.store_file, store.id, file_id)
@@ -75,14 +84,14 @@ async def update_store_file(
 
 
 @router.delete("/{file_id}")
-async def detach_file(store: StoreByPath, file_id: str, backend: Backend) -> dict[str, Any]:
+async def detach_file(store: Writable, file_id: str, backend: Backend) -> Deleted:
     """Take a file out of the store; its bytes stay."""
     await backend.library.detach(store, file_id)
     return deleted(file_id, "vector_store.file.deleted")
 
 
 @router.get("/{file_id}/content")
-async def store_file_content(store: StoreByPath, file_id: str, backend: Backend) -> dict[str, Any]:
+async def store_file_content(store: Readable, file_id: str, backend: Backend) -> ContentPage:
     """The text that was indexed, chunk by chunk."""
     chunks = await backend.library.chunks(store, file_id)
     return {
@@ -93,6 +102,6 @@ async def store_file_content(store: StoreByPath, file_id: str, backend: Backend)
     }
 
 
-def shown(file: StoreFile, backend: Parts) -> dict[str, Any]:
+def shown(file: StoreFile, backend: Parts) -> StoreFileObject:
     """A store file, with the size that the present encoder allows its windows."""
     return store_file_object(file, backend.encoder.max_tokens)

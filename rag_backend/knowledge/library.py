@@ -20,6 +20,7 @@ from rag_backend.knowledge.models import (
     Attachment,
     Batch,
     FileRecord,
+    Reach,
     Store,
     StoredChunk,
     StoreFile,
@@ -87,6 +88,7 @@ class Library:
         purpose: str,
         parts: AsyncIterator[bytes],
         expires_after: int | None = None,
+        uploaded_by: str | None = None,
     ) -> FileRecord:
         """Store bytes as a file, for so many seconds if given; raises what `Blobs.write` raises."""
         file_id = new_id("file-")
@@ -100,6 +102,7 @@ class Library:
             purpose=purpose,
             created_at=now,
             expires_at=None if expires_after is None else now + expires_after,
+            uploaded_by=uploaded_by,
         )
         try:
             await asyncio.to_thread(self.catalog.add_file, record)
@@ -255,9 +258,15 @@ class Library:
             raise Conflict(f"File {file_id} is {attached.status}: it has no content yet.")
         return await asyncio.to_thread(self.catalog.file_chunks, store.id, file_id)
 
-    async def file(self, file_id: str) -> FileRecord:
+    async def check_reach(self, wanted: Sequence[Attachment], reach: Reach | None) -> None:
+        """Raise NotFound where one of these files is out of reach: nobody may attach it."""
+        if reach is not None and wanted:
+            ids = [item.file_id for item in wanted]
+            await asyncio.to_thread(self.catalog.check_reach, ids, reach)
+
+    async def file(self, file_id: str, reach: Reach | None = None) -> FileRecord:
         """A file whose bytes are there; raises NotFound."""
-        record = await asyncio.to_thread(self.catalog.file, file_id)
+        record = await asyncio.to_thread(self.catalog.file, file_id, reach)
         await asyncio.to_thread(self.blobs.fetch, file_id)
         return record
 

@@ -29,6 +29,20 @@ class FileRecord:
     purpose: str
     created_at: int
     expires_at: int | None = None
+    uploaded_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What of the catalog somebody may see: some stores, what is in them, and their own uploads.
+
+    Attributes:
+        stores: Names and ids of the stores; None: every store (but not files that are in none).
+        uploader: Whose uploads, as `FileRecord.uploaded_by`.
+    """
+
+    stores: frozenset[str] | None
+    uploader: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ class BackendProcess:
 def environment(**settings: str) -> dict[str, str]:
     """This machine's environment without any setting of ours but those given."""
     ours = ("LLM_", "OPENAI_", "LOCAL_LLM_", "RAG_BACKEND_", "API_KEYS", "CHROMA_", "DATA_DIR")
-    ours += ("EMBEDDING_", "DATABASE_URL", "CACHE_", "SMART_")
+    ours += ("EMBEDDING_", "DATABASE_URL", "CACHE_", "SMART_", "MAX_", "CORS_", "ALLOW_", "HOST")
     clean = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     # Tests ask the same things again and again, and count who was asked: no cache unless named.
     plain = {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", "NO_COLOR": "1", "CACHE_URL": "none"}

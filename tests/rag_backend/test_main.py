@@ -220,3 +220,21 @@ def test_told_to_stop_while_it_starts(tmp_path: Path) -> None:
     assert process.returncode == 0, rest
     assert "Traceback" not in rest
     assert not (tmp_path / "data" / "owner.json").exists()
+
+
+def test_a_network_without_keys_is_refused(tmp_path: Path) -> None:
+    status, _, told = run(tmp_path, "--host", "0.0.0.0")
+    assert status == 1
+    assert "ALLOW_WITHOUT_KEYS=anyone-on-this-network" in told
+    assert len(told.splitlines()) == 1
+    assert not (tmp_path / "data").exists()
+
+
+def test_rights_are_shown_and_keys_are_not(tmp_path: Path) -> None:
+    keys = "s3cret,0ther=laws:read"
+    with started(tmp_path, API_KEYS=keys, HOST="0.0.0.0") as (_, lines):
+        told = "".join(lines)
+    assert "An API key with all rights." in told
+    assert "An API key with laws:read." in told
+    assert "s3cret" not in told
+    assert "0ther" not in told

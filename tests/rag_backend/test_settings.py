@@ -176,3 +176,19 @@ def test_the_database_is_postgresql_and_its_password_is_never_shown(
     with pytest.raises(StartError, match="postgresql://USER") as raised:
         load_settings()
     assert "secret@" not in str(raised.value)
+
+
+@pytest.mark.parametrize("value", ["fine,s3cret=laws:raed", "s3cret=laws", "s3cret,s3cret"])
+def test_a_malformed_key_is_not_told(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("API_KEYS", value)
+    with pytest.raises(StartError) as caught:
+        load_settings()
+    assert str(caught.value).startswith("API_KEYS=(secret) is not allowed: it should be ")
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["chat.example.org", "https://a/b", "https://u@a", "a, *"])
+def test_what_is_no_origin(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("CORS_ORIGINS", value)
+    with pytest.raises(StartError, match="CORS_ORIGINS"):
+        load_settings()

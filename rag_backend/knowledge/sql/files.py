@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import delete, insert, select
 
 from rag_backend.errors import NotFound
-from rag_backend.knowledge.models import FileRecord
-from rag_backend.knowledge.sql.database import Database
+from rag_backend.knowledge.models import FileRecord, Reach
+from rag_backend.knowledge.sql.database import SQL_VARIABLES, Database
+from rag_backend.knowledge.sql.reaching import files_within
 from rag_backend.knowledge.sql.rows import unexpired
-from rag_backend.knowledge.sql.tables import files, garbage, store_files
+from rag_backend.knowledge.sql.tables import files, garbage, store_files, stores
 from rag_backend.knowledge.sql.versions import retire
 
 
@@ -27,17 +30,39 @@ class FileTable(Database):
                     purpose=file.purpose,
                     created_at=file.created_at,
                     expires_at=file.expires_at,
+                    uploaded_by=file.uploaded_by,
                 )
             )
 
-    def file(self, file_id: str) -> FileRecord:
-        """Raises NotFound, for a file that has expired too."""
-        query = select(files).where(files.c.id == file_id, unexpired())
+    def file(self, file_id: str, reach: Reach | None = None) -> FileRecord:
+        """Raises NotFound, for a file that has expired or is out of reach too."""
+        query = select(files).where(files.c.id == file_id, unexpired(), *files_within(reach))
         with self._reading() as connection:
             row = connection.execute(query).one_or_none()
         if row is None:
             raise NotFound(f"No such file: {file_id}", param="file_id")
         return FileRecord(**row._mapping)
+
+    def check_reach(self, file_ids: Sequence[str], reach: Reach | None) -> None:
+        """Raise NotFound for the first of these files that is out of reach, or is none."""
+        if reach is None:
+            return
+        found: set[str] = set()
+        with self._reading() as connection:
+            for at in range(0, len(file_ids), SQL_VARIABLES):
+                part = files.c.id.in_(file_ids[at : at + SQL_VARIABLES])
+                query = select(files.c.id).where(part, unexpired(), *files_within(reach))
+                found |= set(connection.scalars(query))
+        for file_id in file_ids:
+            if file_id not in found:
+                raise NotFound(f"No such file: {file_id}", param="file_id")
+
+    def holders(self, file_id: str) -> list[tuple[str, str]]:
+        """(id, name) of the stores that a file is in."""
+        query = select(stores.c.id, stores.c.name).join(store_files)
+        with self._reading() as connection:
+            rows = connection.execute(query.where(store_files.c.file_id == file_id))
+            return [(row.id, row.name) for row in rows]
 
     def list_files(self, purpose: str | None = None) -> list[FileRecord]:
         """All files, oldest first."""

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, select, tuple_
 
 from rag_backend.errors import BadRequest
-from rag_backend.knowledge.models import FileRecord, FileStatus, Listed, Store, StoreFile, Window
+from rag_backend.knowledge.models import (
+    FileRecord,
+    FileStatus,
+    Listed,
+    Reach,
+    Store,
+    StoreFile,
+    Window,
+)
 from rag_backend.knowledge.sql.batches import in_batch
 from rag_backend.knowledge.sql.database import Database
+from rag_backend.knowledge.sql.reaching import files_within, stores_within
 from rag_backend.knowledge.sql.rows import unexpired
 from rag_backend.knowledge.sql.tables import files, store_files, stores
 
@@ -30,19 +39,24 @@ class ListTable(Database):
         self._ends: OrderedDict[tuple[str, str], Place] = OrderedDict()
         self._changing = threading.Lock()
 
-    def page_files(self, window: Window, purpose: str | None = None) -> Listed[FileRecord]:
+    def page_files(
+        self, window: Window, purpose: str | None = None, reach: Reach | None = None
+    ) -> Listed[FileRecord]:
         """Files, optionally of one purpose; raises BadRequest for a cursor that is none."""
-        query = select(files).where(unexpired())
+        keys = _reached(_FILES, files_within(reach), reach)
+        query = select(files).where(unexpired(), *keys.within)
         if purpose is not None:
             query = query.where(files.c.purpose == purpose)
         with self._reading() as connection:
-            rows, more = self._part(connection, query, _FILES, window)
+            rows, more = self._part(connection, query, keys, window)
         return Listed([FileRecord(**row._mapping) for row in rows], more)
 
-    def page_stores(self, window: Window) -> Listed[Store]:
+    def page_stores(self, window: Window, reach: Reach | None = None) -> Listed[Store]:
         """Stores; raises BadRequest for a cursor that is none."""
+        keys = _reached(_STORES, stores_within(reach), reach)
+        query = select(stores).where(*keys.within)
         with self._reading() as connection:
-            rows, more = self._part(connection, select(stores), _STORES, window)
+            rows, more = self._part(connection, query, keys, window)
         return Listed([Store(**row._mapping) for row in rows], more)
 
     def page_store_files(
@@ -118,6 +132,13 @@ class _Keys:
     id: ColumnElement[Any]
     place: tuple[ColumnElement[Any], ColumnElement[Any]]
     within: tuple[ColumnElement[bool], ...] = ()
+
+
+def _reached(keys: _Keys, within: list[Any], reach: Reach | None) -> _Keys:
+    """The part of a list that is within reach: another list, whose cursors are its own."""
+    if reach is None:
+        return keys
+    return replace(keys, list=f"{keys.list} of {reach.uploader}", within=tuple(within))
 
 
 def _store_file_keys(store_id: str) -> _Keys:

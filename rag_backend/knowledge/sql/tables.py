@@ -42,8 +42,10 @@ files = Table(
     Column("purpose", String(32), nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
+    Column("uploaded_by", String(64)),  # a digest of the API key; None: nobody needed one
     Index("files_expires_at", "expires_at"),
     Index("files_created", "created_at", "id"),
+    Index("files_uploader", "uploaded_by"),
 )
 
 stores = Table(

@@ -38,7 +38,7 @@ def guarded(metrics: Metrics) -> Iterator[httpx.Client]:
         return "ok"
 
     failures.install(app)
-    app.add_middleware(RequestMiddleware, keys=["first-key", "khoá"], metrics=metrics)
+    app.add_middleware(RequestMiddleware, keys=["first-key", "second-key"], metrics=metrics)
     with TestClient(app) as client:
         yield client
 
@@ -54,7 +54,7 @@ def test_a_missing_or_wrong_key(guarded: httpx.Client, header: str | None) -> No
     assert "first-key" not in error["message"]
 
 
-@pytest.mark.parametrize("header", ["Bearer first-key", "bearer  first-key ", "Bearer khoá"])
+@pytest.mark.parametrize("header", ["Bearer first-key", "bearer  first-key ", "Bearer second-key"])
 def test_a_right_key(guarded: httpx.Client, header: str) -> None:
     headers = {"authorization": header.encode()}
     assert guarded.get("/v1/secret", headers=headers).json() == "told"

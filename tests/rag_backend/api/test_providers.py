@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from starlette.datastructures import Headers
 
 from rag_backend.api.guarding import Guard
@@ -56,4 +57,5 @@ def test_an_unknown_name(backend: Running) -> None:
 
 def test_it_needs_a_key_like_everything_else() -> None:
     for path in ("/v1/providers", "/v1/providers/openai"):
-        assert isinstance(Guard(["sesame"]).refusal(path, Headers({})), Unauthorized)
+        with pytest.raises(Unauthorized):
+            Guard(["sesame"]).admit(path, Headers({}))

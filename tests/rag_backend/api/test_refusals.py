@@ -176,7 +176,7 @@ def test_a_body_that_is_too_large(http: httpx.Client, with_length: bool) -> None
     else:
         piece = b" " * 2**20
         answer = http.post(CHAT, content=(piece for _ in range(33)), headers=JSON)
-    assert "32 MiB" in refused(answer, 413)["message"]
+    assert "MAX_BODY_MB=32 is the limit" in refused(answer, 413)["message"]
 
 
 def _announce_only(http: httpx.Client, path: str, length: int) -> httpx.Response:
