@@ -38,7 +38,8 @@ Outcome = Literal["hit", "miss", "shared", "bypass"]
 _NO_EFFECT = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key"})
 """Parameters that label a request and change nothing in its answer."""
 _ELSEWHERE = frozenset(
-    "host port data_dir database_url chroma_url api_keys log_level log_content max_file_mb "
+    "host port data_dir database_url chroma_url api_keys log_level log_content log_format "
+    "health_interval max_file_mb "
     "read_timeout read_memory_mb cache_url cache_ttl cache_max_mb cache_max_entries "
     "openai_api_key local_llm_api_key embedding_api_key".split()
 )
