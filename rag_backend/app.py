@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -30,6 +31,7 @@ from rag_backend.api import (
 from rag_backend.api.middleware import RequestMiddleware
 from rag_backend.api.parts import Parts
 from rag_backend.api.repeating import Repeating
+from rag_backend.checks import count_files, dependencies
 from rag_backend.errors import StartError
 from rag_backend.knowledge.blobs import Blobs
 from rag_backend.knowledge.catalog import Catalog
@@ -50,10 +52,12 @@ from rag_backend.knowledge.shared_blobs import SharedBlobs
 from rag_backend.knowledge.sql.opening import open_postgres, open_sqlite
 from rag_backend.knowledge.vectors import open_embedded, open_server
 from rag_backend.llm.cache.opening import open_backing
+from rag_backend.llm.collecting import HostsCollector
 from rag_backend.llm.provider import LLMProvider
 from rag_backend.llm.registry import Registry, build_registry
 from rag_backend.metrics import Metrics
 from rag_backend.patience import Patience
+from rag_backend.readiness import Readiness
 from rag_backend.settings import Settings
 from rag_backend.upstream import Host, with_version
 
@@ -80,9 +84,11 @@ def create_app(settings: Settings, started: Started | None = None) -> FastAPI:
             closing.push_async_callback(parts.registry.aclose)
             closing.push_async_callback(_stop, parts)
             closing.push_async_callback(parts.answers.aclose)
+            closing.push_async_callback(parts.readiness.stop)
             parts.encoder.start()
             parts.reranking.start()
             await parts.library.start()
+            parts.readiness.start()
             if started is not None:
                 started(parts)
             yield
@@ -118,16 +124,23 @@ async def _stop(parts: Parts) -> None:
 def build_parts(settings: Settings) -> Parts:
     """Every part of one backend, from the bottom up."""
     metrics = Metrics()
-    registry = build_registry(settings)
-    encoder = EncoderLoader(lambda: _embedding(settings))
+    registry = build_registry(settings, metrics)
+    encoder = EncoderLoader(lambda: _embedding(settings, metrics))
     reranking = _build_reranking(settings.reranker_model)
-    library = _build_library(settings, encoder, reranking)
+    library = _build_library(settings, encoder, reranking, metrics)
     local = _local_model(registry)
     condenser = Condenser(settings.condense, settings.context_tokens, local)
     pipeline = Pipeline(library, condenser, local, settings.no_answer, metrics)
     backing = open_backing(settings, metrics)
     answers = Answers(pipeline, library, backing, registry, reranking, settings, metrics)
-    return Parts(settings, library, encoder, reranking, registry, pipeline, answers, metrics)
+    metrics.add(HostsCollector(registry.info))
+    metrics.pending_files.set_function(lambda: library.indexer.pending)
+    readiness = Readiness(metrics, settings.health_interval)
+    looked_at = dependencies(settings, library, encoder, reranking, registry, backing)
+    readiness.watch(looked_at, partial(count_files, library, metrics))
+    return Parts(
+        *(settings, library, encoder, reranking, registry, pipeline, answers, metrics, readiness)
+    )
 
 
 def _build_reranking(model: str | None) -> Reranking:
@@ -137,12 +150,14 @@ def _build_reranking(model: str | None) -> Reranking:
     return Reranking(lambda: load_reranker(model))
 
 
-def _build_library(settings: Settings, encoder: EncoderLoader, reranking: Reranking) -> Library:
+def _build_library(
+    settings: Settings, encoder: EncoderLoader, reranking: Reranking, metrics: Metrics
+) -> Library:
     data = settings.data_dir
     data.mkdir(parents=True, exist_ok=True)
     if settings.database_url is not None:
         database = settings.database_url.get_secret_value()
-        return _build_shared_library(settings, database, encoder, reranking)
+        return _build_shared_library(settings, database, encoder, reranking, metrics)
     catalog = Catalog(open_sqlite(data / "catalog.sqlite"))
     blobs = Blobs(data / "files", settings.max_file_mb * 2**20)
     url = settings.chroma_url
@@ -150,12 +165,12 @@ def _build_library(settings: Settings, encoder: EncoderLoader, reranking: Rerank
     lexical = LexicalIndex(data / "lexical")
     reading, readers = _reading(settings)
     encoders = Encoders(encoder, load_embedding)
-    indexer = Indexer(catalog, blobs, vectors, lexical, encoders, reading, readers)
+    indexer = Indexer(catalog, blobs, vectors, lexical, encoders, reading, readers, metrics)
     retriever = Retriever(catalog, vectors, lexical, encoders, reranking)
     return Library(catalog, blobs, indexer, retriever)
 
 
-def _embedding(settings: Settings) -> EmbeddingProvider:
+def _embedding(settings: Settings, metrics: Metrics) -> EmbeddingProvider:
     """The encoder in this process, or the server that EMBEDDING_URL names; may take seconds."""
     if settings.embedding_url is None:
         return load_embedding(settings.embedding_model)
@@ -175,7 +190,8 @@ def _embedding(settings: Settings) -> EmbeddingProvider:
 
     def patience(total: float) -> Patience:
         loading = min(settings.llm_loading_timeout, total)
-        return Patience(attempts=settings.llm_max_attempts, total=total, loading=loading)
+        attempts, retried = settings.llm_max_attempts, metrics.retried("embedding")
+        return Patience(attempts=attempts, total=total, loading=loading, retried=retried)
 
     model = settings.embedding_model
     return ServerEmbedding(
@@ -189,7 +205,11 @@ def _embedding(settings: Settings) -> EmbeddingProvider:
 
 
 def _build_shared_library(
-    settings: Settings, database: str, encoder: EncoderLoader, reranking: Reranking
+    settings: Settings,
+    database: str,
+    encoder: EncoderLoader,
+    reranking: Reranking,
+    metrics: Metrics,
 ) -> Library:
     """One backend of several on the same PostgreSQL and Chroma servers."""
     if settings.chroma_url is None:
@@ -205,7 +225,7 @@ def _build_shared_library(
     lexical = FollowedIndex(data / "shared-lexical", catalog)
     reading, readers = _reading(settings)
     encoders = Encoders(encoder, load_embedding)
-    indexer = Indexer(catalog, blobs, vectors, lexical, encoders, reading, readers)
+    indexer = Indexer(catalog, blobs, vectors, lexical, encoders, reading, readers, metrics)
     following = Following(catalog, lexical, blobs, indexer, data / "backend-id")
     retriever = Retriever(catalog, vectors, lexical, encoders, reranking)
     return Library(catalog, blobs, indexer, retriever, following)

@@ -5,6 +5,7 @@ Everything that Python logs passes here, uvicorn's messages, warnings and uncaug
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import sys
@@ -112,7 +113,10 @@ class TextLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """See logging.Formatter."""
-        more = "".join(f" {name}={value}" for name, value in _fields(record).items())
+        fields = dict(_fields(record))
+        if identity := request_id():
+            fields["id"] = identity
+        more = "".join(f" {name}={value}" for name, value in fields.items())
         head, newline, trace = super().format(record).partition("\n")
         return self._secrets.masked(f"{head}{more}{newline}{trace}")
 
@@ -124,10 +128,8 @@ class _Handler(logging.StreamHandler[TextIO]):
         """Say so once in place of the line, as far as that is possible."""
         lost = f"a line of {record.name} could not be logged"
         line = orjson.dumps({"level": "error", "logger": "rag_backend.logs", "message": lost})
-        try:
+        with contextlib.suppress(OSError, ValueError):  # a full disk, or a closed pipe
             self.stream.write(line.decode() + "\n")
-        except (OSError, ValueError):
-            pass  # a full disk, or a closed pipe
 
 
 def set_up(settings: Settings, stream: TextIO | None = None) -> Secrets:
@@ -154,9 +156,7 @@ def in_json(settings: Settings, stream: TextIO | None = None) -> bool:
     return settings.log_format == "json"
 
 
-def _uncaught(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
+def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     log.critical("the backend ends: %s", kind.__name__, exc_info=(kind, error, trace))
 
 

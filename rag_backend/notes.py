@@ -12,6 +12,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+DEFECT = "defect"
+"""The `error` of a request that failed as nobody expected."""
 _SECONDS = ("first_token", "retrieval", "condense", "waited")
 _COUNTS = ("tokens_in", "tokens_out", "passages")
 _WORDS = ("provider", "model", "store", "grounding", "cache", "error")

@@ -29,6 +29,7 @@ from rag_backend.llm.provider import Chunk
 from rag_backend.llm.registry import Registry
 from rag_backend.llm.rows import EXTRACTIVE
 from rag_backend.metrics import Metrics
+from rag_backend.notes import notes
 from rag_backend.settings import Settings
 
 Freshness = Literal["any", "fresh", "private"]
@@ -112,6 +113,7 @@ class Answers:
             self._library.use(store)  # a store that is asked does not expire
             self._metrics.cached.labels("hit").inc()
             self._save(recording.provider, recording.usage)
+            notes().cache, notes().store = "hit", store.id
         return recording
 
     async def answer(
@@ -142,6 +144,7 @@ class Answers:
                 yield chunk
         if self._backing is not None:
             self._metrics.cached.labels(served.outcome).inc()
+            notes().cache = served.outcome
 
     async def clear(self) -> int:
         """Forget every answer, those that are on their way included; how many were kept.
@@ -246,6 +249,9 @@ class Answers:
         return [*models, ("reranker", "loaded" if self._reranking.ready else "")]
 
     def _save(self, provider: str, usage: Any) -> None:
+        told = notes()
+        told.provider = provider
+        told.tokens_in, told.tokens_out = usage.get("prompt_tokens"), usage.get("completion_tokens")
         counter = self._metrics.cache_saved_tokens
         counter.labels(provider, "in").inc(usage.get("prompt_tokens", 0))
         counter.labels(provider, "out").inc(usage.get("completion_tokens", 0))

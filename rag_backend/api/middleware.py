@@ -9,9 +9,7 @@ import asyncio
 import logging
 import re
 import secrets
-import time
 from collections.abc import Sequence
-from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -21,9 +19,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rag_backend.api.failures import stopping, unexpected
 from rag_backend.api.guarding import Guard
+from rag_backend.api.noting import RequestLog
 from rag_backend.api.parts import parts_of
 from rag_backend.errors import RAGError, TooLarge
 from rag_backend.metrics import Metrics
+from rag_backend.notes import DEFECT, begin
 
 _MAX_JSON_MB = 32
 """Largest body in MiB, file uploads aside."""
@@ -39,7 +39,7 @@ class RequestMiddleware:
     def __init__(self, app: ASGIApp, keys: Sequence[str], metrics: Metrics) -> None:
         self._app = app
         self._guard = Guard(keys)
-        self._metrics = metrics
+        self._log = RequestLog(metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -48,7 +48,7 @@ class RequestMiddleware:
             return
         headers = Headers(scope=scope)
         request_id = _request_id(headers)
-        began, begun, status = time.monotonic(), False, 500
+        told, begun, status = begin(request_id), False, 500
 
         async def send_with_id(message: Message) -> None:
             nonlocal begun, status
@@ -60,6 +60,7 @@ class RequestMiddleware:
         try:
             refused = self._refusal(scope, headers)
             if refused is not None:
+                told.error = type(refused).__name__
                 await _refuse(refused)(scope, receive, send_with_id)
             else:
                 await self._app(scope, _bounded(scope, receive), send_with_id)
@@ -70,11 +71,12 @@ class RequestMiddleware:
             if not begun:
                 await _refuse(stopping())(scope, receive, send_with_id)
         except Exception:
-            log.exception("%s %s failed (%s)", scope["method"], scope["path"], request_id)
+            told.error = DEFECT
+            log.exception("a request failed")  # its line has the route
             if not begun:
                 await _refuse(unexpected())(scope, receive, send_with_id)
         finally:
-            self._note(scope, request_id, status, time.monotonic() - began)
+            self._log.note(scope, status, told)
 
     def _refusal(self, scope: Scope, headers: Headers) -> RAGError | None:
         refused = self._guard.refusal(scope["path"], headers)
@@ -84,24 +86,6 @@ class RequestMiddleware:
         if length.isdigit() and int(length) > _most_bytes(scope):
             return TooLarge(_too_large(scope))
         return None
-
-    def _note(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
-        route = scope.get("route")
-        # Only known routes become label values: a path that a client made up must not.
-        label = getattr(route, "path", "unknown")
-        self._metrics.requests.labels(label, str(status)).inc()
-        self._metrics.request_seconds.labels(label).observe(seconds)
-        # Whoever watches over the server asks every few seconds.
-        level = logging.DEBUG if label in ("/health", "/metrics") else logging.INFO
-        log.log(
-            level,
-            "%s %s %d %.0f ms %s",
-            scope["method"],
-            quote(scope["path"]),  # a line break in it would make a line of its own in the log
-            status,
-            1000 * seconds,
-            request_id,
-        )
 
 
 def _refuse(error: RAGError) -> JSONResponse:

@@ -15,6 +15,7 @@ from rag_backend.knowledge.models import Store
 from rag_backend.knowledge.reranking import Reranking
 from rag_backend.llm.registry import Registry
 from rag_backend.metrics import Metrics
+from rag_backend.readiness import Readiness
 from rag_backend.settings import Settings
 
 
@@ -30,6 +31,7 @@ class Parts:
     pipeline: Pipeline
     answers: Answers
     metrics: Metrics
+    readiness: Readiness
 
 
 def parts_of(app: Any) -> Parts:

@@ -24,6 +24,7 @@ from rag_backend.llm.retrying import Retrying
 from rag_backend.llm.rows import ProviderRow
 from rag_backend.llm.timeouts import TokenTimeouts, TotalTimeout
 from rag_backend.llm.watching import Watch
+from rag_backend.metrics import Metrics
 from rag_backend.patience import Patience
 from rag_backend.settings import Settings
 
@@ -39,7 +40,7 @@ def host_of(row: ProviderRow, url: str, settings: Settings) -> Host:
     return Host(endpoint, client, Watch(circuit, partial(answers, client), interval))
 
 
-def stack(hosts: Sequence[Endpoint], settings: Settings) -> LLMProvider:
+def stack(hosts: Sequence[Endpoint], settings: Settings, metrics: Metrics) -> LLMProvider:
     """One provider on its hosts, with every policy that concerns it as a whole."""
     total = settings.llm_total_timeout
     patience = Patience(
@@ -47,11 +48,12 @@ def stack(hosts: Sequence[Endpoint], settings: Settings) -> LLMProvider:
         hosts=len(hosts),
         total=total,
         loading=settings.llm_loading_timeout,
+        retried=metrics.retried(hosts[0].provider.name),
     )
     retrying = Retrying(Balanced(hosts) if len(hosts) > 1 else hosts[0].provider, patience)
     return TotalTimeout(retrying, total)
 
 
-def chain(providers: Sequence[LLMProvider]) -> LLMProvider:
+def chain(providers: Sequence[LLMProvider], metrics: Metrics) -> LLMProvider:
     """The chosen provider, and those that answer when it fails."""
-    return Fallback(providers) if len(providers) > 1 else providers[0]
+    return Fallback(providers, metrics.fell_back) if len(providers) > 1 else providers[0]

@@ -13,6 +13,7 @@ from rag_backend.llm.extractive import Extractive
 from rag_backend.llm.hosts import Host, condition, latency
 from rag_backend.llm.provider import LLMProvider
 from rag_backend.llm.rows import EXTRACTIVE, ProviderRow, check, rows_from
+from rag_backend.metrics import Metrics
 from rag_backend.settings import Settings
 from rag_backend.upstream import shown_url
 
@@ -36,9 +37,12 @@ class _Entry:
 class Registry:
     """The providers by name. Owns their connections: close it with `aclose`."""
 
-    def __init__(self, settings: Settings, chosen: str, fallback: Sequence[str]) -> None:
+    def __init__(
+        self, settings: Settings, chosen: str, fallback: Sequence[str], metrics: Metrics
+    ) -> None:
         """`chosen` answers unless a request says otherwise; `fallback` when it fails, in order."""
         self._settings = settings
+        self._metrics = metrics
         self._chosen = chosen
         self._fallback = tuple(fallback)
         self._entries: dict[str, _Entry] = {}
@@ -63,7 +67,7 @@ class Registry:
             self._entries[row.name] = _Entry(row, provider, ())
             return provider
         hosts = tuple(host_of(row, url, self._settings) for url in row.base_urls)
-        provider = stack([host.endpoint for host in hosts], self._settings)
+        provider = stack([host.endpoint for host in hosts], self._settings, self._metrics)
         self._entries[row.name] = _Entry(row, provider, hosts)
         return provider
 
@@ -111,7 +115,12 @@ class Registry:
                 param="model",
                 code="model_not_found",
             )
-        return chain([self.get_required(n) for n in self._chain(name)]), None
+        providers = [self.get_required(n) for n in self._chain(name)]
+        return chain(providers, self._metrics), None
+
+    def hosts(self, name: str) -> tuple[Host, ...]:
+        """A provider's hosts, none for one that needs no server; raises NotFound."""
+        return self._entry(name).hosts
 
     def info(self) -> list[dict[str, Any]]:
         """Each provider as it stands now, for people: no keys, no passwords in URLs.
@@ -122,7 +131,7 @@ class Registry:
         used = self._chain(self._chosen)
         return [
             _described(entry) | {"chosen": name == self._chosen, "fallback": name in used[1:]}
-            for name, entry in self._entries.items()
+            for name, entry in list(self._entries.items())
         ]
 
     def identity(self, name: str) -> tuple[str, str | None]:
@@ -154,7 +163,7 @@ class Registry:
         return [name, *(n for n in self._fallback if n != name and self.has(n))]
 
 
-def build_registry(settings: Settings) -> Registry:
+def build_registry(settings: Settings, metrics: Metrics | None = None) -> Registry:
     """All providers that the settings configure.
 
     Raises:
@@ -162,7 +171,7 @@ def build_registry(settings: Settings) -> Registry:
     """
     rows = {row.name: row for row in rows_from(settings)}
     chosen = _chosen(settings, rows)
-    registry = Registry(settings, chosen, _fallback(settings, rows))
+    registry = Registry(settings, chosen, _fallback(settings, rows), metrics or Metrics())
     for row in rows.values():
         registry.create(row)
     return registry
