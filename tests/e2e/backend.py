@@ -43,7 +43,7 @@ class BackendProcess:
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self.output()
             try:
-                if httpx.get(f"{self.url}/health", timeout=10).status_code == 200:
+                if httpx.get(f"{self.url}/health", timeout=10).json()["status"] == "ok":
                     return self
             except httpx.TransportError:
                 pass
