@@ -88,7 +88,7 @@ class Intake:
         jobs: Jobs,
         threads: Threads,
         mirror_of: Callable[[Store], Refill | None],
-        spent: Callable[[float], None],
+        spent: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
         """`mirror_of` names the refill that a new file of a store is to be written to as well.
 
