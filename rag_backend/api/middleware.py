@@ -72,7 +72,7 @@ class RequestMiddleware:
                 await _refuse(stopping())(scope, receive, send_with_id)
         except Exception:
             told.error = DEFECT
-            log.exception("a request failed")  # its line has the route
+            log.exception("request %s failed", request_id)  # its line has the route
             if not begun:
                 await _refuse(unexpected())(scope, receive, send_with_id)
         finally:
