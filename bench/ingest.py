@@ -192,7 +192,7 @@ def _until_ready(client: httpx.Client, process: subprocess.Popen[bytes]) -> None
         if process.poll() is not None:
             raise SystemExit("the backend did not start")
         try:
-            if client.get("/health").status_code == 200:
+            if client.get("/health").json()["status"] == "ok":
                 return
         except httpx.TransportError:
             pass

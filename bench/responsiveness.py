@@ -163,7 +163,7 @@ def backend(folder: Path) -> Iterator[tuple[str, int]]:
 
 def _ready(url: str) -> bool:
     with contextlib.suppress(httpx.TransportError):
-        return httpx.get(f"{url}/health", timeout=5).status_code == 200
+        return bool(httpx.get(f"{url}/health", timeout=5).json()["status"] == "ok")
     return False
 
 

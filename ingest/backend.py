@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 import tempfile
@@ -115,7 +116,12 @@ def _await_ready(child: subprocess.Popen[bytes], url: str, log: Path) -> None:
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    try:
+        told = json.loads(last)  # a backend logs JSON where no person looks on
+    except ValueError:
+        return last
+    return str(told.get("message", last)) if isinstance(told, dict) else last
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:

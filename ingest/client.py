@@ -220,22 +220,26 @@ def health(url: str) -> Health:
     opener = urllib.request.build_opener(proxies)
     try:
         with opener.open(f"{url}/health", timeout=_HEALTH_SECONDS) as response:
-            return "ready" if _is_ours(response.read()) else "foreign"
+            return _judged(response.read())
     except HTTPError as error:
         with error:
-            return "starting" if error.code == 503 and _is_ours(error.read()) else "foreign"
+            # Other versions say in this way that they are not ready.
+            ours = error.code == 503 and _judged(error.read()) != "foreign"
+            return "starting" if ours else "foreign"
     except URLError:
         return "silent"
     except (OSError, http.client.HTTPException, ValueError):
         return "foreign"
 
 
-def _is_ours(body: bytes) -> bool:
+def _judged(body: bytes) -> Health:
     try:
         answer = json.loads(body)
     except ValueError:
-        return False
-    return isinstance(answer, dict) and answer.get("service") == "rag-backend"
+        return "foreign"
+    if not isinstance(answer, dict) or answer.get("service") != "rag-backend":
+        return "foreign"
+    return "starting" if answer.get("status") == "starting" else "ready"
 
 
 def _is_local(url: str) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -34,6 +35,7 @@ from rag_backend.api.limiting import BodyLimit
 from rag_backend.api.middleware import RequestMiddleware
 from rag_backend.api.parts import Parts
 from rag_backend.api.repeating import Repeating
+from rag_backend.checks import count_files, dependencies
 from rag_backend.errors import StartError
 from rag_backend.knowledge.blobs import Blobs
 from rag_backend.knowledge.catalog import Catalog
@@ -54,11 +56,13 @@ from rag_backend.knowledge.shared_blobs import SharedBlobs
 from rag_backend.knowledge.sql.opening import open_postgres, open_sqlite
 from rag_backend.knowledge.vectors import open_embedded, open_server
 from rag_backend.llm.cache.opening import open_backing
+from rag_backend.llm.collecting import HostsCollector
 from rag_backend.llm.pricing import Money
 from rag_backend.llm.provider import LLMProvider
 from rag_backend.llm.registry import Registry, build_registry
 from rag_backend.metrics import Metrics
 from rag_backend.patience import Patience
+from rag_backend.readiness import Readiness
 from rag_backend.settings import Settings
 from rag_backend.upstream import Host, with_version
 
@@ -85,9 +89,11 @@ def create_app(settings: Settings, started: Started | None = None) -> FastAPI:
             closing.push_async_callback(parts.registry.aclose)
             closing.push_async_callback(_stop, parts)
             closing.push_async_callback(parts.answers.aclose)
+            closing.push_async_callback(parts.readiness.stop)
             parts.encoder.start()
             parts.reranking.start()
             await parts.library.start()
+            parts.readiness.start()
             if started is not None:
                 started(parts)
             yield
@@ -131,15 +137,19 @@ def build_parts(settings: Settings) -> Parts:
     metrics = Metrics()
     registry = build_registry(settings, metrics)
     money = Money(registry.price, registry.baseline, metrics)
-    encoder = EncoderLoader(lambda: _embedding(settings))
+    encoder = EncoderLoader(lambda: _embedding(settings, metrics))
     reranking = _build_reranking(settings.reranker_model)
-    library = _build_library(settings, encoder, reranking)
+    library = _build_library(settings, encoder, reranking, metrics)
     local = _local_model(registry)
     condenser = Condenser(settings.condense, settings.context_tokens, local)
     pipeline = Pipeline(library, condenser, local, settings.no_answer, metrics, money)
     backing = open_backing(settings, metrics)
     answers = Answers(pipeline, library, backing, registry, reranking, settings, metrics, money)
-    room = (settings.max_concurrent_requests, settings.max_queued_requests)
+    metrics.add(HostsCollector(registry.info))
+    metrics.pending_files.set_function(lambda: library.indexer.pending)
+    readiness = Readiness(metrics, settings.health_interval)
+    looked_at = dependencies(settings, library, encoder, reranking, registry, backing)
+    readiness.watch(looked_at, partial(count_files, library, metrics))
     return Parts(
         settings,
         library,
@@ -149,9 +159,19 @@ def build_parts(settings: Settings) -> Parts:
         pipeline,
         answers,
         metrics,
-        places=Places(*room),
-        uploads=Places(*room),
+        places=_places("questions", settings, metrics),
+        uploads=_places("uploads", settings, metrics),
+        readiness=readiness,
     )
+
+
+def _places(kind: str, settings: Settings, metrics: Metrics) -> Places:
+    """Room for requests of a kind, and its numbers in the metrics."""
+    refused = metrics.requests_refused.labels(kind).inc
+    places = Places(settings.max_concurrent_requests, settings.max_queued_requests, refused)
+    metrics.requests_running.labels(kind).set_function(lambda: places.running)
+    metrics.requests_waiting.labels(kind).set_function(lambda: places.waiting)
+    return places
 
 
 def _build_reranking(model: str | None) -> Reranking:
@@ -161,12 +181,14 @@ def _build_reranking(model: str | None) -> Reranking:
     return Reranking(lambda: load_reranker(model))
 
 
-def _build_library(settings: Settings, encoder: EncoderLoader, reranking: Reranking) -> Library:
+def _build_library(
+    settings: Settings, encoder: EncoderLoader, reranking: Reranking, metrics: Metrics
+) -> Library:
     data = settings.data_dir
     data.mkdir(parents=True, exist_ok=True)
     if settings.database_url is not None:
         database = settings.database_url.get_secret_value()
-        return _build_shared_library(settings, database, encoder, reranking)
+        return _build_shared_library(settings, database, encoder, reranking, metrics)
     catalog = Catalog(open_sqlite(data / "catalog.sqlite"))
     blobs = Blobs(data / "files", settings.max_file_mb * 2**20)
     url = settings.chroma_url
@@ -174,12 +196,12 @@ def _build_library(settings: Settings, encoder: EncoderLoader, reranking: Rerank
     lexical = LexicalIndex(data / "lexical")
     reading, readers = _reading(settings)
     encoders = Encoders(encoder, load_embedding)
-    indexer = Indexer(catalog, blobs, vectors, lexical, encoders, reading, readers)
+    indexer = Indexer(catalog, blobs, vectors, lexical, encoders, reading, readers, metrics)
     retriever = Retriever(catalog, vectors, lexical, encoders, reranking)
     return Library(catalog, blobs, indexer, retriever)
 
 
-def _embedding(settings: Settings) -> EmbeddingProvider:
+def _embedding(settings: Settings, metrics: Metrics) -> EmbeddingProvider:
     """The encoder in this process, or the server that EMBEDDING_URL names; may take seconds."""
     if settings.embedding_url is None:
         return load_embedding(settings.embedding_model)
@@ -199,7 +221,8 @@ def _embedding(settings: Settings) -> EmbeddingProvider:
 
     def patience(total: float) -> Patience:
         loading = min(settings.llm_loading_timeout, total)
-        return Patience(attempts=settings.llm_max_attempts, total=total, loading=loading)
+        attempts, retried = settings.llm_max_attempts, metrics.retried("embedding")
+        return Patience(attempts=attempts, total=total, loading=loading, retried=retried)
 
     model = settings.embedding_model
     return ServerEmbedding(
@@ -213,7 +236,11 @@ def _embedding(settings: Settings) -> EmbeddingProvider:
 
 
 def _build_shared_library(
-    settings: Settings, database: str, encoder: EncoderLoader, reranking: Reranking
+    settings: Settings,
+    database: str,
+    encoder: EncoderLoader,
+    reranking: Reranking,
+    metrics: Metrics,
 ) -> Library:
     """One backend of several on the same PostgreSQL and Chroma servers."""
     if settings.chroma_url is None:
@@ -229,7 +256,7 @@ def _build_shared_library(
     lexical = FollowedIndex(data / "shared-lexical", catalog)
     reading, readers = _reading(settings)
     encoders = Encoders(encoder, load_embedding)
-    indexer = Indexer(catalog, blobs, vectors, lexical, encoders, reading, readers)
+    indexer = Indexer(catalog, blobs, vectors, lexical, encoders, reading, readers, metrics)
     following = Following(catalog, lexical, blobs, indexer, data / "backend-id")
     retriever = Retriever(catalog, vectors, lexical, encoders, reranking)
     return Library(catalog, blobs, indexer, retriever, following)

@@ -10,24 +10,34 @@ import re
 import signal
 import socket
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from rag_backend.errors import RAGError, StartError
+from rag_backend.logs import Secrets, in_json, set_up
 from rag_backend.settings import Settings, load_settings
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"]*@")
+
+log = logging.getLogger("rag_backend")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the backend until it is told to stop; the exit status."""
     try:
         settings = load_settings(**_flags(arguments))
-        _set_up_logging(settings)
-        return _run(settings)
     except RAGError as error:
         print(_masked(f"rag_backend: {error}"), file=sys.stderr)
+        return 1
+    secrets = set_up(settings)
+    _quiet()
+    try:
+        return _run(settings, secrets)
+    except RAGError as error:
+        if in_json(settings):
+            log.error("%s", error)
+        else:
+            print(_masked(f"rag_backend: {secrets.masked(str(error))}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 0  # told to stop while it was starting: nothing was left open
@@ -45,20 +55,13 @@ def _flags(arguments: Sequence[str] | None) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _set_up_logging(settings: Settings) -> None:
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    # One line a request is ours; the libraries speak up from warnings on.
-    for name in ("httpx", "httpx2", "httpcore", "chromadb", "openai", "sentence_transformers"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.simplefilter("ignore", FutureWarning)
+def _quiet() -> None:
     # Nothing of ours draws progress bars into a server's log.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
 
 
-def _run(settings: Settings) -> int:
+def _run(settings: Settings, secrets: Secrets) -> int:
     # A signal during the start unwinds what was opened; from `_serve` on, the server hears it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # Imported here: `--help` and a bad setting need none of it.
@@ -73,12 +76,12 @@ def _run(settings: Settings) -> int:
     listener = bind(settings.host, settings.port)
     try:
         with owned(settings.data_dir, settings.port):
-            return asyncio.run(_serve(settings, listener))
+            return asyncio.run(_serve(settings, secrets, listener))
     finally:
         listener.close()
 
 
-async def _serve(settings: Settings, listener: socket.socket) -> int:
+async def _serve(settings: Settings, secrets: Secrets, listener: socket.socket) -> int:
     import uvicorn
 
     from rag_backend.api.parts import Parts
@@ -98,6 +101,8 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
             server.should_exit = True
 
     def started(parts: Parts) -> None:
+        registry = parts.registry
+        secrets.add(registry.row(name).secret for name in registry.names())
         reports.add(asyncio.create_task(report(parts)))
 
     app = create_app(settings, started)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import cast
 
 from tenacity import (
@@ -43,12 +44,15 @@ class Patience:
         first_wait: float = 0.5,
         longest_wait: float = 8.0,
         loading_wait: float = 1.0,
+        retried: Callable[[], None] | None = None,
     ) -> None:
         """All times in seconds.
 
         `hosts` is how many share the work: the first failures go to the next one at once, and each
-        is asked, even where that takes more than `attempts`.
+        is asked, even where that takes more than `attempts`. `retried` is called before each
+        further attempt, waiting for a model that loads aside.
         """
+        self._retried = retried
         self._attempts = max(attempts, hosts)
         self._deadline = stop_before_delay(total)
         self._loading = loading
@@ -92,6 +96,8 @@ class Patience:
             # One line for a wait that may take a minute.
             log.log(logging.WARNING if number == 1 else logging.DEBUG, "waiting: %s", error)
             return
+        if self._retried is not None:
+            self._retried()
         wait = state.upcoming_sleep
         log.warning(
             "attempt %d of %d failed, next in %.1f s: %s", number, self._attempts, wait, error

@@ -299,6 +299,12 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe message logged"
     )
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="Log lines: `json`, `text`, or `auto` (text on a terminal, else json)"
+    )
+    health_interval: Seconds = Field(
+        30, description="Time between looks at the dependencies (/health/ready), in seconds"
+    )
     log_content: bool = Field(False, description="Also log questions and answers (1) or not (0)")
 
 

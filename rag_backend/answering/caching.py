@@ -31,6 +31,7 @@ from rag_backend.llm.provider import Chunk
 from rag_backend.llm.registry import Registry
 from rag_backend.llm.rows import EXTRACTIVE
 from rag_backend.metrics import Metrics
+from rag_backend.notes import notes
 from rag_backend.settings import Settings
 
 Freshness = Literal["any", "fresh", "private"]
@@ -40,7 +41,8 @@ Outcome = Literal["hit", "miss", "shared", "bypass"]
 _NO_EFFECT = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key"})
 """Parameters that label a request and change nothing in its answer."""
 _ELSEWHERE = frozenset(
-    "host port data_dir database_url chroma_url api_keys log_level log_content max_file_mb "
+    "host port data_dir database_url chroma_url api_keys log_level log_content log_format "
+    "health_interval max_file_mb "
     "read_timeout read_memory_mb cache_url cache_ttl cache_max_mb cache_max_entries "
     "openai_api_key local_llm_api_key embedding_api_key openai_price_in openai_price_out "
     "openai_price_cached_in allow_without_keys cors_origins "
@@ -130,6 +132,7 @@ class Answers:
             self._library.use(store)  # a store that is asked does not expire
             self._metrics.cached.labels("hit").inc()
             self._save(recording.provider, recording.usage, recording.spared)
+            notes().cache, notes().store = "hit", store.id
         return recording
 
     async def answer(
@@ -160,6 +163,7 @@ class Answers:
                 yield chunk
         if self._backing is not None:
             self._metrics.cached.labels(served.outcome).inc()
+            notes().cache = served.outcome
 
     async def clear(self) -> int:
         """Forget every answer, those that are on their way included; how many were kept.
@@ -267,6 +271,9 @@ class Answers:
         return [*models, ("reranker", "loaded" if self._reranking.ready else "")]
 
     def _save(self, provider: str, usage: Any, spared: int) -> None:
+        told = notes()
+        told.provider = provider
+        told.tokens_in, told.tokens_out = usage.get("prompt_tokens"), usage.get("completion_tokens")
         counter = self._metrics.cache_saved_tokens
         counter.labels(provider, "in").inc(usage.get("prompt_tokens", 0))
         counter.labels(provider, "out").inc(usage.get("completion_tokens", 0))

@@ -29,6 +29,7 @@ from rag_backend.llm.provider import ChatRequest, Chunk, Evidence, Grounding, LL
 from rag_backend.llm.rows import EXTRACTIVE
 from rag_backend.llm.streams import estimate_tokens
 from rag_backend.metrics import Metrics
+from rag_backend.notes import notes
 from rag_backend.text import content_terms, language_of, present_terms, references, words
 
 CHUNKS = 8
@@ -103,6 +104,7 @@ class Pipeline:
 
         Raises what the provider's `stream` raises, and NotFound, Conflict or Starting before it.
         """
+        notes().store = asked.store.id
         plan = await self._plan(asked)
         async with aclosing(self._write(plan, asked)) as chunks:
             async for chunk in chunks:
@@ -124,7 +126,9 @@ class Pipeline:
             curated = await self._curated(asked, rewritten.text)
             if curated is not None:
                 return curated
+        began = time.monotonic()
         question, passages = await self._passages(asked.store, rewritten)
+        self._retrieved(time.monotonic() - began, len(passages))
         if not passages:
             return self._nothing_found(asked)
         return await self._grounded(asked, question, passages)
@@ -193,7 +197,10 @@ class Pipeline:
     ) -> Sequence[Source]:
         if asked.provider.name == EXTRACTIVE:
             return sources  # it reads no prompt, and has no budget to keep
+        began = time.monotonic()
         condensed = await self._condenser.condense(sources, question, weights)
+        notes().condense = seconds = time.monotonic() - began
+        self._metrics.in_stage("condense", seconds)
         for when, count in (("before", condensed.tokens_before), ("after", condensed.tokens_after)):
             self._metrics.condensed_tokens.labels(condensed.method, when).inc(count)
         asked.note.spared = max(0, condensed.tokens_before - condensed.tokens_after)
@@ -219,7 +226,8 @@ class Pipeline:
         """The provider's chunks in our one shape, markers checked, citations before the finish."""
         writer = ChunkWriter(plan.provider)
         markers = _marker_filter(plan)
-        text, finish, usage, begun = "", None, None, time.monotonic()
+        text, finish, usage, began = "", None, None, time.monotonic()
+        begun = began
         async with aclosing(plan.stream) as chunks:
             async for chunk in chunks:
                 writer.model = chunk.get("model") or writer.model
@@ -250,14 +258,25 @@ class Pipeline:
         yield writer.citations(rest, _citations(plan, text + rest, asked.base_url))
         yield writer.delta({}, finish)
         counted = _usage(usage, plan.prompt, text + rest)
-        self._count(writer.provider, plan.grounding, counted)
+        self._metrics.answer_seconds.labels(writer.provider).observe(time.monotonic() - began)
+        self._count(writer, plan.grounding, counted)
         self._price(writer, usage or {}, counted, plan.prompt, asked.note)
         yield writer.usage(counted)
 
-    def _saw_first_token(self, provider: str, begun: float) -> None:
-        self._metrics.first_token_seconds.labels(provider).observe(time.monotonic() - begun)
+    def _retrieved(self, seconds: float, passages: int) -> None:
+        told = notes()
+        told.retrieval, told.passages = seconds, passages
+        self._metrics.in_stage("retrieve", seconds)
 
-    def _count(self, provider: str, grounding: str, usage: Mapping[str, int]) -> None:
+    def _saw_first_token(self, provider: str, begun: float) -> None:
+        now, told = time.monotonic(), notes()
+        told.provider, told.first_token = provider, now - told.began
+        self._metrics.first_token_seconds.labels(provider).observe(now - begun)
+
+    def _count(self, writer: ChunkWriter, grounding: str, usage: Mapping[str, int]) -> None:
+        provider, told = writer.provider, notes()
+        told.provider, told.model, told.grounding = provider, str(writer.model), grounding
+        told.tokens_in, told.tokens_out = usage["prompt_tokens"], usage["completion_tokens"]
         self._metrics.answers.labels(provider, grounding).inc()
         self._metrics.tokens.labels(provider, "in").inc(usage["prompt_tokens"])
         self._metrics.tokens.labels(provider, "out").inc(usage["completion_tokens"])

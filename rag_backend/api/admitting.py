@@ -12,6 +12,7 @@ import math
 import re
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rag_backend.errors import Busy
+from rag_backend.notes import notes
 
 _EXPENSIVE = re.compile(
     r"/v1/(?:chat/completions|completions|responses|embeddings|vector_stores/[^/]+/search)/?"
@@ -40,8 +42,12 @@ class Places:
         refused: How many requests found the queue full.
     """
 
-    def __init__(self, places: int, queue: int) -> None:
+    def __init__(
+        self, places: int, queue: int, on_refusal: Callable[[], object] = lambda: None
+    ) -> None:
+        """`on_refusal` is called for each request that finds the queue full."""
         self.running = 0
+        self._on_refusal = on_refusal
         self.refused = 0
         self._places = places
         self._most = queue
@@ -64,6 +70,7 @@ class Places:
             return None
         if len(self._queue) >= self._most:
             self.refused += 1
+            self._on_refusal()
             raise self._busy()
         turn = asyncio.get_running_loop().create_future()
         self._queue.append(turn)
@@ -120,7 +127,9 @@ class Admitting:
             )
             return
         if turn is not None:
+            asked = time.monotonic()
             receive = _again(await _waited(places, turn, receive), receive)
+            notes().waited = time.monotonic() - asked
         began = time.monotonic()
         try:
             await self._app(scope, receive, send)

@@ -28,6 +28,7 @@ from rag_backend.keys import Caller
 from rag_backend.knowledge.library import DEFAULT_STORE
 from rag_backend.llm.complete import fold
 from rag_backend.llm.provider import Chunk
+from rag_backend.notes import notes
 
 router = APIRouter(route_class=StrictRoute)
 log = logging.getLogger("rag_backend.content")
@@ -78,7 +79,7 @@ async def create_chat_completion(
     if served.note.route is not None:
         shown = served.note.route.header()
     if shown is not None:
-        response.headers["x-route"] = shown
+        response.headers["x-route"] = notes().route = shown
     if backend.answers.caching:
         response.headers["x-cache"] = served.outcome
     return response

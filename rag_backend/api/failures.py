@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from rag_backend.errors import BadRequest, RAGError, Starting, StorageFull
+from rag_backend.notes import notes
 
 # Names of a union's branches and of a key's checks, which pydantic adds to the path of a field.
 _BRANCH = re.compile(
@@ -39,6 +40,7 @@ def stopping() -> RAGError:
 
 async def _known(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RAGError)  # noqa: S101
+    notes().error = type(error).__name__
     return JSONResponse(error.envelope(), error.client_status, error.headers())
 
 
@@ -94,4 +96,5 @@ async def _routing(request: Request, error: Exception) -> JSONResponse:
     }
     message, code = known.get(error.status_code, (str(error.detail), None))
     failure = BadRequest(message, code=code)
+    notes().error = "BadRequest"
     return JSONResponse(failure.envelope(), error.status_code, error.headers)

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from rag_backend.errors import Forbidden, Unauthorized
 from rag_backend.keys import ANYBODY, Caller, KeyRing
 
-_OPEN_PATHS = ("/", "/health", "/docs", "/openapi.json")
+_OPEN_PATHS = ("/", "/health", "/health/ready", "/docs", "/openapi.json")
 _OPEN_FOLDER = "/static-offline-docs/"
 _NOBODY = Caller(grants={})
 _LAN_SUFFIXES = (".localhost", ".local", ".lan", ".home.arpa", ".internal", ".intranet", ".test")

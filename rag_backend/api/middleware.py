@@ -9,9 +9,7 @@ import asyncio
 import logging
 import re
 import secrets
-import time
 from collections.abc import Sequence
-from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -21,9 +19,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rag_backend.api.failures import stopping, unexpected
 from rag_backend.api.guarding import Guard
 from rag_backend.api.limiting import BodyLimit
+from rag_backend.api.noting import RequestLog
 from rag_backend.api.rights import CALLER
 from rag_backend.errors import RAGError
 from rag_backend.metrics import Metrics
+from rag_backend.notes import DEFECT, begin
 
 _CLIENT_CLOSED = 499  # nginx's number for it; nobody sees it but the log and the metrics
 _REQUEST_ID = re.compile(r"[\w.-]{1,128}")
@@ -40,7 +40,7 @@ class RequestMiddleware:
         self._app = app
         self._guard = Guard(keys)
         self._limit = limit or BodyLimit()
-        self._metrics = metrics
+        self._log = RequestLog(metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -49,7 +49,7 @@ class RequestMiddleware:
             return
         headers = Headers(scope=scope)
         request_id = id_of(headers)
-        began, begun, status = time.monotonic(), False, 500
+        told, begun, status = begin(request_id), False, 500
 
         async def send_with_id(message: Message) -> None:
             nonlocal begun, status
@@ -61,6 +61,7 @@ class RequestMiddleware:
         try:
             refused = self._refusal(scope, headers)
             if refused is not None:
+                told.error = type(refused).__name__
                 await _refuse(refused)(scope, receive, send_with_id)
             else:
                 bounded = self._limit.bounded(scope["path"], receive)
@@ -72,11 +73,12 @@ class RequestMiddleware:
             if not begun:
                 await _refuse(stopping())(scope, receive, send_with_id)
         except Exception:
-            log.exception("%s %s failed (%s)", scope["method"], scope["path"], request_id)
+            told.error = DEFECT
+            log.exception("request %s failed", request_id)  # its line has the route
             if not begun:
                 await _refuse(unexpected())(scope, receive, send_with_id)
         finally:
-            self._note(scope, request_id, status, time.monotonic() - began)
+            self._log.note(scope, status, told)
 
     def _refusal(self, scope: Scope, headers: Headers) -> RAGError | None:
         try:
@@ -84,24 +86,6 @@ class RequestMiddleware:
         except RAGError as error:
             return error
         return self._limit.refusal(scope["path"], headers)
-
-    def _note(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
-        route = scope.get("route")
-        # Only known routes become label values: a path that a client made up must not.
-        label = getattr(route, "path", "unknown")
-        self._metrics.requests.labels(label, str(status)).inc()
-        self._metrics.request_seconds.labels(label).observe(seconds)
-        # Whoever watches over the server asks every few seconds.
-        level = logging.DEBUG if label in ("/health", "/metrics") else logging.INFO
-        log.log(
-            level,
-            "%s %s %d %.0f ms %s",
-            scope["method"],
-            quote(scope["path"]),  # a line break in it would make a line of its own in the log
-            status,
-            1000 * seconds,
-            request_id,
-        )
 
 
 def _refuse(error: RAGError) -> JSONResponse:

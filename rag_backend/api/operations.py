@@ -1,30 +1,36 @@
-"""`/health`, `/metrics` and the page at `/`."""
+"""`/health`, `/health/ready`, `/metrics` and the page at `/`."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 from importlib.metadata import version
 from importlib.resources import files
+from typing import Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
+from rag_backend.api.accepting import prefers_json
 from rag_backend.api.document import EVERYWHERE
 from rag_backend.api.parts import Backend
 from rag_backend.api.rights import administrative
+from rag_backend.summarising import summary
 
 router = APIRouter()
 
 
-@router.get("/health", responses={503: {"description": "Still starting"}})
-async def health(backend: Backend) -> JSONResponse:
-    """200 once questions can be answered, 503 while the encoder loads; needs no key."""
+@router.get("/health")
+async def health(backend: Backend) -> dict[str, Any]:
+    """Always 200: the process lives. Whether it can answer is `/health/ready`; needs no key.
+
+    `status` is "starting" until the encoder is loaded, then "ok".
+    """
     ready = backend.encoder.ready
     problem = {"problem": backend.encoder.problem} if backend.encoder.problem else {}
-    body = {
+    return {
         "status": "ok" if ready else "starting",
         "service": "rag-backend",
         "version": version("rag-backend"),
@@ -36,7 +42,16 @@ async def health(backend: Backend) -> JSONResponse:
             "rebuilding": backend.library.indexer.rebuilding,
         },
     }
-    return JSONResponse(body, 200 if ready else 503)
+
+
+@router.get("/health/ready")
+async def ready(backend: Backend) -> JSONResponse:
+    """200 where a question can be answered, 503 where it cannot, and what is missing; no key.
+
+    `status`: ready; degraded (200: something fails that another part makes up for); unready.
+    """
+    report = backend.readiness.report()
+    return JSONResponse(report, 503 if report["status"] == "unready" else 200)
 
 
 @router.get(
@@ -45,10 +60,15 @@ async def health(backend: Backend) -> JSONResponse:
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **EVERYWHERE},
     response_class=Response,
 )
-async def metrics(backend: Backend) -> Response:
-    """Prometheus' text format."""
-    backend.metrics.pending_files.set(backend.library.indexer.pending)
-    return Response(backend.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+async def metrics(request: Request, backend: Backend) -> Response:
+    """Prometheus' text format, OpenMetrics or JSON, as `Accept` says."""
+    accept = request.headers.get("accept", "")
+    shown = backend.metrics
+    if prefers_json(accept):
+        body = await asyncio.to_thread(lambda: summary(shown.families()))
+        return JSONResponse(body, headers={"vary": "accept"})
+    text, content_type = await asyncio.to_thread(shown.encoded, accept)
+    return Response(text, headers={"content-type": content_type, "vary": "accept"})
 
 
 @router.get("/", include_in_schema=False)

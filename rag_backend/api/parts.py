@@ -15,6 +15,7 @@ from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.reranking import Reranking
 from rag_backend.llm.registry import Registry
 from rag_backend.metrics import Metrics
+from rag_backend.readiness import Readiness
 from rag_backend.settings import Settings
 
 
@@ -32,6 +33,7 @@ class Parts:
     metrics: Metrics
     places: Places
     uploads: Places
+    readiness: Readiness
 
 
 def parts_of(app: Any) -> Parts:

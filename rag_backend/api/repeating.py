@@ -24,6 +24,7 @@ from rag_backend.api.rights import caller_in, reached
 from rag_backend.api.sse import HEADERS
 from rag_backend.errors import RAGError
 from rag_backend.keys import Caller
+from rag_backend.notes import notes
 
 PATH = "/v1/chat/completions"
 LARGEST = 64 * 1024
@@ -134,7 +135,7 @@ def recorded_response(recording: Recording, *, stream: bool, usage: bool) -> Res
     """A recorded answer as an HTTP response."""
     headers = {"x-cache": "hit", "age": str(recording.age)}
     if recording.route is not None:
-        headers["x-route"] = recording.route
+        headers["x-route"] = notes().route = recording.route
     if stream:
         headers |= HEADERS
         return Response(

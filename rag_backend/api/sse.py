@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from rag_backend.api.disconnect import or_disconnected
 from rag_backend.api.failures import stopping, unexpected
 from rag_backend.errors import RAGError
+from rag_backend.notes import DEFECT, notes
 
 SILENCE = 15.0
 """Seconds without an event after which a comment keeps the connection alive."""
@@ -120,10 +121,12 @@ async def _lines(feed: _Feed, silence: float) -> AsyncIterator[bytes]:
         yield _DONE
     except RAGError as error:
         log.warning("a stream ended with an error: %s", error)
+        notes().error = type(error).__name__
         yield _line(error.envelope())
         yield _DONE
     except Exception:
         log.exception("a stream failed")
+        notes().error = DEFECT
         yield _line(unexpected().envelope())
         yield _DONE
 

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rag_backend.errors import RAGError, StorageAway
@@ -36,6 +38,7 @@ from rag_backend.knowledge.sweeping import Sweeper
 from rag_backend.knowledge.vectorising import add_vectors
 from rag_backend.knowledge.vectors import VectorIndex
 from rag_backend.knowledge.writer import Failure, Writer
+from rag_backend.metrics import Metrics
 
 _BATCH = 512
 """Chunks embedded together, of as many files as it takes; bounds how long a new file waits."""
@@ -75,7 +78,9 @@ class Indexer:
         encoders: Encoders,
         reading: ReadingPool,
         readers: int,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._metrics = metrics = metrics or Metrics()
         self._catalog = catalog
         self._encoders = encoders
         self._halted = False
@@ -98,6 +103,7 @@ class Indexer:
         self._intake = Intake(
             *(catalog, blobs, reading, encoders, self._jobs, self._threads),
             self._refills.mirror_of,
+            partial(metrics.spent, "read"),
         )
         self._rotation = Rotation()
         self._arrived = asyncio.Event()
@@ -236,6 +242,8 @@ class Indexer:
         except RAGError as problem:
             # A full disk, most likely: the job stays in progress until there is room again.
             self._again_later(failure.key, problem)
+        else:
+            self._metrics.files_indexed.labels("failed").inc()
 
     def _again_later(self, key: Key, problem: RAGError) -> None:
         seconds = _AWAY_SECONDS if isinstance(problem, StorageAway) else _RETRY_SECONDS
@@ -275,7 +283,9 @@ class Indexer:
         slices, ended = await self._threads.run(self._rotation.take, _BATCH)
         if not slices and not ended:
             return None
+        began = time.monotonic()
         await add_vectors(slices, self._threads)
+        self._metrics.spent("embed", time.monotonic() - began)
         return Batch(slices, [source for source in ended if isinstance(source, Refill)])
 
     # Writing
@@ -302,7 +312,11 @@ class Indexer:
 
     async def _write_group(self, group: Sequence[Batch]) -> None:
         slices = [part for batch in group for part in batch.slices]
+        began = time.monotonic()
         outcome = await self._threads.run(self._writer.write, slices)
+        self._metrics.spent("write", time.monotonic() - began)
+        self._metrics.files_indexed.labels("completed").inc(outcome.completed)
+        self._metrics.chunks_indexed.inc(outcome.chunks)
         self._changed |= outcome.changed
         for failure in outcome.failed:
             self._problem = str(failure.error) if failure.error else self._problem

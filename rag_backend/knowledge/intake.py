@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Protocol
@@ -87,8 +88,13 @@ class Intake:
         jobs: Jobs,
         threads: Threads,
         mirror_of: Callable[[Store], Refill | None],
+        spent: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
-        """`mirror_of` names the refill that a new file of a store is to be written to as well."""
+        """`mirror_of` names the refill that a new file of a store is to be written to as well.
+
+        `spent` is told the seconds that reading a file took.
+        """
+        self._spent = spent
         self._catalog = catalog
         self._blobs = blobs
         self._reading = reading
@@ -182,13 +188,16 @@ class Intake:
 
     async def _fill(self, job: Job, attached: StoreFile, file: FileRecord, store: Store) -> None:
         present = await self._encoders.present.wait()
+        fetched = await self._threads.run(self._blobs.fetch, file.id)
+        began = time.monotonic()
         chunks = await self._reading.read(
-            await self._threads.run(self._blobs.fetch, file.id),
+            fetched,
             file.filename,
             present.embedding.tokenizer_file,
             present.embedding.max_tokens,
             StaticSize(**attached.chunking) if attached.chunking else None,
         )
+        self._spent(time.monotonic() - began)
         job.chunks, job.size = chunks, len(chunks)
         job.texts = lambda start, stop: [c.indexed_text for c in chunks.part(start, stop)]
         job.encoder = await self._encoders.for_writing(store)

@@ -54,6 +54,7 @@ class Library:
         # Rows as they were read at the catalog's mark: every question begins with one.
         self._mark: int | None = None
         self._stores: dict[str, Store] = {}
+        self._searched: float | None = None
 
     async def start(self) -> None:
         """Make sure of the default store, and resume unfinished jobs."""
@@ -69,6 +70,14 @@ class Library:
     def check_vectors(self) -> None:
         """Raise StorageBroken when Chroma does not answer. Synchronous."""
         self.retriever.check_vectors()
+
+    def check_words(self, store: Store) -> None:
+        """Raise StorageBroken when the word index cannot be opened. Synchronous."""
+        self.retriever.check_words(store)
+
+    def last_search(self) -> float | None:
+        """When a search last worked, by `time.monotonic`: catalog, vectors, words, encoder."""
+        return self._searched
 
     async def stop(self) -> None:
         """Stop the indexer, and let go of every file in DATA_DIR."""
@@ -236,7 +245,10 @@ class Library:
     ) -> list[Hit]:
         """See Retriever.search."""
         self.use(store)
-        return await self.retriever.search(store, query, k, filters, rerank=rerank)
+        hits = await self.retriever.search(store, query, k, filters, rerank=rerank)
+        if hits:
+            self._searched = time.monotonic()
+        return hits
 
     async def passages(self, store: Store, hits: Sequence[Hit], k: int) -> list[Passage]:
         """See Retriever.passages."""

@@ -80,6 +80,10 @@ class Retriever:
         """Raise StorageBroken when Chroma does not answer. Synchronous."""
         self._vectors.heartbeat()
 
+    def check_words(self, store: Store) -> None:
+        """Raise StorageBroken when a store's word index cannot be opened. Synchronous."""
+        self._lexical.count(store.collection)
+
     def close(self) -> None:
         """Let go of Chroma's files or connections. Synchronous."""
         self._vectors.close()

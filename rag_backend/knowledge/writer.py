@@ -41,10 +41,12 @@ class Failure:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of a group of slices: stores in which something changed, and failures."""
+    """What came of a group of slices: stores in which something changed, failures, new files."""
 
     changed: set[str] = field(default_factory=set)
     failed: list[Failure] = field(default_factory=list)
+    completed: int = 0
+    chunks: int = 0
 
 
 class Writer:
@@ -229,6 +231,9 @@ class Writer:
         for job, outcome in zip(jobs, outcomes, strict=True):
             job.ended = True
             job.again |= outcome == "stale"
+            if outcome == "completed":
+                self._outcome.completed += 1
+                self._outcome.chunks += job.size
 
     def _fail_all(self, parts: Iterable[Slice], error: Exception) -> None:
         for part in parts:

@@ -28,6 +28,7 @@ from rag_backend.llm.routing import Overflowing, Router, Routing
 from rag_backend.llm.rows import ProviderRow
 from rag_backend.llm.timeouts import TokenTimeouts, TotalTimeout
 from rag_backend.llm.watching import Watch
+from rag_backend.metrics import Metrics
 from rag_backend.patience import Patience
 from rag_backend.settings import Settings
 
@@ -43,7 +44,7 @@ def host_of(row: ProviderRow, url: str, settings: Settings) -> Host:
     return Host(endpoint, client, Watch(circuit, partial(answers, client), interval))
 
 
-def stack(hosts: Sequence[Endpoint], settings: Settings) -> LLMProvider:
+def stack(hosts: Sequence[Endpoint], settings: Settings, metrics: Metrics) -> LLMProvider:
     """One provider on its hosts, with every policy that concerns it as a whole."""
     total = settings.llm_total_timeout
     patience = Patience(
@@ -51,14 +52,15 @@ def stack(hosts: Sequence[Endpoint], settings: Settings) -> LLMProvider:
         hosts=len(hosts),
         total=total,
         loading=settings.llm_loading_timeout,
+        retried=metrics.retried(hosts[0].provider.name),
     )
     retrying = Retrying(Balanced(hosts) if len(hosts) > 1 else hosts[0].provider, patience)
     return TotalTimeout(retrying, total)
 
 
-def chain(providers: Sequence[LLMProvider]) -> LLMProvider:
+def chain(providers: Sequence[LLMProvider], metrics: Metrics) -> LLMProvider:
     """The chosen provider, and those that answer when it fails."""
-    return Fallback(providers) if len(providers) > 1 else providers[0]
+    return Fallback(providers, metrics.fell_back) if len(providers) > 1 else providers[0]
 
 
 def routing(
@@ -68,11 +70,12 @@ def routing(
     strong: LLMProvider,
     stand_ins: Sequence[LLMProvider],
     strong_chain: LLMProvider,
+    metrics: Metrics,
 ) -> LLMProvider:
     """The choice between two providers; `stand_ins` answer when the local one fails.
 
     The strong one stands in for the local one only where a prompt is too long for it, or where
     it is among the `stand_ins`: a LAN that is down is no reason to send questions out of it.
     """
-    local_chain = chain([Overflowing(local, strong, router.routed), *stand_ins])
+    local_chain = chain([Overflowing(local, strong, router.routed), *stand_ins], metrics)
     return Routing(name, router, {local.name: local_chain, strong.name: strong_chain})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -22,8 +22,14 @@ class Fallback:
     wrong) is final; a stand-in's tells only what that one cannot do.
     """
 
-    def __init__(self, providers: Sequence[LLMProvider]) -> None:
+    def __init__(
+        self,
+        providers: Sequence[LLMProvider],
+        fell_back: Callable[[Sequence[str], str], None] | None = None,
+    ) -> None:
+        """`fell_back` is told who failed and who answers instead."""
         self._providers = tuple(providers)
+        self._fell_back = fell_back
 
     @property
     def name(self) -> str:
@@ -41,9 +47,10 @@ class Fallback:
 
     async def _begin(self, request: ChatRequest) -> Begun:
         errors: list[UpstreamError] = []
+        failed: list[str] = []
         for provider in self._providers:
             try:
-                return await begin(provider, request)
+                begun = await begin(provider, request)
             except UpstreamRefused as error:
                 # The prompt is ours: whoever reads more, or needs none, may still answer.
                 if error.code != "context_length_exceeded" and not errors:
@@ -57,6 +64,11 @@ class Fallback:
                 # A later provider that cannot do it does not make the request wrong.
                 if not errors:
                     raise
+            else:
+                if failed and self._fell_back is not None:
+                    self._fell_back(failed, provider.name)
+                return begun
+            failed.append(provider.name)
             # A model's name means something only to the provider that it was given for.
             request = replace(request, model=None)
         raise errors[0]

@@ -23,12 +23,14 @@ class Gauge:
         in_flight: Requests that are being answered now.
         answers, failures: Requests that ended so since the start; neither has those that a client
             gave up.
+        last_answer: When the last whole answer ended, by `time.monotonic`.
     """
 
     def __init__(self) -> None:
         self.in_flight = 0
         self.answers = 0
         self.failures = 0
+        self.last_answer: float | None = None
         self._first_tokens: deque[float] = deque(maxlen=WINDOW)
 
     def saw_first_token(self, seconds: float) -> None:
@@ -68,6 +70,7 @@ class Gauged:
                         gauge.saw_first_token(self._clock() - began)
                     yield chunk
             gauge.answers += 1
+            gauge.last_answer = self._clock()
         except UpstreamError:
             gauge.failures += 1
             raise

@@ -39,14 +39,20 @@ async def probe(row: ProviderRow) -> Reachability:
 async def _probe_host(row: ProviderRow, url: str) -> Reachability:
     host = OpenAICompatible(row, url, connect_timeout=LIMIT)
     try:
+        return await probe_host(row, host)
+    finally:
+        await host.aclose()
+
+
+async def probe_host(row: ProviderRow, host: OpenAICompatible) -> Reachability:
+    """The same of one host, through a client that stays open."""
+    try:
         status, body = await host.get("models", LIMIT)
         loading = None if row.cloud else await _loading(host)
     except UpstreamError as error:
         # "Provider 'local' at http://…/v1 cannot be reached: check that …"
         what, _, remedy = str(error).partition(": ")
         return Reachability(False, what, remedy[:1].upper() + remedy[1:])
-    finally:
-        await host.aclose()
     return loading or _judged(row, host.url, status, body)
 
 

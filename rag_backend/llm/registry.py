@@ -46,6 +46,7 @@ class Registry:
         settings: Settings,
         chosen: str,
         fallback: Sequence[str],
+        metrics: Metrics,
         router: Router | None = None,
     ) -> None:
         """`chosen` answers unless a request says otherwise; `fallback` when it fails, in order.
@@ -53,6 +54,7 @@ class Registry:
         With a `router`, `chosen` is no row's name but the name under which it chooses one.
         """
         self._settings = settings
+        self._metrics = metrics
         self._router = router
         self._chosen = chosen
         self._fallback = tuple(fallback)
@@ -78,7 +80,7 @@ class Registry:
             self._entries[row.name] = _Entry(row, provider, ())
             return provider
         hosts = tuple(host_of(row, url, self._settings) for url in row.base_urls)
-        provider = stack([host.endpoint for host in hosts], self._settings)
+        provider = stack([host.endpoint for host in hosts], self._settings, self._metrics)
         self._entries[row.name] = _Entry(row, provider, hosts)
         return provider
 
@@ -155,6 +157,10 @@ class Registry:
             return self._routing(self._router), None
         return Named(self._with_fallbacks(name), self._router.routed), None
 
+    def hosts(self, name: str) -> tuple[Host, ...]:
+        """A provider's hosts, none for one that needs no server; raises NotFound."""
+        return self._entry(name).hosts
+
     def info(self) -> list[dict[str, Any]]:
         """Each provider as it stands now, for people: no keys, no passwords in URLs.
 
@@ -164,7 +170,7 @@ class Registry:
         used = self._chain(self._chosen)
         rows = [
             _described(entry) | {"chosen": name == self._chosen, "fallback": name in used[1:]}
-            for name, entry in self._entries.items()
+            for name, entry in list(self._entries.items())
         ]
         if self._router is None:
             return rows
@@ -192,14 +198,13 @@ class Registry:
         return entry
 
     def _with_fallbacks(self, name: str) -> LLMProvider:
-        return chain([self.get_required(n) for n in self._chain(name)])
+        return chain([self.get_required(n) for n in self._chain(name)], self._metrics)
 
     def _routing(self, router: Router) -> LLMProvider:
         local, strong = (self.get_required(side.name) for side in (router.local, router.strong))
         stand_ins = [self.get_required(n) for n in self._chain(router.local.name)[1:]]
-        return routing(
-            self._chosen, router, local, strong, stand_ins, self._with_fallbacks(strong.name)
-        )
+        strong_chain = self._with_fallbacks(strong.name)
+        return routing(self._chosen, router, local, strong, stand_ins, strong_chain, self._metrics)
 
     def _chain(self, name: str) -> list[str]:
         """The provider of this name and those that answer when it fails, in order."""
@@ -210,15 +215,16 @@ class Registry:
 
 
 def build_registry(settings: Settings, metrics: Metrics | None = None) -> Registry:
-    """All providers that the settings configure; `metrics` counts what is routed.
+    """All providers that the settings configure; `metrics` counts what is routed, retried and left.
 
     Raises:
         StartError: LLM_PROVIDER, LLM_FALLBACK or LLM_PROVIDERS cannot be honoured; one line.
     """
     rows = {row.name: row for row in rows_from(settings)}
     chosen = _chosen(settings, rows)
-    router = _router(settings, rows, metrics or Metrics()) if chosen == SMART else None
-    registry = Registry(settings, chosen, _fallback(settings, rows), router)
+    metrics = metrics or Metrics()
+    router = _router(settings, rows, metrics) if chosen == SMART else None
+    registry = Registry(settings, chosen, _fallback(settings, rows), metrics, router)
     for row in rows.values():
         registry.create(row)
     return registry

@@ -43,7 +43,7 @@ class BackendProcess:
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self.output()
             try:
-                if httpx.get(f"{self.url}/health", timeout=10).status_code == 200:
+                if httpx.get(f"{self.url}/health", timeout=10).json()["status"] == "ok":
                     return self
             except httpx.TransportError:
                 pass
@@ -59,7 +59,18 @@ class BackendProcess:
 def environment(**settings: str) -> dict[str, str]:
     """This machine's environment without any setting of ours but those given."""
     ours = ("LLM_", "OPENAI_", "LOCAL_LLM_", "RAG_BACKEND_", "API_KEYS", "CHROMA_", "DATA_DIR")
-    ours += ("EMBEDDING_", "DATABASE_URL", "CACHE_", "SMART_", "MAX_", "CORS_", "ALLOW_", "HOST")
+    ours += (
+        "EMBEDDING_",
+        "DATABASE_URL",
+        "CACHE_",
+        "SMART_",
+        "MAX_",
+        "CORS_",
+        "ALLOW_",
+        "HOST",
+        "HEALTH_",
+        "LOG_",
+    )
     clean = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     # Tests ask the same things again and again, and count who was asked: no cache unless named.
     plain = {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", "NO_COLOR": "1", "CACHE_URL": "none"}
@@ -69,6 +80,13 @@ def environment(**settings: str) -> dict[str, str]:
 @contextmanager
 def backend(folder: Path, **settings: str) -> Iterator[BackendProcess]:
     """Start the backend in `folder` (its working directory); stop it at the end."""
+    with started(folder, **settings) as running:
+        yield running.until_ready()
+
+
+@contextmanager
+def started(folder: Path, **settings: str) -> Iterator[BackendProcess]:
+    """The same, without waiting for it to be ready."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     with (folder / "backend.log").open("ab") as log:
@@ -81,7 +99,7 @@ def backend(folder: Path, **settings: str) -> Iterator[BackendProcess]:
         )
     running = BackendProcess(process, f"http://127.0.0.1:{port}", folder)
     try:
-        yield running.until_ready()
+        yield running
     finally:
         running.stop()
 

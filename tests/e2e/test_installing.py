@@ -63,7 +63,8 @@ def starts(command: list[str], folder: Path) -> None:
             assert process.poll() is None, log.read_text("utf-8")
             assert time.monotonic() < deadline, log.read_text("utf-8")
             try:
-                if httpx.get(f"http://127.0.0.1:{port}/health", timeout=10).status_code == 200:
+                answer = httpx.get(f"http://127.0.0.1:{port}/health", timeout=10)
+                if answer.json()["status"] == "ok":
                     break
             except httpx.TransportError:
                 pass

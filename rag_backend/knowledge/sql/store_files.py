@@ -75,6 +75,12 @@ class StoreFileTable(Database):
             rows = connection.execute(query).all()
         return {row[0]: row[1] for row in rows}, sum(int(row[2] or 0) for row in rows)
 
+    def status_counts(self) -> dict[str, int]:
+        """{status: number of files}, over all stores."""
+        query = select(store_files.c.status, func.count()).group_by(store_files.c.status)
+        with self._reading() as connection:
+            return {row[0]: row[1] for row in connection.execute(query)}
+
     def set_attributes(self, store_id: str, file_id: str, attributes: Mapping[str, Any]) -> None:
         """Replace a store file's attributes; a new `path` becomes its identity."""
         key = (store_files.c.store_id == store_id) & (store_files.c.file_id == file_id)

@@ -28,6 +28,14 @@ class Backing(Protocol):
         """
         ...
 
+    async def check(self) -> None:
+        """Raise CacheUnavailable where nothing can be kept now."""
+        ...
+
+    def served(self) -> float | None:
+        """When it last did what it was asked, by `time.monotonic`; None: not since it failed."""
+        ...
+
     async def aclose(self) -> None:
         """Let go of connections; what is kept in a server stays there."""
         ...

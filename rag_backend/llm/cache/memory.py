@@ -72,6 +72,13 @@ class MemoryBacking:
         self._show()
         return count
 
+    async def check(self) -> None:
+        """See Backing."""
+
+    def served(self) -> float | None:
+        """See Backing."""
+        return None
+
     async def aclose(self) -> None:
         """See Backing."""
 

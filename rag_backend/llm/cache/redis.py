@@ -69,6 +69,7 @@ class RedisBacking:
         self._url = _shown(url)
         self._reading = _Circuit("read", self._url, rest, clock)
         self._writing = _Circuit("written to", self._url, rest, clock)
+        self._last: float | None = None
         self._redis = Redis.from_pool(_pool(url, limit))  # which is closed with it
 
     async def get(self, key: str) -> bytes | None:
@@ -108,6 +109,17 @@ class RedisBacking:
                 count += int(await self._exchange(partial(self._redis.unlink, *keys)))
             if not cursor:
                 return count
+
+    async def check(self) -> None:
+        """See Backing."""
+        await self._exchange(self._redis.ping)
+        if not self._writing.closed:
+            raise CacheUnavailable(f"The answer cache at {self._url} cannot be written to.")
+
+    def served(self) -> float | None:
+        """See Backing."""
+        sound = self._reading.closed and self._writing.closed
+        return self._last if sound else None
 
     async def aclose(self) -> None:
         """See Backing."""
@@ -154,6 +166,7 @@ class RedisBacking:
             raise
         if circuit is not None:
             circuit.worked()
+            self._last = time.monotonic()
         return answer
 
 

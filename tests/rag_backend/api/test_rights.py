@@ -18,7 +18,7 @@ from tests.rag_backend.api.test_refusals import refused
 
 FULL, READER, WRITER, OTHER, EVERYWHERE = "full", "reads", "writes", "elsewhere", "all-reader"
 KEYS = (FULL, f"{READER}=laws:read", f"{WRITER}=laws:write", f"{OTHER}=drafts:write")
-OPEN = {"/", "/health", "/openapi.json", "/docs"}
+OPEN = {"/", "/health", "/health/ready", "/openapi.json", "/docs"}
 RULES = {administrative, calling, readable, writable}
 LAWS = "# Laws\n\n## Article 5\n\nThe fine for parking on a bridge is 900,000 VND.\n"
 

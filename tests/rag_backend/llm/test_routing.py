@@ -13,6 +13,7 @@ from rag_backend.llm.notes import Note, Route
 from rag_backend.llm.provider import ChatRequest, LLMProvider
 from rag_backend.llm.routing import Named, Overflowing, Router, Side
 from rag_backend.llm.share import Share
+from rag_backend.metrics import Metrics
 from tests.rag_backend.llm.support import Scripted, collect, saying, text_before_error, text_of
 
 SIMPLE = "Who approves expenses?"
@@ -138,7 +139,8 @@ class House:
         self.local, self.strong = Scripted(local, name="local"), Scripted(strong, name="openai")
         strong_chain = Fallback([self.strong, self.local, *stand_ins])
         self.provider = routing(
-            "smart", self.tried.router, self.local, self.strong, stand_ins, strong_chain
+            *("smart", self.tried.router, self.local, self.strong, stand_ins, strong_chain),
+            Metrics(),
         )
 
     async def ask(self, request: ChatRequest) -> tuple[str, Route]:
