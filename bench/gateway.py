@@ -266,7 +266,10 @@ def memory(contender: Contender, requests: int, clients: int = 50) -> list[float
 
 def plain_table(rows: Rows, names: Sequence[str]) -> Iterator[str]:
     """Added latency is what it takes longer than straight, quantile by quantile."""
-    yield "| plain | clients | p50 ms | p99 ms | added p50 | added p99 | requests/s | CPU ms | failed |"
+    yield (
+        "| plain | clients | p50 ms | p99 ms | added p50 | added p99 | requests/s | CPU ms "
+        "| failed |"
+    )
     yield "|---|--:|--:|--:|--:|--:|--:|--:|--:|"
     for clients in LEVELS:
         straight = rows[STRAIGHT, clients]

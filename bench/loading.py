@@ -13,6 +13,7 @@ import re
 import sys
 import time
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -149,7 +150,7 @@ class Client(asyncio.Protocol):
         if tokens:
             seen.first.append(tokens[0][1] - self._asked)
         seen.delays += [arrived - sent for sent, arrived in tokens]
-        for (sent, arrived), (sent_next, arrived_next) in zip(tokens, tokens[1:], strict=False):
+        for (sent, arrived), (sent_next, arrived_next) in pairwise(tokens):
             seen.merged += sent_next - sent >= MERGED and arrived_next - arrived < 0.001
 
     def _fail(self, what: str) -> None:
