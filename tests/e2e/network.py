@@ -20,6 +20,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
+from tests.e2e.slow_link import NAME, SlowLink, open_tunnel
+
 _CLONE_NEWNET = 0x40000000
 _OWN = "/proc/thread-self/ns/net"
 _HOLD = """
@@ -78,15 +80,6 @@ class Machine:
         """The firewall is gone."""
         self._ip("route", "del", "blackhole", f"{self._other}/32")
 
-    def delay(self, milliseconds: int, loss: int) -> None:
-        """Hold back what it sends, and lose some of it (in per cent); raises Missing."""
-        shape = ("delay", f"{milliseconds}ms", "loss", f"{loss}%")
-        self._call("tc", "qdisc", "add", "dev", "cable", "root", "netem", *shape)
-
-    def hurry(self) -> None:
-        """Send everything at once again."""
-        self._call("tc", "qdisc", "del", "dev", "cable", "root")
-
     def _ip(self, *arguments: str) -> None:
         self._call("ip", *arguments)
 
@@ -102,6 +95,53 @@ class Machine:
             machine._ip("addr", "add", f"{machine.address}/24", "dev", "cable")
             machine._ip("link", "set", "lo", "up")
             machine.plug()
+
+
+@contextmanager
+def slowly(one: Machine, two: Machine, *, delay: float, loss: float) -> Iterator[None]:
+    """Hold back what they send to each other (in seconds), and lose a share of it.
+
+    With the kernel's netem where it has that, else through tunnels; raises Missing without either.
+    """
+    shape = ("netem", "delay", f"{1000 * delay:g}ms", "loss", f"{100 * loss:g}%")
+    try:
+        one._call("tc", "qdisc", "add", "dev", "cable", "root", *shape)
+    except Missing as reason:
+        with _through_tunnels(one, two, delay, loss, reason):
+            yield
+        return
+    try:
+        two._call("tc", "qdisc", "add", "dev", "cable", "root", *shape)
+        yield
+    finally:
+        for machine in (one, two):
+            machine._call("tc", "qdisc", "del", "dev", "cable", "root")
+
+
+@contextmanager
+def _through_tunnels(
+    one: Machine, two: Machine, delay: float, loss: float, why: Missing
+) -> Iterator[None]:
+    ends = []
+    try:
+        for machine in (one, two):
+            with machine.entered():
+                ends.append(open_tunnel())
+    except OSError as error:
+        for end in ends:
+            os.close(end)
+        raise Missing(f"{why}, and there are no tunnels: {error}") from error
+    link = SlowLink((ends[0], ends[1]), delay=delay, loss=loss)
+    try:
+        for machine in (one, two):
+            machine._ip("link", "set", NAME, "up")
+            # One address is nearer than the cable's network of them.
+            machine._ip(
+                *("route", "add", f"{machine._other}/32", "dev", NAME, "src", machine.address)
+            )
+        yield
+    finally:
+        link.close()
 
 
 @contextmanager
