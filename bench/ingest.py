@@ -23,7 +23,6 @@ import sys
 import tempfile
 import threading
 import time
-import venv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -37,6 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if Path(sys.path[0]).resolve() == ROOT / "bench":
     sys.path[0] = str(ROOT)  # run as a file: this one is called as our package is
 
+from bench.environments import python_of  # noqa: E402
 from bench.retrieval import load  # noqa: E402
 from ingest.document import with_headings  # noqa: E402
 from rag_backend.knowledge.embedding import load_embedding  # noqa: E402
@@ -199,20 +199,6 @@ def _until_ready(client: httpx.Client, process: subprocess.Popen[bytes]) -> None
         pause.wait(0.1)
 
 
-def peers_python() -> Path:
-    """The peers' interpreter; makes their environment when it is absent (minutes)."""
-    python = PEERS / ".venv" / "bin" / "python"
-    done = PEERS / ".venv" / ".installed"
-    wanted = (PEERS / "requirements.txt").read_text("utf-8")
-    if not done.is_file() or done.read_text("utf-8") != wanted:
-        print("making bench/peers/.venv …", flush=True)
-        venv.create(PEERS / ".venv", with_pip=True)
-        command = [str(python), "-m", "pip", "install", "-q", "-r", str(PEERS / "requirements.txt")]
-        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-        done.write_text(wanted, "utf-8")
-    return python
-
-
 # Report
 
 
@@ -250,7 +236,7 @@ def main() -> None:
         "ours": ours,
     }
     if not wanted or {"LangChain", "LlamaIndex"} & set(wanted):
-        python = peers_python()
+        python = python_of()
         contenders["LangChain"] = script(python, "with_langchain.py", model)
         contenders["LlamaIndex"] = script(python, "with_llamaindex.py", model)
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:

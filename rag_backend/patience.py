@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import cast
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import ParamSpec, TypeVar, cast
 
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
     retry_if_exception,
-    stop_before_delay,
     wait_random_exponential,
 )
 
 from rag_backend.errors import UpstreamError, UpstreamRefused
 from rag_backend.upstream import LOADING, RESTING
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -54,18 +58,40 @@ class Patience:
         """
         self._retried = retried
         self._attempts = max(attempts, hosts)
-        self._deadline = stop_before_delay(total)
+        self._total = total
         self._loading = loading
         self._loading_wait = loading_wait
         self._hosts = hosts
         self._backoff = wait_random_exponential(multiplier=first_wait, max=longest_wait)
 
-    def asking(self) -> AsyncRetrying:
-        """One question's retries: `await patience.asking()(ask, …)` raises the last error."""
+    async def ask(self, question: Callable[P, Awaitable[T]], *args: P.args, **named: P.kwargs) -> T:
+        """What the question answers, asked again where that may help; raises the last error."""
+        began = time.monotonic()
+        try:
+            return await question(*args, **named)
+        except UpstreamError as error:
+            if not is_passing(error):
+                raise
+            failure: UpstreamError | None = error
+
+        async def again() -> T:
+            nonlocal failure
+            if failure is not None:
+                # The first attempt, as tenacity counts them: its bookkeeping costs more than a
+                # question that is answered, as nearly every one is, so it is left to those that
+                # are not.
+                first, failure = failure, None
+                raise first
+            return await question(*args, **named)
+
+        return await self._asking(time.monotonic() - began)(again)
+
+    def _asking(self, before: float) -> AsyncRetrying:
+        """One question's retries; `before`: seconds that the first attempt took."""
         return AsyncRetrying(
             retry=retry_if_exception(is_passing),
             wait=self._wait,
-            stop=self._is_enough,
+            stop=partial(self._is_enough, before),
             before_sleep=self._note,
             sleep=asyncio.sleep,
             reraise=True,
@@ -83,11 +109,12 @@ class Patience:
             return error.retry_after + backoff / 10
         return backoff
 
-    def _is_enough(self, state: RetryCallState) -> bool:
-        if self._deadline(state):
+    def _is_enough(self, before: float, state: RetryCallState) -> bool:
+        took = before + (state.seconds_since_start or 0.0)
+        if took + state.upcoming_sleep >= self._total:
             return True
         if _error(state).code == LOADING:
-            return (state.seconds_since_start or 0.0) + self._loading_wait > self._loading
+            return took + self._loading_wait > self._loading
         return state.attempt_number >= self._attempts
 
     def _note(self, state: RetryCallState) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import aiohttp
+import httpx2
 from openai import (
     APIConnectionError,
     APIError,
@@ -41,9 +42,9 @@ LOADING = "model_loading"
 """`code` of the UpstreamUnavailable that says: the model is still being loaded, ask again."""
 RESTING = "upstream_resting"
 """`code` of the error that an open breaker raises: asking again at once is of no use."""
-SDK_ERRORS = (APIError, aiohttp.ClientError, ValueError)
-"""All that a call of the SDK raises: its own errors, the transport's that it lets through (what is
-not HTTP), and what `json` says about garbage."""
+SDK_ERRORS = (APIError, httpx2.HTTPError, aiohttp.ClientError, ValueError)
+"""All that a call of the SDK or of its connections raises: its own errors, theirs, the transport's
+that they let through (what is not HTTP), and what `json` says about garbage."""
 
 _LONGEST_EXCERPT = 300
 _RETRYABLE = frozenset({408, 409, 425, 429})
@@ -88,8 +89,24 @@ class Host:
         """Raise StartError for what every request would fail for later, less clearly."""
         check_access((self.base_url,), self.secret, self.url_setting, self.key_setting)
 
-    def client(self) -> AsyncOpenAI:
-        """The SDK's client without its own retries; made and closed in the caller's event loop."""
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a request that the SDK does not build needs."""
+        headers = {"content-type": "application/json", "user-agent": "rag-backend"}
+        return headers | ({"authorization": f"Bearer {self.secret}"} if self.secret else {})
+
+    def connections(self) -> DefaultAioHttpClient:
+        """The SDK's connections to the host; made and closed in the caller's event loop."""
+        return DefaultAioHttpClient(
+            timeout=self._timeout,
+            # A text goes where the setting says and nowhere else: no redirect is followed,
+            # and no proxy of the environment sees what is meant for the LAN.
+            follow_redirects=False,
+            mounts={} if self.proxied else {"http://": None, "https://": None},
+        )
+
+    def client(self, connections: DefaultAioHttpClient | None = None) -> AsyncOpenAI:
+        """The SDK's client without its own retries; closing it closes the connections."""
         return AsyncOpenAI(
             # Never left to the SDK: it would take OpenAI's key, organisation and project from the
             # environment and send them to any host.
@@ -100,14 +117,13 @@ class Host:
             base_url=self.base_url,
             max_retries=0,
             # The other limits are the callers' work: only they know what they wait for.
-            timeout=Timeout(None, connect=self.connect_timeout, pool=self.connect_timeout),
-            http_client=DefaultAioHttpClient(
-                # A text goes where the setting says and nowhere else: no redirect is followed,
-                # and no proxy of the environment sees what is meant for the LAN.
-                follow_redirects=False,
-                mounts={} if self.proxied else {"http://": None, "https://": None},
-            ),
+            timeout=self._timeout,
+            http_client=connections or self.connections(),
         )
+
+    @property
+    def _timeout(self) -> Timeout:
+        return Timeout(None, connect=self.connect_timeout, pool=self.connect_timeout)
 
     # What a failure is called. Below, in words.
 
@@ -115,7 +131,7 @@ class Host:
         """One of SDK_ERRORS as our own; `begun`: the status had come, and it was 200."""
         if isinstance(error, APIStatusError):
             return self._status_failure(error)
-        if isinstance(error, APIConnectionError | aiohttp.ClientError):
+        if isinstance(error, APIConnectionError | httpx2.HTTPError | aiohttp.ClientError):
             return self._connection_failure(error, begun=begun)
         if isinstance(error, APIError):
             return self.event_failure(error.body)

@@ -59,7 +59,12 @@ HEAVY = {
     "chromadb": {"rag_backend.knowledge.vectors"},
     "tantivy": {"rag_backend.knowledge.lexical"},
     "sqlalchemy": {"rag_backend.knowledge.sql"},
-    "openai": {"rag_backend.upstream", "rag_backend.llm.openai_compatible", "ingest.client"},
+    "openai": {
+        "rag_backend.upstream",
+        "rag_backend.llm.events",
+        "rag_backend.llm.openai_compatible",
+        "ingest.client",
+    },
     "redis": {"rag_backend.llm.cache.redis"},
     "uvicorn": {"rag_backend.main", "llm_offline.main"},
 }

@@ -329,6 +329,8 @@ def _evidence(source: Source) -> Evidence:
 
 
 def _citations(plan: Plan, text: str, base_url: str) -> list[dict[str, Any]]:
+    if not plan.sources:
+        return []
     if plan.whole:
         return [cite_whole(text, plan.sources[0], base_url)]
     return cite(text, plan.sources, base_url, marked=plan.marked)

@@ -41,7 +41,7 @@ def parts_of(app: Any) -> Parts:
     return cast(Parts, app.state.parts)
 
 
-async def _parts(request: Request) -> Parts:
+async def _parts(request: Request) -> Parts:  # async: FastAPI takes any other to a thread
     return parts_of(request.app)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 import orjson
@@ -48,7 +49,7 @@ async def event_stream(
 
 
 class _Feed:
-    """Events pulled by one task at a time, so that waiting can pause without losing any."""
+    """Events, the first of which may be waited for, given up and waited for again."""
 
     def __init__(self, events: AsyncGenerator[Mapping[str, Any], None]) -> None:
         self._events = events
@@ -62,14 +63,16 @@ class _Feed:
         if error is not None and not isinstance(error, StopAsyncIteration):
             raise error
 
-    async def wait(self, seconds: float) -> Mapping[str, Any] | None:
-        """The next event, or None when none came in time; raises StopAsyncIteration at the end."""
-        task = self._pull()
-        await asyncio.wait((task,), timeout=seconds)
-        if not task.done():
-            return None
+    async def all(self) -> AsyncGenerator[Mapping[str, Any], None]:
+        """Every event; raises what the source raises."""
+        try:
+            event = await self._pull()
+        except StopAsyncIteration:
+            return
         self._next = None
-        return task.result()
+        yield event
+        async for event in self._events:
+            yield event
 
     async def close(self) -> None:
         """Stop the source now: the client is gone, or everything was sent."""
@@ -94,10 +97,11 @@ class _EventStream(StreamingResponse):
     """Starlette's would cancel the events' own cleaning up, too, when the client leaves."""
 
     def __init__(self, feed: _Feed, silence: float) -> None:
-        super().__init__(
-            _lines(feed, silence), media_type="text/event-stream", headers=dict(HEADERS)
-        )
         self._feed = feed
+        self._silence = silence
+        self._lines = _lines(feed)
+        super().__init__(self._lines, media_type="text/event-stream", headers=dict(HEADERS))
+        self._waiting_since: float | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -107,17 +111,56 @@ class _EventStream(StreamingResponse):
             await send({"type": "http.response.body", "body": end, "more_body": False})
             raise
         finally:
+            await self._lines.aclose()
             await self._feed.close()
 
+    async def stream_response(self, send: Send) -> None:
+        """The head, the lines as they come, and comments meanwhile."""
+        await send(
+            {
+                "type": "http.response.start",
+                "status": self.status_code,
+                "headers": self.raw_headers,
+            }
+        )
+        if self._feed.silent:  # for as long as the first event was awaited
+            await _send_part(send, _KEEP_ALIVE)
+        clock = asyncio.get_running_loop()
+        # Beside the events: a wait with a limit would need a task for each of them.
+        keeping_alive = asyncio.create_task(self._keep_alive(send))
+        try:
+            self._waiting_since = clock.time()
+            async for line in self._lines:
+                self._waiting_since = None
+                await _send_part(send, line)
+                self._waiting_since = clock.time()
+        finally:
+            keeping_alive.cancel()
+            await asyncio.gather(keeping_alive, return_exceptions=True)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-async def _lines(feed: _Feed, silence: float) -> AsyncIterator[bytes]:
-    if feed.silent:  # for as long as the first event was awaited
-        yield _KEEP_ALIVE
-    try:
+    async def _keep_alive(self, send: Send) -> None:
+        """A comment whenever no event came for so long; none to a client that does not read."""
+        clock = asyncio.get_running_loop()
         while True:
-            event = await feed.wait(silence)
-            yield _KEEP_ALIVE if event is None else _line(event)
-    except StopAsyncIteration:
+            since = self._waiting_since
+            waited = 0.0 if since is None else clock.time() - since
+            if waited < self._silence:
+                await asyncio.sleep(self._silence - waited)
+            else:
+                self._waiting_since = clock.time()
+                await _send_part(send, _KEEP_ALIVE)
+
+
+async def _send_part(send: Send, body: bytes) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+async def _lines(feed: _Feed) -> AsyncGenerator[bytes, None]:
+    try:
+        async with aclosing(feed.all()) as events:
+            async for event in events:
+                yield _line(event)
         yield _DONE
     except RAGError as error:
         log.warning("a stream ended with an error: %s", error)

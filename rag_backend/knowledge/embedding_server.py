@@ -154,7 +154,7 @@ class ServerEmbedding:
 
     async def _vectors(self, texts: Sequence[str], kind: Kind) -> Vectors:
         try:
-            rows: Vectors = await self._patience[kind].asking()(self._ask, texts)
+            rows: Vectors = await self._patience[kind].ask(self._ask, texts)
             return rows
         except UpstreamRefused as error:
             if error.status not in _TOO_LARGE:

@@ -51,10 +51,11 @@ class Library:
         self.retriever = retriever
         self.expirer = Expirer(catalog, indexer.sweep)
         self.following = following
-        # Rows as they were read at the catalog's mark: every question begins with one.
+        # As they were read at the catalog's mark: every question begins with these.
         self._mark: int | None = None
         self._stores: dict[str, Store] = {}
         self._searched: float | None = None
+        self._empty: dict[str, bool] = {}
 
     async def start(self) -> None:
         """Make sure of the default store, and resume unfinished jobs."""
@@ -201,8 +202,7 @@ class Library:
         mark = self.catalog.mark()
         if mark is None:
             return await asyncio.to_thread(self.catalog.store, id_or_name)
-        if mark != self._mark:
-            self._mark, self._stores = mark, {}
+        self._remember_from(mark)
         store = self._stores.get(id_or_name)
         if store is None:
             store = await asyncio.to_thread(self.catalog.store, id_or_name)
@@ -231,8 +231,15 @@ class Library:
 
     async def is_empty(self, store: Store) -> bool:
         """Whether nothing in the store can be found."""
-        counts, _ = await asyncio.to_thread(self.catalog.file_counts, store.id)
-        return not counts.get("completed")
+        mark = self.catalog.mark()
+        self._remember_from(mark)
+        empty = self._empty.get(store.id)
+        if empty is None:
+            counts, _ = await asyncio.to_thread(self.catalog.file_counts, store.id)
+            empty = not counts.get("completed")
+            if mark is not None and mark == self._mark:
+                self._empty[store.id] = empty
+        return empty
 
     async def search(
         self,
@@ -281,6 +288,11 @@ class Library:
         record = await asyncio.to_thread(self.catalog.file, file_id, reach)
         await asyncio.to_thread(self.blobs.fetch, file_id)
         return record
+
+    def _remember_from(self, mark: int | None) -> None:
+        """Forget what was read before this mark of the catalog."""
+        if mark != self._mark:
+            self._mark, self._stores, self._empty = mark, {}, {}
 
 
 def _check_active(store: Store) -> None:

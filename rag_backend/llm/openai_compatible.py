@@ -11,9 +11,10 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Any, NamedTuple
 
-from openai import APIStatusError, AsyncStream
+from openai import APIStatusError
 
 from rag_backend.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from rag_backend.llm.events import Events, post
 from rag_backend.llm.provider import ChatRequest, Chunk
 from rag_backend.llm.rows import ProviderRow
 from rag_backend.llm.streams import says_something
@@ -51,7 +52,10 @@ class OpenAICompatible:
             key_setting=row.key_setting,
             connect_timeout=connect_timeout,
         )
-        self._client = self._host.client()
+        self._connections = self._host.connections()
+        self._client = self._host.client(self._connections)
+        self._completions = f"{base_url.rstrip('/')}/chat/completions"
+        self._headers = self._host.headers
 
     @property
     def name(self) -> str:
@@ -80,9 +84,8 @@ class OpenAICompatible:
             answer = await self._open(request)
             begun = True
             async with answer:
-                self._check_form(answer)
-                # `__anext__` by hand: the SDK's `__aiter__` is a generator that nobody closes.
-                while (data := await anext(answer, None)) is not None:
+                self._check_form(answer.form)
+                while (data := await answer.next()) is not None:
                     chunk = self._checked(data)
                     usage = _take_usage(chunk) or usage
                     if chunk["choices"]:
@@ -126,7 +129,7 @@ class OpenAICompatible:
         """Close every connection."""
         await self._client.close()
 
-    async def _open(self, request: ChatRequest) -> AsyncStream[object]:
+    async def _open(self, request: ChatRequest) -> Events:
         body = {
             **request.options,
             "model": request.model or await self._model(),
@@ -134,15 +137,7 @@ class OpenAICompatible:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        # `cast_to=object` hands each event on as the dict it is: no model is built and dumped.
-        return await self._client.post(
-            "/chat/completions",
-            cast_to=object,
-            body=body,
-            options=self._host.options,
-            stream=True,
-            stream_cls=AsyncStream[object],
-        )
+        return await post(self._connections, self._completions, body, self._headers)
 
     async def _model(self) -> str:
         """The row's model, or the first that the server lists; looked up once."""
@@ -162,8 +157,7 @@ class OpenAICompatible:
             return None  # a server may be slow to list its models, and still complete
         return _first_model(body) if status == 200 else None
 
-    def _check_form(self, answer: AsyncStream[object]) -> None:
-        form = answer.response.headers.get("content-type", "")
+    def _check_form(self, form: str) -> None:
         if "html" in form:
             raise self._host.not_openai("sent a web page instead of a completion")
         if "json" in form:

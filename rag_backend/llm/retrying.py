@@ -24,7 +24,7 @@ class Retrying:
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[Chunk, None]:
         """See LLMProvider; raises the last attempt's error."""
-        begun: Begun = await self._patience.asking()(begin, self._provider, request)
+        begun: Begun = await self._patience.ask(begin, self._provider, request)
         async with aclosing(begun.rest) as rest:
             for chunk in begun.held:
                 yield chunk
