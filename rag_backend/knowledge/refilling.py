@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from rag_backend.errors import RAGError
+from rag_backend.errors import RAGError, StorageAway, UpstreamError
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.embedding import same_model
 from rag_backend.knowledge.encoder import Encoder
@@ -23,6 +23,8 @@ from rag_backend.knowledge.vectors import VectorIndex
 
 _COMPARED = 3
 """Vectors of an interrupted rebuild that are looked at to see whose they are."""
+DEFECT = "Internal error: the backend's log has the details."
+"""What a refill says that an unexpected error stopped."""
 
 log = logging.getLogger(__name__)
 
@@ -191,6 +193,8 @@ def begin_rebuild(
             if stray := sorted(_files(dense | worded) - done):
                 vectors.delete_files(target, stray)
                 lexical.replace(target, stray, [])
+    except (StorageAway, UpstreamError):
+        raise  # nothing is wrong with what there is
     except RAGError as error:
         log.warning("a rebuild begins anew, since what there is of it cannot be used: %s", error)
         done = set()
@@ -217,6 +221,8 @@ def begin_repair(
     index: VectorIndex | LexicalIndex = vectors if encoder is not None else lexical
     try:
         found = index.ids(here)
+    except StorageAway:
+        raise
     except RAGError as error:
         log.warning("%s", error)
         index.drop(here)
