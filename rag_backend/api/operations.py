@@ -21,7 +21,8 @@ router = APIRouter()
 async def health(backend: Backend) -> JSONResponse:
     """200 once questions can be answered, 503 while the encoder loads; needs no key."""
     ready = backend.encoder.ready
-    problem = {"problem": backend.encoder.problem} if backend.encoder.problem else {}
+    late = backend.encoder.problem or backend.library.retriever.queries.problem
+    problem = {"problem": late} if late else {}
     body = {
         "status": "ok" if ready else "starting",
         "service": "rag-backend",

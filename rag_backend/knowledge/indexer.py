@@ -33,7 +33,7 @@ from rag_backend.knowledge.refills import Refills
 from rag_backend.knowledge.retries import TRIES, Retries
 from rag_backend.knowledge.rotation import Rotation, Source
 from rag_backend.knowledge.sweeping import Sweeper
-from rag_backend.knowledge.vectorising import add_vectors
+from rag_backend.knowledge.vectorising import Vectoriser
 from rag_backend.knowledge.vectors import VectorIndex
 from rag_backend.knowledge.writer import Failure, Writer
 
@@ -90,7 +90,7 @@ class Indexer:
         self._reading = reading
         self._readers = readers
         self.calibrator = Calibrator(catalog, encoders.present)
-        self._threads = Threads(_THREADS)
+        self._threads = Threads(_THREADS, "indexing")
         self._jobs = Jobs()
         sweeper = Sweeper(catalog, blobs, vectors, lexical)
         self._recovery = Recovery(catalog, blobs, vectors, lexical, sweeper)
@@ -104,6 +104,7 @@ class Indexer:
             self._refills.mirror_of,
         )
         self._rotation = Rotation()
+        self._vectoriser = Vectoriser(self._threads)
         self._arrived = asyncio.Event()
         self._ahead = asyncio.Semaphore(_AHEAD)
         self._embedded: asyncio.Queue[Batch] = asyncio.Queue()
@@ -178,7 +179,7 @@ class Indexer:
     @property
     def problem(self) -> str | None:
         """What keeps files from being written, in a sentence; None since it has worked again."""
-        return self._problem or self._refills.problem
+        return self._vectoriser.problem or self._problem or self._refills.problem
 
     def progress(self, store: Store) -> Progress | None:
         """How far a rebuild or repair of the store is; None when there is none."""
@@ -301,7 +302,7 @@ class Indexer:
             return None
         drained = [source for source in ended if isinstance(source, Refill)]
         try:
-            await add_vectors(slices, self._threads)
+            await self._vectoriser.add_vectors(slices)
         except Exception:
             log.exception("embedding failed; what it was about is tried again")
             await self._lose_all(slices, drained)

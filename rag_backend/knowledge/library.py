@@ -215,6 +215,11 @@ class Library:
         """Whether a search finds all that the store has; not where others' files are on the way."""
         return self.following is None or self.following.has_followed(store)
 
+    @property
+    def searches_by_words(self) -> int:
+        """How many searches have gone by words alone because the encoder was late."""
+        return self.retriever.queries.unanswered
+
     async def is_empty(self, store: Store) -> bool:
         """Whether nothing in the store can be found."""
         counts, _ = await asyncio.to_thread(self.catalog.file_counts, store.id)

@@ -87,6 +87,8 @@ class FakeLibrary:
         self.complete = True
         self.used = 0
 
+    searches_by_words = 0
+
     def is_complete(self, _store: Store) -> bool:
         return self.complete
 

@@ -72,7 +72,7 @@ def breaking(
 STAGES = [
     (lambda library: library.indexer._writer, "write"),
     (lambda library: library.indexer._writer, "sweep"),
-    (lambda _: module, "add_vectors"),
+    (lambda library: library.indexer._vectoriser, "add_vectors"),
     (lambda library: library.indexer._intake.room, "enter"),
 ]
 
