@@ -19,21 +19,24 @@ router = APIRouter()
 
 @router.get("/health")
 async def health(backend: Backend) -> JSONResponse:
-    """200 once questions can be answered, 503 while the encoder loads; needs no key."""
-    ready = backend.encoder.ready
+    """200 once questions can be answered as they should, 503 before; needs no key."""
+    arriving = backend.library.arriving
+    loaded = backend.encoder.ready
+    ready = loaded and arriving is None
     late = backend.encoder.problem or backend.library.retriever.queries.problem
     problem = {"problem": late} if late else {}
     body = {
         "status": "ok" if ready else "starting",
         "service": "rag-backend",
         "version": version("rag-backend"),
-        "encoder": {"model": backend.settings.embedding_model, "ready": ready} | problem,
+        "encoder": {"model": backend.settings.embedding_model, "ready": loaded} | problem,
         "provider": backend.registry.chosen,
         "pending_files": backend.library.indexer.pending,
         "storage": {
             "problem": backend.library.indexer.problem,
             "rebuilding": backend.library.indexer.rebuilding,
-        },
+        }
+        | ({"arriving": arriving} if arriving else {}),
     }
     return JSONResponse(body, 200 if ready else 503)
 

@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 class Worker(Protocol):
     """Who does the work that is found (the indexer)."""
 
+    async def start(self) -> None:
+        """Resume what an earlier life left, and begin."""
+
     def submit(self, file: StoreFile) -> None:
         """Index a file."""
 
@@ -66,21 +69,17 @@ class Following:
         self._before: str | None = None
         self._seen: dict[str, tuple[int, int]] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._checked = self._arrived = False
 
     async def arrive(self) -> None:
-        """Before any work: be alive, and have at hand what the catalog holds."""
+        """Before any work: be alive, and have what was this backend's before."""
         await self._threads.run(self._catalog.beat)
         before = await self._threads.run(self._take_over_life)
         await self._threads.run(self._catalog.inherit, before)
-        for store in await self._threads.run(self._catalog.list_stores):
-            try:
-                await self._threads.run(self._lexical.check, store)
-            except RAGError as error:
-                log.error("%s", error)
-        await self._follow()
 
     def start(self) -> None:
-        """Follow until `stop`."""
+        """Follow until `stop`. The first look may take minutes: nobody waits for it but the worker,
+        who begins when it is known that what there is of the word index can be used."""
         self._tasks = [
             asyncio.create_task(self._repeat(step, seconds))
             for step, seconds in (
@@ -103,6 +102,16 @@ class Following:
         except RAGError as error:
             log.warning("the other backends take this one for dead in a while: %s", error)
         await asyncio.to_thread(self._threads.close)
+
+    @property
+    def arriving(self) -> str | None:
+        """What is not there yet since the start, in a sentence; None once it was."""
+        if self._arrived:
+            return None
+        return (
+            "The word index of this backend is being made from the catalog "
+            f"({len(self._seen)} vector stores so far): searches find less until it is whole."
+        )
 
     @property
     def behind(self) -> bool:
@@ -150,6 +159,8 @@ class Following:
 
     async def _follow(self) -> None:
         """Bring the word indexes of stores that have changed to what the catalog says."""
+        if not self._checked:
+            await self._begin()
         revisions = await self._threads.run(self._catalog.revisions)
         touched = self._lexical.touched
         gone = {*self._seen, *self._lexical.stores()} - revisions.keys()
@@ -163,6 +174,17 @@ class Following:
             self._seen.pop(store_id, None)
             if store_id in revisions:
                 self._seen[store_id] = revisions[store_id]
+        self._arrived = True
+
+    async def _begin(self) -> None:
+        """Look at what an earlier life has left of the word index; then the worker may write."""
+        for store in await self._threads.run(self._catalog.list_stores):
+            try:
+                await self._threads.run(self._lexical.check, store)
+            except RAGError as error:
+                log.error("%s", error)
+        await self._worker.start()
+        self._checked = True
 
     async def _tidy(self) -> None:
         await self._threads.run(self._catalog.forget_the_dead)

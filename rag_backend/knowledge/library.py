@@ -55,14 +55,18 @@ class Library:
         self._stores: dict[str, Store] = {}
 
     async def start(self) -> None:
-        """Make sure of the default store, and resume unfinished jobs."""
+        """Make sure of the default store, and resume unfinished jobs.
+
+        Among other backends this one may be searched before its word index is whole (`arriving`).
+        """
         with contextlib.suppress(Conflict):
             await asyncio.to_thread(self.catalog.create_store, DEFAULT_STORE, {})
         if self.following is not None:
             await self.following.arrive()
         await self.expirer.start()
-        await self.indexer.start()
-        if self.following is not None:
+        if self.following is None:
+            await self.indexer.start()
+        else:
             self.following.start()
 
     def check_vectors(self) -> None:
@@ -214,6 +218,11 @@ class Library:
     def is_complete(self, store: Store) -> bool:
         """Whether a search finds all that the store has; not where others' files are on the way."""
         return self.following is None or self.following.has_followed(store)
+
+    @property
+    def arriving(self) -> str | None:
+        """Why searches find less than they will since the start, in a sentence."""
+        return None if self.following is None else self.following.arriving
 
     @property
     def searches_by_words(self) -> int:

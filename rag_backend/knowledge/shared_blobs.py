@@ -26,6 +26,7 @@ class SharedBlobs(Blobs):
     def __init__(self, directory: Path, max_bytes: int, catalog: Catalog) -> None:
         super().__init__(directory, max_bytes)
         self._catalog = catalog
+        self._began = time.time()
 
     async def write(self, file_id: str, parts: AsyncIterator[bytes]) -> Written:
         """See Blobs; the bytes are in the catalog before this returns."""
@@ -66,10 +67,13 @@ class SharedBlobs(Blobs):
         super().delete(file_id)
 
     def set_aside_unknown(self, known: Iterable[str]) -> None:
-        """Delete what the catalog does not know: here it is a copy, and of a deleted file."""
+        """Delete what an earlier life left and the catalog does not know: here it is a copy.
+
+        An upload of this life may be on its way into the catalog.
+        """
         keep = set(known)
         for path in self._copies():
-            if path.name not in keep:
+            if path.name not in keep and path.stat().st_mtime < self._began:
                 path.unlink(missing_ok=True)
 
     def forget_deleted(self) -> None:

@@ -204,7 +204,7 @@ async def test_files_wait_for_a_server_that_goes_away(
             await asyncio.sleep(0.005)
     assert set(statuses(library, store).values()) == {"in_progress"}
     assert library.indexer.pending == 20
-    assert "cannot be reached: start it" in library.indexer.problem
+    assert "cannot be reached: start it" in (library.indexer.problem or "")
     server.away = None
     await settled(library, store)
     assert set(statuses(library, store).values()) == {"completed"}
