@@ -6,7 +6,9 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from rag_backend.errors import Conflict, StartError, Starting, UpstreamError
 from rag_backend.knowledge.embedding import (
@@ -16,7 +18,7 @@ from rag_backend.knowledge.embedding import (
     probe,
     same_model,
 )
-from rag_backend.knowledge.finishing import Threads, apart
+from rag_backend.knowledge.finishing import apart
 from rag_backend.knowledge.models import Store
 
 _PATIENCE = 10.0
@@ -63,7 +65,7 @@ class EncoderLoader:
         self._embedding: EmbeddingProvider | None = None
         self._stopped = threading.Event()
         self._heard = asyncio.Event()
-        self._threads = Threads(_THREADS, "embedding")
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="embedding")
         self.problem: str | None = None
         """Why the encoder is not there yet, in a sentence, where its server has been asked."""
 
@@ -80,7 +82,7 @@ class EncoderLoader:
         embedding: object = self._embedding
         if isinstance(embedding, Closing):
             await asyncio.to_thread(embedding.close)
-        await asyncio.to_thread(self._threads.close)
+        await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
 
     async def wait(self) -> Encoder:
         """The encoder, however long it takes; raises StartError when it cannot be loaded."""
@@ -106,7 +108,8 @@ class EncoderLoader:
             UpstreamError: An embedding server failed.
         """
         encoder = await self.get()
-        return await self._threads.run(encoder.embedding.embed, texts, "document")
+        work = partial(encoder.embedding.embed, texts, "document")
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     async def first_word(self) -> Encoder:
         """The encoder, or the first reason why it is not there: Starting or StartError."""

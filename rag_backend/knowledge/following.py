@@ -91,6 +91,7 @@ class Following:
 
     async def stop(self) -> None:
         """Stop; what this backend has not finished is free for the others at once."""
+        self._lexical.halt()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -7,6 +7,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from rag_backend.errors import NotFound, RAGError
@@ -73,8 +74,9 @@ class SharedBlobs(Blobs):
         """
         keep = set(known)
         for path in self._copies():
-            if path.name not in keep and path.stat().st_mtime < self._began:
-                path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                if path.name not in keep and path.stat().st_mtime < self._began:
+                    path.unlink()
 
     def forget_deleted(self) -> None:
         """Delete copies of files that are deleted by now, whoever did it. Synchronous.
