@@ -65,6 +65,7 @@ class Refills:
         self._repairing: set[str] = set()
         self._stopped: dict[str, str] = {}
         self._retries: set[asyncio.Task[None]] = set()
+        self._ending = False
 
     async def rebuild(self, store_id: str) -> None:
         """Begin to fill the next generation of a store, unless that is under way."""
@@ -75,6 +76,7 @@ class Refills:
             present = await self._encoders.present.wait()
             store = await self._threads.run(self._catalog.store, store_id)
             if not store.rebuilding or self.mirror_of(store) is not None:
+                self._stopped.pop(store_id, None)
                 return
             if store.rebuilder != self._catalog.owner:
                 return  # another backend's by now
@@ -120,6 +122,7 @@ class Refills:
         except StartError:
             return  # said where files are read
         except Conflict as error:  # only a rebuild helps
+            self._stopped.pop(store.id, None)
             log.error("vector store '%s' cannot be repaired: %s", store.name, error)
         except RAGError as error:
             self._repair_again(store, lost, error)
@@ -195,6 +198,8 @@ class Refills:
     def _later(
         self, what: str, store_id: str, error: RAGError, again: Callable[[], Awaitable[None]]
     ) -> None:
+        if self._ending:
+            return
         self._stopped[store_id] = str(error)
         seconds = _AWAY_SECONDS if isinstance(error, StorageAway) else _RETRY_SECONDS
         log.error("%s stopped; it goes on in %g s, and at the next start: %s", what, seconds, error)
@@ -209,6 +214,7 @@ class Refills:
 
     def stop(self) -> None:
         """Try nothing again."""
+        self._ending = True
         for task in self._retries:
             task.cancel()
 
