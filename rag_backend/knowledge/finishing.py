@@ -21,7 +21,7 @@ async def finished(action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
 class Threads:
     """Threads of somebody's own, who takes none that others wait for, and waits for no other."""
 
-    def __init__(self, most: int, name: str) -> None:
+    def __init__(self, most: int, name: str = "indexing") -> None:
         self._pool = ThreadPoolExecutor(most, thread_name_prefix=name)
 
     async def run(self, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

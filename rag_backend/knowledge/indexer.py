@@ -90,7 +90,7 @@ class Indexer:
         self._reading = reading
         self._readers = readers
         self.calibrator = Calibrator(catalog, encoders.present)
-        self._threads = Threads(_THREADS, "indexing")
+        self._threads = Threads(_THREADS)
         self._jobs = Jobs()
         sweeper = Sweeper(catalog, blobs, vectors, lexical)
         self._recovery = Recovery(catalog, blobs, vectors, lexical, sweeper)
