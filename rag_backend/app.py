@@ -39,7 +39,12 @@ from rag_backend.checks import count_files, dependencies
 from rag_backend.errors import StartError
 from rag_backend.knowledge.blobs import Blobs
 from rag_backend.knowledge.catalog import Catalog
-from rag_backend.knowledge.embedding import EMBEDDED, EmbeddingProvider, load_embedding
+from rag_backend.knowledge.embedding import (
+    EMBEDDED,
+    QUERY_SECONDS,
+    EmbeddingProvider,
+    load_embedding,
+)
 from rag_backend.knowledge.embedding_server import ServerEmbedding
 from rag_backend.knowledge.encoder import EncoderLoader
 from rag_backend.knowledge.encoders import Encoders
@@ -67,9 +72,6 @@ from rag_backend.settings import Settings
 from rag_backend.upstream import Host, with_version
 
 Started = Callable[[Parts], None]
-
-_QUERY_PATIENCE = 20.0
-"""Seconds that a user's query goes on asking an embedding server that fails."""
 
 
 def create_app(settings: Settings, started: Started | None = None) -> FastAPI:
@@ -230,7 +232,7 @@ def _embedding(settings: Settings, metrics: Metrics) -> EmbeddingProvider:
         None if model == EMBEDDED else model,
         settings.embedding_max_tokens,
         documents=patience(settings.llm_total_timeout),
-        queries=patience(min(_QUERY_PATIENCE, settings.llm_total_timeout)),
+        queries=patience(min(QUERY_SECONDS, settings.llm_total_timeout)),
         answer_timeout=settings.llm_first_token_timeout,
     )
 

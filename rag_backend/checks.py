@@ -56,6 +56,8 @@ def dependencies(
         Dependency("encoder", partial(_encoder, encoder), served=searched),
         Dependency("disk", _threaded(partial(_disk, settings.data_dir)), essential=False),
     ]
+    if library.following is not None:
+        found.append(Dependency("word index", partial(_arriving, library)))
     if settings.reranker_model:
         look = partial(_reranker, reranking)
         found.append(Dependency("reranker", look, essential=False))
@@ -63,6 +65,12 @@ def dependencies(
         look = partial(_cache, backing)
         found.append(Dependency("cache", look, essential=False, served=backing.served))
     return found + _providers(registry)
+
+
+async def _arriving(library: Library) -> str:
+    if library.arriving:
+        raise Failing(library.arriving)
+    return "whole"
 
 
 async def count_files(library: Library, metrics: Metrics) -> None:

@@ -272,3 +272,8 @@ def numbered(heading: str) -> str | None:
 def question_key(text: str) -> str:
     """The form in which two questions are "the same": NFC, case, space and punctuation folded."""
     return " ".join(words(text))
+
+
+def estimated_tokens(text: str) -> int:
+    """A text's tokens for an encoder whose tokenizer is not known: hardly ever too few."""
+    return -(-len(text.encode()) // 2)

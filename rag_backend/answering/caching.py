@@ -221,9 +221,12 @@ class Answers:
         """Begin a flight; `key` leaves the models out, since they may become known on the way."""
         clearings, models = self._clearings, self._models(asked.provider.name)
         complete = self._library.is_complete(asked.store)
+        late = self._library.searches_by_words
 
         async def landed(chunks: list[Chunk]) -> None:
-            fit = complete and _same(models, self._models(asked.provider.name))
+            same = _same(models, self._models(asked.provider.name))
+            # Nor one, possibly this one, that was found without the encoder.
+            fit = complete and same and late == self._library.searches_by_words
             recording = await self._fit(chunks, asked) if fit else None
             if recording is None or clearings != self._clearings or self._backing is None:
                 self._metrics.cache_events.labels("unfit").inc()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 
 from fastapi import APIRouter, Depends
@@ -33,7 +32,7 @@ async def create_embeddings(body: EmbeddingBody, backend: Backend) -> EmbeddingL
         raise UnsupportedFeature(
             f"`dimensions` must be {size}, this encoder's own.", param="dimensions"
         )
-    vectors = await asyncio.to_thread(encoder.embedding.embed, texts, "document")
+    vectors = await backend.encoder.embed(texts)
     packed = body.encoding_format == "base64"
     tokens = sum(estimate_tokens(text) for text in texts)
     return {

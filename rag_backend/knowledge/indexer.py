@@ -13,12 +13,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from rag_backend.errors import RAGError, StorageAway
+from rag_backend.errors import RAGError, StorageAway, StorageBroken
 from rag_backend.knowledge.blobs import Blobs
 from rag_backend.knowledge.calibrator import Calibrator
 from rag_backend.knowledge.catalog import Catalog
@@ -31,11 +31,12 @@ from rag_backend.knowledge.lexical import LexicalIndex
 from rag_backend.knowledge.models import Progress, Store, StoreFile
 from rag_backend.knowledge.reading import ReadingPool
 from rag_backend.knowledge.recovery import Recovery
-from rag_backend.knowledge.refilling import Refill
+from rag_backend.knowledge.refilling import DEFECT, Refill
 from rag_backend.knowledge.refills import Refills
+from rag_backend.knowledge.retries import TRIES, Retries
 from rag_backend.knowledge.rotation import Rotation, Source
 from rag_backend.knowledge.sweeping import Sweeper
-from rag_backend.knowledge.vectorising import add_vectors
+from rag_backend.knowledge.vectorising import Vectoriser
 from rag_backend.knowledge.vectors import VectorIndex
 from rag_backend.knowledge.writer import Failure, Writer
 from rag_backend.metrics import Metrics
@@ -48,6 +49,14 @@ _RETRY_SECONDS = 60
 """After this, a job is tried again whose failure could not even be recorded."""
 _AWAY_SECONDS = 5
 """After this, a job is tried again that met a database server which did not answer."""
+_DEFECT_SECONDS = 10
+"""After this, a job is tried again that an unexpected error stopped."""
+_PAUSE_SECONDS = 1.0
+"""A loop that an unexpected error stopped goes on after this: not as fast as it can fail."""
+_STOPPED = (
+    f"An internal error has stopped the indexing of this file {TRIES} times: the backend's log has "
+    "the details; ingest the file again once they are dealt with."
+)
 _THREADS = 4
 """One that embeds, one that writes, and two for readers' look-ups and preparations."""
 
@@ -106,11 +115,12 @@ class Indexer:
             partial(metrics.spent, "read"),
         )
         self._rotation = Rotation()
+        self._vectoriser = Vectoriser(self._threads)
         self._arrived = asyncio.Event()
         self._ahead = asyncio.Semaphore(_AHEAD)
         self._embedded: asyncio.Queue[Batch] = asyncio.Queue()
         self._changed: set[str] = set()
-        self._retries = 0
+        self._retries = Retries(self._intake.submit)
         self._tasks: set[asyncio.Task[None]] = set()
         self._problem: str | None = None
 
@@ -176,12 +186,13 @@ class Indexer:
     @property
     def pending(self) -> int:
         """Files that are not read, or read and not written."""
-        return len(self._intake) + len(self._jobs) + self._retries
+        return len(self._intake) + len(self._jobs) + len(self._retries)
 
     @property
     def problem(self) -> str | None:
         """What keeps files from being written, in a sentence; None since it has worked again."""
-        return self._healing.problem or self._problem or self._refills.problem
+        problems = (self._healing.problem, self._vectoriser.problem, self._problem)
+        return next(filter(None, problems), self._refills.problem)
 
     def progress(self, store: Store) -> Progress | None:
         """How far a rebuild or repair of the store is; None when there is none."""
@@ -249,12 +260,38 @@ class Indexer:
         seconds = _AWAY_SECONDS if isinstance(problem, StorageAway) else _RETRY_SECONDS
         again = "%s cannot be indexed now, and is tried again in %d s: %s"
         log.error(again, key[1], seconds, problem)
-        self._retries += 1
-        asyncio.get_running_loop().call_later(seconds, self._retry, key)
+        self._retries.later(key, seconds)
 
-    def _retry(self, key: Key) -> None:
-        self._retries -= 1
-        self._intake.submit(key)
+    async def lose(self, job: Job) -> None:
+        """An unexpected error, which was logged, stopped whoever had it: try it again, some times.
+
+        What was written of it is written again, under the same ids.
+        """
+        self._close(job)
+        if self._halted:
+            return
+        if self._retries.stopped_by_defect(job.key):
+            self._retries.later(job.key, _DEFECT_SECONDS)
+            return
+        try:
+            await self._record(Failure(job.key, StorageBroken(_STOPPED)))
+        except Exception:
+            log.exception("the failure of %s cannot be recorded", job.file_id)
+            self._retries.later(job.key, _RETRY_SECONDS)
+        self.sweep()
+
+    async def _lose_all(self, slices: Iterable[Slice], drained: Iterable[Refill] = ()) -> None:
+        """See `lose`; a refill that has lost a part stops, and goes on after a while."""
+        jobs = dict.fromkeys(part.job for part in slices)
+        for refill in dict.fromkeys([*drained, *(job.refill for job in jobs)]):
+            if isinstance(refill, Refill):
+                refill.error = refill.error or StorageBroken(DEFECT)
+        for refill in drained:
+            self._add(refill)  # it has nothing more to give, and is ended in its turn
+        for job in jobs:
+            if job.refill is None:
+                await self.lose(job)
+        await asyncio.sleep(_PAUSE_SECONDS)
 
     # Embedding
 
@@ -271,7 +308,8 @@ class Indexer:
                 try:
                     batch = await self._next_batch()
                 except Exception:
-                    log.exception("embedding failed; what it was about waits for the next start")
+                    log.exception("no chunks could be taken to be embedded; it goes on")
+                    await asyncio.sleep(_PAUSE_SECONDS)
                     batch = Batch((), ())
                 if batch is None:
                     self._ahead.release()
@@ -283,10 +321,16 @@ class Indexer:
         slices, ended = await self._threads.run(self._rotation.take, _BATCH)
         if not slices and not ended:
             return None
+        drained = [source for source in ended if isinstance(source, Refill)]
         began = time.monotonic()
-        await add_vectors(slices, self._threads)
+        try:
+            await self._vectoriser.add_vectors(slices)
+        except Exception:
+            log.exception("embedding failed; what it was about is tried again")
+            await self._lose_all(slices, drained)
+            return Batch((), ())
         self._metrics.spent("embed", time.monotonic() - began)
-        return Batch(slices, [source for source in ended if isinstance(source, Refill)])
+        return Batch(slices, drained)
 
     # Writing
 
@@ -299,11 +343,14 @@ class Indexer:
                 async with self._refills.writing:
                     await self._write_group(group)
             except Exception:
-                log.exception("the writer failed; it goes on")
+                log.exception("the writer failed; what it had is tried again")
+                slices = [part for batch in group for part in batch.slices]
+                await self._lose_all(slices, [each for batch in group for each in batch.drained])
             for batch in group:
                 if batch.counted:
                     self._ahead.release()
             for job in self._jobs.ended():
+                self._retries.forget(job.key)
                 self._close(job)
             if not self.pending:  # what learning costs is not taken from ingestion
                 for store_id in self._changed:

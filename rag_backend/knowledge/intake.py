@@ -75,6 +75,10 @@ class Receiver(Protocol):
         """There is nothing to do for it."""
         ...
 
+    async def lose(self, job: Job) -> None:
+        """An unexpected error, which was logged, stopped whoever had it."""
+        ...
+
 
 class Intake:
     """Files that wait to be read, and their readers."""
@@ -156,6 +160,15 @@ class Intake:
         job = self._jobs.open(key)
         if job is None:
             return
+        try:
+            await self._hand_over(job, large, most_large, receiver)
+        except Exception:
+            log.exception("reading %s was interrupted; it is tried again", key[1])
+            await receiver.lose(job)
+
+    async def _hand_over(self, job: Job, large: bool, most_large: int, receiver: Receiver) -> None:
+        """The job, filled, goes to the receiver, or nowhere."""
+        key = job.key
         try:
             found = await self._threads.run(self._look_up, key)
             if found is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from rag_backend.knowledge.spooling import Chunks
 
 Key = tuple[str, str]
 """(store id, file id)."""
+
+log = logging.getLogger(__name__)
 
 
 class Target(Protocol):
@@ -78,7 +81,9 @@ class Job:
         before, after = min(REACH, start), min(REACH, self.size - stop)
         try:
             texts = self.texts(start - before, stop + after)
-        except RAGError as error:
+        except Exception as error:  # for the loop that embeds: one job's defect is its own
+            if not isinstance(error, RAGError):
+                log.exception("the chunks of %s cannot be read back", self.file_id)
             return [Slice(self, start, stop, (), error=error)]
         if len(texts) < before + stop - start + after:  # removed from the catalog since
             self.ended = True

@@ -58,14 +58,18 @@ class Library:
         self._empty: dict[str, bool] = {}
 
     async def start(self) -> None:
-        """Make sure of the default store, and resume unfinished jobs."""
+        """Make sure of the default store, and resume unfinished jobs.
+
+        Among other backends this one may be searched before its word index is whole (`arriving`).
+        """
         with contextlib.suppress(Conflict):
             await asyncio.to_thread(self.catalog.create_store, DEFAULT_STORE, {})
         if self.following is not None:
             await self.following.arrive()
         await self.expirer.start()
-        await self.indexer.start()
-        if self.following is not None:
+        if self.following is None:
+            await self.indexer.start()
+        else:
             self.following.start()
 
     def check_vectors(self) -> None:
@@ -228,6 +232,16 @@ class Library:
         what was lost is made anew."""
         followed = self.following is None or self.following.has_followed(store)
         return followed and self.indexer.is_whole(store)
+
+    @property
+    def arriving(self) -> str | None:
+        """Why searches find less than they will since the start, in a sentence."""
+        return None if self.following is None else self.following.arriving
+
+    @property
+    def searches_by_words(self) -> int:
+        """How many searches have gone by words alone because the encoder was late."""
+        return self.retriever.queries.unanswered
 
     async def is_empty(self, store: Store) -> bool:
         """Whether nothing in the store can be found."""

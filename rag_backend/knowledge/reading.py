@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
 import multiprocessing
 import os
 import shutil
@@ -30,6 +29,7 @@ from ingest.errors import UnreadableFile
 from ingest.reading.registry import read
 from rag_backend.knowledge.models import new_id
 from rag_backend.knowledge.spooling import Chunks, handed_over
+from rag_backend.text import estimated_tokens
 
 _MiB = 2**20
 _NICE = 10
@@ -186,7 +186,7 @@ def read_and_chunk(
 def token_counter(tokenizer_file: Path | None) -> Callable[[str], int]:
     """Counts an encoder's tokens; without its tokenizer, an estimate that is never too low."""
     if tokenizer_file is None:
-        return lambda text: math.ceil(len(text.encode()) / 2)
+        return estimated_tokens
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(tokenizer_file))

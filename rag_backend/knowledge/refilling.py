@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from rag_backend.errors import RAGError, StorageLost
+from rag_backend.errors import RAGError, StorageAway, StorageLost, UpstreamError
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.embedding import same_model
 from rag_backend.knowledge.encoder import Encoder
@@ -23,6 +23,8 @@ from rag_backend.knowledge.vectors import VectorIndex
 
 _COMPARED = 3
 """Vectors of an interrupted rebuild that are looked at to see whose they are."""
+DEFECT = "Internal error: the backend's log has the details."
+"""What a refill says that an unexpected error stopped."""
 
 log = logging.getLogger(__name__)
 
@@ -192,6 +194,8 @@ def begin_rebuild(
                 vectors.delete_files(target, stray)
                 lexical.replace(target, stray, [])
     except RAGError as error:
+        if _is_away(error):
+            raise  # nothing is wrong with what there is
         log.warning("a rebuild begins anew, since what there is of it cannot be used: %s", error)
         done = set()
     if not done:
@@ -199,6 +203,11 @@ def begin_rebuild(
         lexical.drop(target)
     refill.begin(wanted, done)
     return refill
+
+
+def _is_away(error: RAGError) -> bool:
+    """Whether a server does not answer now, which says nothing of what it holds."""
+    return isinstance(error, (StorageAway, UpstreamError)) and not isinstance(error, StorageLost)
 
 
 def begin_repair(
@@ -220,6 +229,8 @@ def begin_repair(
         if encoder is not None and vectors.count(here) != len(found):
             raise StorageLost(f"The vectors in {here} are not whole.")
     except RAGError as error:
+        if _is_away(error):
+            raise
         log.warning("%s", error)
         index.drop(here)
         found = set()

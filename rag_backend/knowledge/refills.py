@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
-from rag_backend.errors import NotFound, RAGError, StartError, StorageAway
+from rag_backend.errors import (
+    Conflict,
+    NotFound,
+    RAGError,
+    StartError,
+    StorageAway,
+    StorageBroken,
+)
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.encoders import Encoders
 from rag_backend.knowledge.finishing import Threads
 from rag_backend.knowledge.lexical import LexicalIndex
 from rag_backend.knowledge.models import Progress, Store
 from rag_backend.knowledge.recovery import Lost, Recovery
-from rag_backend.knowledge.refilling import Refill, begin_rebuild
+from rag_backend.knowledge.refilling import DEFECT, Refill, begin_rebuild
 from rag_backend.knowledge.vectors import VectorIndex
 
 _RETRY_SECONDS = 60
@@ -57,7 +64,8 @@ class Refills:
         self._beginning: set[str] = set()
         self._repairing: set[str] = set()
         self._stopped: dict[str, str] = {}
-        self._retries: dict[str, asyncio.Task[None]] = {}
+        self._retries: set[asyncio.Task[None]] = set()
+        self._ending = False
 
     async def rebuild(self, store_id: str) -> None:
         """Begin to fill the next generation of a store, unless that is under way."""
@@ -68,6 +76,7 @@ class Refills:
             present = await self._encoders.present.wait()
             store = await self._threads.run(self._catalog.store, store_id)
             if not store.rebuilding or self.mirror_of(store) is not None:
+                self._stopped.pop(store_id, None)
                 return
             if store.rebuilder != self._catalog.owner:
                 return  # another backend's by now
@@ -81,7 +90,10 @@ class Refills:
         except StartError:
             return  # said where files are read
         except RAGError as error:
-            self._try_again(store_id, error)
+            self._rebuild_again(store_id, error)
+        except Exception:
+            log.exception("rebuilding %s stopped", store_id)
+            self._rebuild_again(store_id, StorageBroken(DEFECT))
         else:
             log.info("vector store '%s' is rebuilt: %d chunks", store.name, refill.total)
             self._stopped.pop(store_id, None)
@@ -95,20 +107,28 @@ class Refills:
         return self._repair(store, lost)
 
     async def _repair(self, store: Store, lost: Lost) -> None:
-        """Words first, which need no encoder."""
+        """Words first, which need no encoder; what is still lost when it stops is tried again."""
         try:
             if lost.postings:
                 async with self.writing:
                     self._begin(await self._threads.run(self._recovery.postings, store))
+                lost = Lost(postings=False, vectors=lost.vectors)
             if lost.vectors:
                 encoder = await self._encoders.present.wait()
                 encoder.check(store)
                 async with self.writing:
                     self._begin(await self._threads.run(self._recovery.vectors, store, encoder))
+            self._stopped.pop(store.id, None)
         except StartError:
             return  # said where files are read
-        except RAGError as error:
+        except Conflict as error:  # only a rebuild helps
+            self._stopped.pop(store.id, None)
             log.error("vector store '%s' cannot be repaired: %s", store.name, error)
+        except RAGError as error:
+            self._repair_again(store, lost, error)
+        except Exception:
+            log.exception("repairing '%s' stopped", store.name)
+            self._repair_again(store, lost, StorageBroken(DEFECT))
         finally:
             self._repairing.discard(store.id)
 
@@ -125,39 +145,82 @@ class Refills:
     async def finish(self, refill: Refill, is_done: Callable[[Refill], bool]) -> bool:
         """All that a refill has given is written: end it, unless it has found more to do."""
         store_id, name = refill.store.id, refill.store.name
+        if refill not in self.under_way.get(store_id, ()):
+            return True  # it was ended before
+        error: RAGError | None = None
         try:
             if not await self._threads.run(is_done, refill):
                 self._add(refill)
                 return False
             log.info("vector store '%s' has what it lacked", name)
-        except RAGError as error:
-            if refill.repairs:
-                log.error("vector store '%s' cannot be repaired: %s", name, error)
-            else:
-                self._try_again(store_id, error)
+        except RAGError as problem:
+            error = problem
+        except Exception:
+            log.exception("refilling '%s' stopped", name)
+            error = StorageBroken(DEFECT)
         self.under_way[store_id].remove(refill)
         if not self.under_way[store_id]:
             del self.under_way[store_id]
-        await self._encoders.keep_only(await self._threads.run(self._catalog.list_stores))
+        if error is not None and refill.repairs:
+            lost = Lost(postings=refill.postings, vectors=refill.encoder is not None)
+            self._repair_again(refill.store, lost, error)
+        elif error is not None:
+            self._rebuild_again(store_id, error)
+        await self._let_go()
         return True
 
-    def _try_again(self, store_id: str, error: RAGError) -> None:
+    async def _let_go(self) -> None:
+        """Of encoders that no store needs any more."""
+        try:
+            stores = await self._threads.run(self._catalog.list_stores)
+        except RAGError as error:
+            log.warning("earlier encoders stay in memory for now: %s", error)
+            return
+        await self._encoders.keep_only(stores)
+
+    def _rebuild_again(self, store_id: str, error: RAGError) -> None:
+        self._later(f"rebuilding {store_id}", store_id, error, lambda: self.rebuild(store_id))
+
+    def _repair_again(self, store: Store, lost: Lost, error: RAGError) -> None:
+        async def again() -> None:
+            """Of the store as it is by then: one that is rebuilt lacks nothing."""
+            try:
+                now = await self._threads.run(self._catalog.store, store.id)
+            except NotFound:
+                self._stopped.pop(store.id, None)
+                return
+            except RAGError as problem:
+                self._repair_again(store, lost, problem)
+                return
+            if now.rebuilding or now.collection != store.collection:
+                self._stopped.pop(store.id, None)
+                return
+            self._repairing.add(now.id)
+            await self._repair(now, lost)
+
+        self._later(f"repairing '{store.name}'", store.id, error, again)
+
+    def _later(
+        self, what: str, store_id: str, error: RAGError, again: Callable[[], Awaitable[None]]
+    ) -> None:
+        if self._ending:
+            return
         self._stopped[store_id] = str(error)
         seconds = _AWAY_SECONDS if isinstance(error, StorageAway) else _RETRY_SECONDS
-        log.error(
-            "rebuilding %s stopped; it goes on in %g s, and at the next start: %s",
-            *(store_id, seconds, error),
-        )
+        log.error("%s stopped; it goes on in %g s, and at the next start: %s", what, seconds, error)
 
-        async def again() -> None:
+        async def wait() -> None:
             await asyncio.sleep(seconds)
-            await self.rebuild(store_id)
+            await again()
 
-        self._retries[store_id] = asyncio.create_task(again())
+        task = asyncio.create_task(wait())
+        self._retries.add(task)
+        task.add_done_callback(self._retries.discard)
 
     def stop(self) -> None:
         """Try nothing again."""
-        for task in self._retries.values():
+        self._ending = True
+        for task in self._retries:
             task.cancel()
 
     # What others ask
@@ -170,7 +233,8 @@ class Refills:
     def progress(self, store: Store) -> Progress | None:
         """How far a rebuild or repair of the store is; None when there is none."""
         listed = self.under_way.get(store.id, ())
-        if not (listed or store.rebuilding or store.id in self._repairing):
+        known = store.id in self._repairing or store.id in self._stopped
+        if not (listed or store.rebuilding or known):
             return None
         made, total = sum(each.made for each in listed), sum(each.total for each in listed)
         return Progress(min(made, total), total, None if listed else self._stopped.get(store.id))

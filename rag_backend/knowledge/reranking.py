@@ -9,6 +9,8 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -120,6 +122,8 @@ class Reranking:
         self._load = load
         self._task: asyncio.Task[Reranker] | None = None
         self._complained = False
+        # Its own: it may take seconds a query, and nothing but its queries waits for that.
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="reranking")
 
     def start(self) -> None:
         """Begin to load; call once, inside the event loop."""
@@ -128,10 +132,11 @@ class Reranking:
             self._task.add_done_callback(self._complain_of)
 
     async def stop(self) -> None:
-        """Wait no longer for it."""
+        """Wait no longer for it, but for what it judges now."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
 
     async def wait(self) -> Reranker | None:
         """The reranker, however long it takes; None where none is set; raises StartError."""
@@ -149,7 +154,8 @@ class Reranking:
         if task is None or not self.ready:
             return None
         try:
-            return await asyncio.to_thread(task.result().scores, query, texts)
+            work = partial(task.result().scores, query, texts)
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
         except RerankingFailed as error:
             self._complain(str(error))
             return None

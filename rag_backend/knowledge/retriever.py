@@ -18,6 +18,7 @@ from rag_backend.knowledge.fusion import CANDIDATES, DENSE_WEIGHT, FOREIGN_WEIGH
 from rag_backend.knowledge.lexical import LexicalIndex
 from rag_backend.knowledge.models import Fusion, Store, StoredChunk
 from rag_backend.knowledge.passages import Hit, Passage, neighbour_ids, with_neighbours
+from rag_backend.knowledge.querying import Queries
 from rag_backend.knowledge.reranking import RERANKED, Reranking
 from rag_backend.knowledge.selecting import Selector
 from rag_backend.knowledge.vectors import VectorIndex
@@ -75,6 +76,7 @@ class Retriever:
         self._encoders = encoders
         self._selector = Selector(catalog)
         self._reranking = reranking
+        self.queries = Queries()
 
     def check_vectors(self) -> None:
         """Raise StorageBroken when Chroma does not answer. Synchronous."""
@@ -85,7 +87,8 @@ class Retriever:
         self._lexical.count(store.collection)
 
     def close(self) -> None:
-        """Let go of Chroma's files or connections. Synchronous."""
+        """Let go of Chroma's files or connections, and of threads. Synchronous."""
+        self.queries.close()
         self._vectors.close()
 
     async def search(
@@ -125,7 +128,7 @@ class Retriever:
         if asked.allowed is not None and not asked.allowed:
             return []
         dense, (lexical, weights) = await asyncio.gather(
-            asyncio.to_thread(self._dense, encoder, asked), asyncio.to_thread(self._words, asked)
+            self._dense(encoder, asked), asyncio.to_thread(self._words, asked)
         )
         if dense is None and lexical is None:
             raise StorageLost(_LOST)
@@ -166,13 +169,20 @@ class Retriever:
     def _weights(self, store: Store, query: str) -> dict[str, float]:
         return self._lexical.term_weights(store.collection, query)
 
-    def _dense(self, encoder: Encoder | None, asked: _Asked) -> list[tuple[str, float]] | None:
+    async def _dense(
+        self, encoder: Encoder | None, asked: _Asked
+    ) -> list[tuple[str, float]] | None:
         """The dense ranking; None where the vectors are lost, until they are made anew."""
         if encoder is None:  # the store is being re-embedded, and what it had cannot be loaded
             return []
-        vector = encoder.embedding.embed([asked.query], "query")[0]
+        vector = await self.queries.vector(encoder, asked.query)
+        if vector is None:  # not in time: the words answer
+            return []
+        collection = asked.store.collection
         try:
-            return self._vectors.search(asked.store.collection, vector, CANDIDATES, asked.allowed)
+            return await asyncio.to_thread(
+                self._vectors.search, collection, vector, CANDIDATES, asked.allowed
+            )
         except StorageLost as error:
             log.warning("a search goes by words alone: %s", error)
             return None

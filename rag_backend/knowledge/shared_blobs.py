@@ -7,6 +7,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from rag_backend.errors import NotFound, RAGError
@@ -26,6 +27,7 @@ class SharedBlobs(Blobs):
     def __init__(self, directory: Path, max_bytes: int, catalog: Catalog) -> None:
         super().__init__(directory, max_bytes)
         self._catalog = catalog
+        self._began = time.time()
 
     async def write(self, file_id: str, parts: AsyncIterator[bytes]) -> Written:
         """See Blobs; the bytes are in the catalog before this returns."""
@@ -66,11 +68,15 @@ class SharedBlobs(Blobs):
         super().delete(file_id)
 
     def set_aside_unknown(self, known: Iterable[str]) -> None:
-        """Delete what the catalog does not know: here it is a copy, and of a deleted file."""
+        """Delete what an earlier life left and the catalog does not know: here it is a copy.
+
+        An upload of this life may be on its way into the catalog.
+        """
         keep = set(known)
         for path in self._copies():
-            if path.name not in keep:
-                path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                if path.name not in keep and path.stat().st_mtime < self._began:
+                    path.unlink()
 
     def forget_deleted(self) -> None:
         """Delete copies of files that are deleted by now, whoever did it. Synchronous.

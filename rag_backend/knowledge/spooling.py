@@ -6,6 +6,7 @@ So memory does not grow with the length of a file: whoever needs its chunks read
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -88,7 +89,8 @@ class Spooled:
 
     def discard(self) -> None:
         """See Chunks."""
-        self.path.unlink(missing_ok=True)
+        with suppress(OSError):  # what stays there is removed at the next start
+            self.path.unlink()
 
 
 def handed_over(chunks: Sequence[Chunk], path: Path | None) -> Chunks:

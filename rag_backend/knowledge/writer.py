@@ -16,7 +16,7 @@ from rag_backend.knowledge.encoder import Encoder
 from rag_backend.knowledge.jobs import Job, Jobs, Key, Slice
 from rag_backend.knowledge.lexical import LexicalIndex, Posting
 from rag_backend.knowledge.models import Store
-from rag_backend.knowledge.refilling import Refill
+from rag_backend.knowledge.refilling import DEFECT, Refill
 from rag_backend.knowledge.spooling import Held
 from rag_backend.knowledge.sweeping import Sweeper
 from rag_backend.knowledge.vectors import VectorIndex
@@ -245,7 +245,7 @@ class Writer:
         job.ended = True
         known = error if isinstance(error, RAGError) else None
         if isinstance(job.refill, Refill):
-            job.refill.error = known or StorageBroken(_DEFECT)
+            job.refill.error = known or StorageBroken(DEFECT)
         else:
             self._outcome.failed.append(Failure(job.key, known))
 
@@ -254,7 +254,6 @@ _LEFT = (
     "What an earlier version of the file left cannot be removed: see the backend's log, then "
     "ingest the file again."
 )
-_DEFECT = "Internal error: the backend's log has the details."
 
 
 def _postings(parts: Sequence[Slice]) -> Iterator[Posting]:

@@ -12,6 +12,14 @@ from rag_backend.knowledge.sql.database import Database
 from rag_backend.knowledge.sql.tables import chunks, files, fusion_weights, store_files, stores
 from rag_backend.knowledge.sql.versions import add_garbage_collection, at_work
 
+_EXPIRED = {
+    "status": "cancelled",
+    "error_code": "vector_store_expired",
+    "error_message": "The vector store expired before this file was indexed: it is indexed when "
+    "the store's `expires_after` changes.",
+}
+"""What becomes of a job of an expired store; by its code it is told from one that was cancelled."""
+
 
 class ExpiryTable(Database):
     """Expiry of files and stores. Times are Unix seconds."""
@@ -61,7 +69,7 @@ class ExpiryTable(Database):
                 )
                 connection.execute(update(store_files).where(mine).values(usage_bytes=0))
                 waiting = mine & (store_files.c.status == "in_progress")
-                connection.execute(update(store_files).where(waiting).values(status="cancelled"))
+                connection.execute(update(store_files).where(waiting).values(_EXPIRED))
                 add_garbage_collection(connection, store.id, store.collection, writing)
                 connection.execute(
                     update(stores)
@@ -79,9 +87,14 @@ class ExpiryTable(Database):
     def set_expiry(self, store_id: str, days: int | None) -> list[StoreFile]:
         """Let a store expire after so many days without use, from now on, or never.
 
-        One that has expired comes back: its files become jobs, which are returned.
+        One that has expired comes back: its files become jobs, which are returned, those too that
+        were jobs when it expired.
         """
-        mine = (store_files.c.store_id == store_id) & (store_files.c.status == "completed")
+        interrupted = (store_files.c.status == _EXPIRED["status"]) & (
+            store_files.c.error_code == _EXPIRED["error_code"]
+        )
+        served = (store_files.c.status == "completed") | interrupted
+        mine = (store_files.c.store_id == store_id) & served
         with self._writing() as connection:
             this = stores.c.id == store_id
             was = connection.scalar(select(stores.c.expired_at).where(this))
@@ -91,9 +104,8 @@ class ExpiryTable(Database):
             )
             if was is None:
                 return []
-            connection.execute(
-                update(store_files).where(mine).values(status="in_progress", owner=self.owner)
-            )
+            job = {"status": "in_progress", "error_code": None, "error_message": None}
+            connection.execute(update(store_files).where(mine).values(**job, owner=self.owner))
             again = select(store_files).where(
                 store_files.c.store_id == store_id, store_files.c.status == "in_progress"
             )

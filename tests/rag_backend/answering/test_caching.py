@@ -94,6 +94,7 @@ class FakeLibrary:
     def __init__(self) -> None:
         self.complete = True
         self.used = 0
+        self.searches_by_words = 0
 
     def is_complete(self, _store: Store) -> bool:
         return self.complete
@@ -264,6 +265,19 @@ async def test_what_came_from_an_incomplete_store_is_not_kept() -> None:
     house.library.complete = True
     assert await outcomes(house, house.question(), house.question()) == ["miss", "hit"]
     assert house.library.used == 1
+
+
+async def test_what_was_found_without_the_encoder_is_not_kept() -> None:
+    house = House()
+    house.pipeline.gate.clear()
+    asking = asyncio.create_task(house.ask())
+    async with asyncio.timeout(30):
+        while not house.pipeline.asked:
+            await asyncio.sleep(0)
+    house.library.searches_by_words += 1
+    house.pipeline.gate.set()
+    assert (await asking)[0] == "miss"
+    assert await outcomes(house, house.question(), house.question()) == ["miss", "hit"]
 
 
 async def test_fresh_is_asked_for_and_kept() -> None:

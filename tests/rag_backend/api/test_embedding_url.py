@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -11,7 +12,7 @@ import pytest
 from rag_backend.app import create_app
 from rag_backend.settings import Settings
 from tests.embeddings_server import Answer, EmbeddingsServer
-from tests.rag_backend.api.serving import HANDBOOK, Running, fill, serving
+from tests.rag_backend.api.serving import HANDBOOK, PATIENCE, Running, fill, serving
 
 KEY = "sk-AbCdEfGhIjKlMnOp-9876"
 
@@ -86,13 +87,35 @@ def test_a_question_while_the_server_is_away(backend: Running, server: Embedding
         assert http.post("/v1/chat/completions", json=body).status_code == 200
 
 
-def test_a_file_that_failed_for_it_can_be_ingested_again(
-    backend: Running, server: EmbeddingsServer
+def test_a_file_waits_for_the_server_and_goes_on(
+    backend: Running, server: EmbeddingsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("rag_backend.knowledge.vectorising._AWAY_SECONDS", 0.05)
     sdk = backend.sdk()
     later = ("later.txt", b"The parking lot closes at nine.")
     file = sdk.files.create(file=later, purpose="user_data")
     server.default = Answer(500, message="it crashed")
+    try:
+        sdk.vector_stores.files.create("default", file_id=file.id)
+        with backend.http() as http:
+            until(lambda: "it crashed" in str(http.get("/health").json()["storage"]["problem"]))
+            assert http.get("/health").json()["pending_files"] == 1
+        waiting = sdk.vector_stores.files.retrieve(file.id, vector_store_id="default")
+        assert (waiting.status, waiting.last_error) == ("in_progress", None)
+    finally:
+        server.default = Answer()
+    done = sdk.vector_stores.files.poll(file.id, vector_store_id="default", poll_interval_ms=20)
+    assert done.status == "completed"
+    with backend.http() as http:
+        until(lambda: http.get("/health").json()["storage"]["problem"] is None)
+
+
+def test_a_text_that_is_refused_fails_its_own_file_which_can_be_ingested_again(
+    backend: Running, server: EmbeddingsServer
+) -> None:
+    sdk = backend.sdk()
+    file = sdk.files.create(file=("bad.txt", b"Something odd."), purpose="user_data")
+    server.default = Answer(400, message="it is odd")
     try:
         first = sdk.vector_stores.files.create_and_poll(
             file.id, vector_store_id="default", poll_interval_ms=20
@@ -101,8 +124,36 @@ def test_a_file_that_failed_for_it_can_be_ingested_again(
         server.default = Answer()
     assert first.status == "failed"
     assert first.last_error is not None
-    assert "it crashed" in first.last_error.message
+    assert "it is odd" in first.last_error.message
     again = sdk.vector_stores.files.create_and_poll(
         file.id, vector_store_id="default", poll_interval_ms=20
     )
     assert again.status == "completed"
+
+
+def test_a_question_while_the_server_hangs_is_answered_by_words(
+    backend: Running, server: EmbeddingsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend.parts.library.retriever.queries, "_patience", 0.1)
+    body = {"query": "annual leave"}
+    server.release.clear()
+    server.default = Answer(stall=True)
+    try:
+        with backend.http() as http:
+            answer = http.post("/v1/vector_stores/default/search", json=body)
+            late = http.get("/health")
+    finally:
+        server.default = Answer()
+        server.release.set()
+    assert answer.json()["data"][0]["filename"] == "handbook.md"
+    assert late.status_code == 200
+    assert "words alone" in late.json()["encoder"]["problem"]
+    with backend.http() as http:
+        http.post("/v1/vector_stores/default/search", json=body)
+        assert "problem" not in http.get("/health").json()["encoder"]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it did not come true"

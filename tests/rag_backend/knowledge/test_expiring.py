@@ -122,6 +122,28 @@ async def test_an_expired_store_comes_back(house: House) -> None:
     assert house.catalog.set_expiry(store.id, 7) == []
 
 
+async def test_what_waited_when_a_store_expired_is_indexed_when_it_comes_back(
+    house: House,
+) -> None:
+    store = house.catalog.create_store("main", {}, None, expires_after_days=1)
+    indexed(house, store, "a")
+    for name in ("b", "cancelled"):
+        house.catalog.add_file(FileRecord(name, f"{name}.md", 1, name, "x", 1))
+    house.catalog.attach_all(store.id, [Attachment("b")])
+    batch, _ = house.catalog.add_batch(store.id, [Attachment("cancelled")])
+    house.catalog.cancel_batch(store.id, batch.id)
+    house.clock.now += 2 * SECONDS_A_DAY
+    await house.expirer.look()
+    waited = house.catalog.store_file(store.id, "b")
+    assert (waited.status, waited.error_code) == ("cancelled", "vector_store_expired")
+    assert "expires_after" in (waited.error_message or "")
+    jobs = house.catalog.set_expiry(store.id, None)
+    assert {job.file_id for job in jobs} == {"a", "b"}  # and not what a person has cancelled
+    assert {(job.status, job.error_code, job.error_message) for job in jobs} == {
+        ("in_progress", None, None)
+    }
+
+
 async def test_it_looks_by_itself_at_the_time_of_the_next_file(house: House) -> None:
     store = house.catalog.create_store("main", {})
     indexed(house, store, "a", int(house.clock.now) + 3600)

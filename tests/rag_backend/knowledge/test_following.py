@@ -255,6 +255,7 @@ async def test_a_lost_word_index_is_made_anew(tmp_path: Path) -> None:
     async with opened_library(
         tmp_path / "a", FakeEmbedding(), DirectReading(), shared=tmp_path
     ) as a:
+        await settled(a, store)
         assert words_found(a, store, "lunch") == {file.file_id}
         assert_agreement(a)
 

@@ -68,6 +68,10 @@ class Received:
         """See Receiver."""
         self.dropped.append(job)
 
+    async def lose(self, job: Job) -> None:
+        """See Receiver."""
+        raise AssertionError(job.key)
+
 
 @pytest.fixture
 async def library(tmp_path: Path) -> AsyncIterator[Library]:
