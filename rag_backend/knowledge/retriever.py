@@ -227,12 +227,11 @@ class Retriever:
 def _dense_weight(learnt: Fusion, encoder: Encoder | None, kind: str) -> float:
     """What the store has learnt for this kind of query, or a guess.
 
-    The embedded encoder reads English only. A store that is too small to have learnt that is asked
-    in its own language mostly; in one that has learnt, and not about this kind, the question is in
-    another language than the texts, and BM25 has little to go by either.
+    The embedded encoder reads English only: what it makes of a question in another language is
+    next to chance, whatever the language of the texts.
     """
     foreign = kind != "en" and encoder is not None and encoder.embedding.model_id == EMBEDDED
-    guess = FOREIGN_WEIGHT if foreign and not learnt.learnt_from else DENSE_WEIGHT
+    guess = FOREIGN_WEIGHT if foreign else DENSE_WEIGHT
     return learnt.dense_weight.get(kind, guess)
 
 

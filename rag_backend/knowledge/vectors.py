@@ -37,7 +37,7 @@ _FILES_AT_ONCE = 5000
 """File ids in one condition; Chroma puts them into SQLite, which binds at most 32,766."""
 _LOOKED_AT = 400
 """Results asked of Chroma at least: its graph is searched the more thoroughly the more are wanted.
-Among 100,000 clustered vectors, recall@10 is .83 with 100, .98 with 400, which takes 2 ms longer.
+(docs/ARCHITECTURE.md, "The read path", has the recall of 100 and of 400.)
 (Its own setting for this, `ef_search`, holds for new collections only.)"""
 _LOOSE = 0.08
 """A filter that lets through this share of the files or more is applied to the nearest of all
