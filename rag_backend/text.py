@@ -123,14 +123,19 @@ def has_vietnamese_letters(text: str) -> bool:
 def stem(word: str) -> str:
     """English stem (Snowball) of an ASCII word; any other word unchanged.
 
-    ASCII Vietnamese syllables pass through the same stemmer on both sides, so they still meet.
+    Numbers have endings too: "19th", as a question in another language would not write it, is 19,
+    and "1960s" is 1960. ASCII Vietnamese syllables pass through the same stemmer on both sides, so
+    they still meet.
     """
     if not word.isascii():
         return word
+    if found := _NUMBER.fullmatch(word):
+        return found[1] or found[2]
     with _stemming:
         return str(_stemmer().stemWord(word))
 
 
+_NUMBER = re.compile(r"(\d+)(?:st|nd|rd|th)|(\d{2,})s")  # not "4s", which names a thing
 _stemming = threading.Lock()  # a stemmer keeps the word it is working on in itself
 
 

@@ -39,6 +39,8 @@ from rag_backend.text import (
 Posting = tuple[str | None, str, str]
 """(chunk id, file id, text); without an id, a chunk that is only there to be read around others."""
 Document = tantivy.Document
+_TERMS = 2
+"""Grows when the same text gets other terms than before."""
 REACH = 2
 """Chunks before and after a chunk that say what it is about: up to five together."""
 _STOP_WORD = 0.1
@@ -56,6 +58,8 @@ def _schema() -> tantivy.Schema:
     builder = tantivy.SchemaBuilder()
     builder.add_text_field("id", stored=True, tokenizer_name="raw", index_option="basic")
     builder.add_text_field("file_id", tokenizer_name="raw", index_option="basic")
+    # Never filled: an index whose terms were made by another rule does not fit, and is made anew.
+    builder.add_text_field(f"terms_{_TERMS}", tokenizer_name="raw", index_option="basic")
     for field in (*_AROUND.keys(), *_AROUND.values()):
         builder.add_text_field(field, tokenizer_name="whitespace", index_option="freq")
     return builder.build()

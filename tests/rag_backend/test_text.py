@@ -90,6 +90,14 @@ def test_stemming_is_the_same_from_any_thread() -> None:
     assert stems == [stem(word) for word in listed]
 
 
+def test_numbers_have_endings_too() -> None:
+    written = ["19th", "21st", "1960s", "90s", "4s", "mp3", "h2o", "1th2"]
+    assert [text.stem(word) for word in written] == [
+        *("19", "21", "1960", "90"),
+        *(word for word in written[4:]),
+    ]
+
+
 @pytest.mark.parametrize(
     ("said", "named"),
     [
