@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from llm_offline.engine.interface import Sampling
-from llm_offline.engine.one_at_a_time import Model
+from llm_offline.engine.step import Network as Steppable
 from llm_offline.engine.text import Message
 
 
-class Network(Model, Protocol):
+class Network(Steppable, Protocol):
     """Weights on a device."""
 
     def memory(self) -> dict[str, int]:

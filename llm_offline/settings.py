@@ -66,6 +66,16 @@ class Settings(BaseSettings):
     max_queue: int = Field(
         32, ge=0, le=100_000, description="Requests that may wait; one more is refused with 429"
     )
+    max_batch: int = Field(
+        16, ge=1, le=1024, description="Requests that are computed together; others wait"
+    )
+    kv_memory: float | None = Field(
+        None,
+        gt=0,
+        le=10_000,
+        description="GiB for the keys and values of requests; empty: what --max-batch requests of "
+        "full length need, at most half of a CPU's free memory or 80 % of a GPU's",
+    )
     chat_template: str | None = Field(
         None,
         description="`llama3`, `chatml` or a Jinja file; empty: the model's own, else the one "

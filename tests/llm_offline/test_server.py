@@ -25,7 +25,9 @@ ENDLESS = {"messages": HELLO, "temperature": 0, "stop": ["never said"], "seed": 
 
 @pytest.fixture(scope="module")
 def running(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    flags = ("--model", str(tiny_folder), "--device", "cpu", "--dtype", "fp32", "--max-queue", "1")
+    # One at a time, so that one request fills the server and another one the queue.
+    flags = ["--model", str(tiny_folder), "--device", "cpu", "--dtype", "fp32"]
+    flags += ["--max-queue", "1", "--max-batch", "1"]
     folder = tmp_path_factory.mktemp("server")
     with server(folder, *flags, LLM_OFFLINE_API_KEY=KEY) as process:
         yield process.until_ready()
