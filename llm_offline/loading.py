@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from llm_offline.engine.device import DTYPES, choose_device, choose_dtype
+from llm_offline.engine.grammar import Grammars
 from llm_offline.engine.interface import Sampling
 from llm_offline.engine.runner import Runner
 from llm_offline.engine.text import ModelText, choose_template
@@ -63,6 +64,7 @@ def load_model(settings: Settings, progress: Progress) -> LoadedModel:
     return LoadedModel(
         network=network,
         text=ModelText(tokenizer, template),
+        grammars=Grammars(tokenizer, network.vocabulary, stops),
         context=context,
         defaults=_defaults(weights.generation_config),
         device=device,
@@ -229,7 +231,13 @@ def _defaults(generation: GenerationConfig) -> Sampling:
     def or_one(value: float | None) -> float:
         return 1.0 if value is None else float(value)
 
-    return Sampling(temperature=or_one(generation.temperature), top_p=or_one(generation.top_p))
+    return Sampling(
+        temperature=or_one(generation.temperature),
+        top_p=or_one(generation.top_p),
+        top_k=generation.top_k or 0,
+        min_p=generation.min_p or 0.0,
+        repetition_penalty=or_one(generation.repetition_penalty),
+    )
 
 
 def _room(settings: Settings, network: Runner) -> int:

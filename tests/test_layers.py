@@ -49,9 +49,11 @@ HEAVY = {
         # The engine's inside; what is above it (scheduler, sequences, HTTP) knows no tensor.
         "llm_offline.engine.attention",
         "llm_offline.engine.device",
+        "llm_offline.engine.grammar",
         "llm_offline.engine.runner",
         "llm_offline.engine.sampler",
     },
+    "llguidance": {"llm_offline.engine.grammar"},
     "onnx": {"rag_backend.knowledge.bert_graph"},
     "chromadb": {"rag_backend.knowledge.vectors"},
     "tantivy": {"rag_backend.knowledge.lexical"},

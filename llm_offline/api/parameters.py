@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
 from llm_offline.api.body import Body, shown
-from llm_offline.engine.interface import GenerationRequest, Sampling
+from llm_offline.engine.interface import GenerationRequest, Grammar
 from llm_offline.engine.text import Message
 from llm_offline.errors import BadRequest, UnsupportedFeature
+from llm_offline.loaded import Grammars, LoadedModel
 
 ROLES = ("system", "developer", "user", "assistant")
 # Fields of an answer that clients send back with the history; they do not change the prompt.
@@ -17,6 +19,19 @@ _ECHOED = frozenset(
     {"role", "content", "name", "refusal", "annotations", "citations", "reasoning_content"}
 )
 
+_DIRECT = (
+    "temperature",
+    "top_p",
+    "seed",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+)
+"""Parameters that the engine knows by the same name."""
+
+Bias = Annotated[float, Field(ge=-100, le=100)]
+Number = Annotated[int, Field(ge=1, le=16)]
 StopString = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
@@ -29,6 +44,38 @@ class StreamOptions(Body):
     include_obfuscation: bool = False
 
 
+class JsonSchema(Body):
+    """OpenAI's `response_format.json_schema`."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, protected_namespaces=())
+
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(Body):
+    """OpenAI's `response_format`."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> ResponseFormat:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError('{"type": "json_schema", "json_schema": {"schema": ...}}')
+        return self
+
+    def grammar(self, grammars: Grammars) -> Grammar | None:
+        """What the text must follow; raises `BadRequest` for a schema that is none."""
+        if self.json_schema is not None:
+            return grammars.json_schema(self.json_schema.schema_)
+        return grammars.json_object() if self.type == "json_object" else None
+
+
 class TextBody(Body):
     """What all requests for text have in common."""
 
@@ -38,29 +85,58 @@ class TextBody(Body):
     max_tokens: int | None = Field(None, ge=1)
     stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
     seed: int | None = None
+    top_k: int | None = Field(None, ge=-1, description="0 and -1 are all")
+    min_p: float | None = Field(None, ge=0, le=1)
+    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    logit_bias: dict[str, Bias] | None = Field(None, description="Token id → addend")
+
+    @property
+    def top(self) -> int | None:
+        """How many alternatives to report at each token; None reports nothing."""
+        return None
 
     def request(
-        self, prompt: list[int], defaults: Sampling, *, max_tokens: int | None
+        self, prompt: list[int], model: LoadedModel, *, max_tokens: int | None
     ) -> GenerationRequest:
-        """The engine's request; what is not said comes from `defaults`."""
+        """The engine's request; what is not said is as the model's authors advise."""
         stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        said = {name: value for name in _DIRECT if (value := getattr(self, name)) is not None}
+        if self.top_k is not None:
+            said["top_k"] = max(0, self.top_k)
+        said["logit_bias"] = self._biases(model.network.vocabulary)
         return GenerationRequest(
             prompt=tuple(prompt),
-            sampling=Sampling(
-                defaults.temperature if self.temperature is None else self.temperature,
-                defaults.top_p if self.top_p is None else self.top_p,
-                self.seed,
-            ),
+            sampling=replace(model.defaults, **said, logprobs=self.top),
             max_tokens=max_tokens,
             stop=stops,
         )
+
+    def _biases(self, vocabulary: int) -> tuple[tuple[int, float], ...]:
+        found = []
+        for name, bias in (self.logit_bias or {}).items():
+            if not (name.isascii() and name.isdecimal() and int(name[:20]) < vocabulary):
+                raise BadRequest(
+                    f"logit_bias: {shown(name)} is not one of the model's token ids, 0 to "
+                    f"{vocabulary - 1}",
+                    param="logit_bias",
+                )
+            found.append((int(name), float(bias)))
+        return tuple(found)
 
 
 class StreamedBody(TextBody):
     """Requests that may be streamed."""
 
+    n: Number | None = Field(None, description="How many texts")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+
+    @property
+    def texts(self) -> range:
+        """Numbers of the texts that are wanted."""
+        return range(self.n or 1)
 
     @property
     def include_usage(self) -> bool:
@@ -73,6 +149,16 @@ class ChatBody(StreamedBody):
 
     messages: list[dict[str, Any]] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    response_format: ResponseFormat | None = None
+
+    @property
+    def top(self) -> int | None:
+        """See `TextBody.top`."""
+        if self.top_logprobs and not self.logprobs:
+            raise BadRequest("top_logprobs needs logprobs=true", param="top_logprobs")
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def limit(self) -> int | None:
@@ -90,6 +176,12 @@ class CompletionBody(StreamedBody):
     """`POST /v1/completions`."""
 
     prompt: str | list[str]
+    logprobs: int | None = Field(None, ge=0, le=5)
+
+    @property
+    def top(self) -> int | None:
+        """See `TextBody.top`."""
+        return self.logprobs
 
     @property
     def text(self) -> str:

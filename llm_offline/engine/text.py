@@ -92,6 +92,10 @@ class ModelText:
             )
         )
 
+    def token_text(self, token: int) -> str:
+        """One token as it stands, special ones included."""
+        return str(self._tokenizer.decode([token], clean_up_tokenization_spaces=False))
+
     def _defused(self, message: Message) -> dict[str, str]:
         """The message, with special tokens in its text made ordinary text by a space.
 
