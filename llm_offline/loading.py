@@ -16,6 +16,7 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from llm_offline.engine.cpu_linear import pack
 from llm_offline.engine.device import DTYPES, choose_device, choose_dtype
 from llm_offline.engine.grammar import Grammars
 from llm_offline.engine.interface import Sampling
@@ -44,6 +45,11 @@ def load_model(settings: Settings, progress: Progress) -> LoadedModel:
     _hf_logging.disable_progress_bar()
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
+    if settings.quantization != "none" and device != "cpu":
+        raise StartError(
+            f"--quantization {settings.quantization} works on a CPU only so far: leave it out on "
+            f"{device}"
+        )
     folder = model_folder(settings.model, progress)
     progress.enter("checking the files")
     _check_files(folder)
@@ -52,6 +58,9 @@ def load_model(settings: Settings, progress: Progress) -> LoadedModel:
     tokenizer = _tokenizer(folder)
     template, origin = choose_template(tokenizer, settings.chat_template)
     weights = _weights(folder, dtype, progress)
+    if device == "cpu":
+        progress.enter("arranging the weights for this CPU")
+        pack(weights, int8=settings.quantization == "int8")
     progress.enter(f"moving the weights to {device}")
     stops = _stop_ids(config, weights.generation_config, tokenizer)
     network = Runner(weights, device=device, stop_ids=stops)
@@ -70,7 +79,8 @@ def load_model(settings: Settings, progress: Progress) -> LoadedModel:
         device=device,
         dtype=dtype,
         remarks=(
-            f"loaded in {time.monotonic() - began:.1f} s on {device} in {dtype}",
+            f"loaded in {time.monotonic() - began:.1f} s on {device} in {dtype}"
+            + ("" if settings.quantization == "none" else f", {settings.quantization}"),
             f"context {context} tokens ({limited_by})",
             f"KV cache {held:.2f} GiB: {tokens / context:.1f} requests of full length",
             f"chat template: {origin}",

@@ -56,6 +56,12 @@ class Settings(BaseSettings):
         description="`auto` (bf16 where the device computes in it, else fp16 on a GPU and fp32 on "
         "a CPU), `bf16`, `fp16` or `fp32`",
     )
+    quantization: str = Field(
+        "none",
+        pattern=r"^(none|int8)$",
+        description="`none`, or `int8` on a CPU: 8-bit weights and activations, half of bf16's "
+        "memory",
+    )
     max_context: int | None = Field(
         None,
         ge=16,

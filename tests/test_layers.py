@@ -48,6 +48,7 @@ HEAVY = {
         "llm_offline.loading",
         # The engine's inside; what is above it (scheduler, sequences, HTTP) knows no tensor.
         "llm_offline.engine.attention",
+        "llm_offline.engine.cpu_linear",
         "llm_offline.engine.device",
         "llm_offline.engine.grammar",
         "llm_offline.engine.runner",

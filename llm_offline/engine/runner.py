@@ -34,7 +34,7 @@ class Runner:
         """`model` is a transformers causal LM in its final dtype; it moves to `device`.
 
         Raises:
-            StartError: It does not fit on the device.
+            StartError: It does not fit on the device, or its attention is of another kind.
         """
         try:
             self._model = model.to(device).eval()
@@ -55,6 +55,8 @@ class Runner:
         self.block_size = BLOCK
         self._reference = _own_logits(self._model)
         self._layers = attention.layer_shapes(self._model)
+        if len(self._layers) != model.config.get_text_config().num_hidden_layers:
+            raise self._unfit("not all of their layers are attention that can be replaced")
         self.blocks = 0
         """Blocks of the KV cache."""
 
@@ -177,11 +179,13 @@ class Runner:
         # bf16 rounds to 8 bits, and layer upon layer adds to it.
         allowed = 1e-3 if self._model.dtype == torch.float32 else 0.1
         if not bool(wrong < allowed):
-            raise StartError(
-                f"models of type {self._model.config.model_type!r} do not work with this server: "
-                "their attention is not the standard one (its output differs from the model's own "
-                f"by {float(wrong):.1%}); use another model"
-            )
+            raise self._unfit(f"their output differs from the model's own by {float(wrong):.1%}")
+
+    def _unfit(self, reason: str) -> StartError:
+        return StartError(
+            f"models of type {self._model.config.model_type!r} do not work with this server: "
+            f"{reason}; use a model such as Llama, Qwen, Mistral, Gemma 3 or Phi"
+        )
 
 
 def _own_logits(model: Any) -> torch.Tensor:
