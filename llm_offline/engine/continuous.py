@@ -22,6 +22,7 @@ from llm_offline.engine.kv_cache import BlockPool
 from llm_offline.engine.measuring import Measures
 from llm_offline.engine.scheduler import Scheduler
 from llm_offline.engine.sequence import Drawn, Sequence
+from llm_offline.engine.speculation import NewGuesser, PromptLookup
 from llm_offline.engine.step import Network, Row
 from llm_offline.errors import (
     ContextExceeded,
@@ -52,7 +53,7 @@ class ContinuousBatching:
         max_queue: int,
         max_batch: int,
         share_prefixes: bool = True,
-        speculate: bool = True,
+        guesser: NewGuesser | None = PromptLookup,
     ) -> None:
         """Starts the thread.
 
@@ -63,7 +64,7 @@ class ContinuousBatching:
             max_queue: Requests that may wait.
             max_batch: Requests that may run.
             share_prefixes: Do not compute again what the KV cache still holds.
-            speculate: Guess tokens from the text so far.
+            guesser: Of tokens to come, or None.
         """
         self._network = network
         self._decode = decode
@@ -71,7 +72,7 @@ class ContinuousBatching:
         self._context = min(context, network.blocks * network.block_size)
         self._max_queue = max_queue
         self._max_batch = max_batch
-        self._speculate = speculate
+        self._guesser = guesser
         self._scheduler = Scheduler(
             self._pool, most_running=max_batch, step_tokens=network.step_tokens
         )
@@ -175,7 +176,7 @@ class ContinuousBatching:
                 decode=self._decode,
                 stop_ids=self._network.stop_ids,
                 noise=secrets.randbits(64),
-                speculate=self._speculate,
+                guesser=self._guesser,
             )
             self._jobs[sequence] = job
             self._scheduler.add(sequence)

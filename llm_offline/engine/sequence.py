@@ -9,7 +9,7 @@ from itertools import count
 from llm_offline.engine.detokenizing import Decode, Detokenizer
 from llm_offline.engine.interface import FinishReason, GenerationRequest, TextDelta, TokenLogprob
 from llm_offline.engine.kv_cache import BlockPool, BlockTable
-from llm_offline.engine.speculation import PromptLookup
+from llm_offline.engine.speculation import NewGuesser, PromptLookup
 from llm_offline.engine.stopping import StopStrings
 
 _arrivals = count()
@@ -51,9 +51,11 @@ class Sequence:
         decode: Decode,
         stop_ids: frozenset[int],
         noise: int = 0,
-        speculate: bool = True,
+        guesser: NewGuesser | None = PromptLookup,
     ) -> None:
-        """`limit`: most tokens to produce; `noise`: the seed if the request has none."""
+        """`limit`: most tokens to produce; `noise`: the seed if the request has none;
+        `guesser`: of its next tokens, or None.
+        """
         self.request = request
         self.arrival = next(_arrivals)
         self.tokens = list(request.prompt)
@@ -70,7 +72,7 @@ class Sequence:
         self._stops = StopStrings(request.stop)
         # Penalties and a grammar depend on the tokens before each guess.
         plain = self.grammar is None and not request.sampling.penalised
-        self._lookup = PromptLookup(request.prompt) if speculate and plain else None
+        self._guesser = guesser(request.prompt) if guesser and plain else None
 
     @property
     def produced(self) -> int:
@@ -95,10 +97,10 @@ class Sequence:
 
     def guess(self, rows: int) -> list[int]:
         """Tokens that may come after the last one, in a step of `rows` sequences."""
-        if self._lookup is None:
+        if self._guesser is None:
             return []
         # The last one that may be produced needs no guess after it.
-        return self._lookup.guess(rows)[: max(0, self._limit - self.produced - 1)]
+        return self._guesser.guess(rows)[: max(0, self._limit - self.produced - 1)]
 
     def read(self, count: int) -> None:
         """A chunk of the prompt was computed."""
@@ -128,9 +130,9 @@ class Sequence:
         new = self.tokens[before:]
         self.computed += fed - len(draft) + len(new) - 1
         self.table.remember(self.tokens, self.computed)
-        if self._lookup is not None:
-            self._lookup.judge(len(draft), right)
-            self._lookup.extend(new)
+        if self._guesser is not None:
+            self._guesser.judge(len(draft), right)
+            self._guesser.extend(new)
         logprobs = tuple(drawn.logprobs[: len(new)])
         return TextDelta(text, self.produced, finish, logprobs, self.cached_tokens)
 

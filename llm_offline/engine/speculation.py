@@ -8,7 +8,8 @@ whether the guess was right, and the text is exactly what it would be without gu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 MOST = 4
 """Guesses a step, for a sequence that runs alone."""
@@ -20,6 +21,26 @@ _WORTH_IT = 0.3
 _TRY_EVERY = 16
 # More rows than this keep the hardware busy without guesses.
 _MOST_ROWS = 4
+
+
+class Guesser(Protocol):
+    """Guesses what one sequence says next."""
+
+    def guess(self, rows: int) -> list[int]:
+        """Tokens that may come, in a step of `rows` sequences; empty if it does not pay."""
+        ...
+
+    def judge(self, guessed: int, right: int) -> None:
+        """The last guesses were `guessed`, of which the first `right` were right."""
+        ...
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """The sequence grew by `tokens`."""
+        ...
+
+
+NewGuesser = Callable[[Sequence[int]], Guesser]
+"""Makes one for a prompt."""
 
 
 class PromptLookup:

@@ -8,6 +8,7 @@ from llm_offline.engine.interface import GenerationRequest
 from llm_offline.engine.kv_cache import BlockPool
 from llm_offline.engine.scheduler import Scheduler
 from llm_offline.engine.sequence import Sequence
+from llm_offline.engine.speculation import PromptLookup
 from llm_offline.engine.step import Network
 
 
@@ -38,7 +39,7 @@ class Stepper:
             pool=self.pool,
             decode=lambda tokens: "x" * len(tokens),
             stop_ids=self.network.stop_ids,
-            speculate=self.speculate,
+            guesser=PromptLookup if self.speculate else None,
         )
         self.scheduler.add(sequence)
         return sequence

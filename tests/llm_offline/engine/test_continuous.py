@@ -72,7 +72,7 @@ def puppet() -> Puppet:
 @pytest.fixture
 async def engine(puppet: Puppet) -> AsyncIterator[ContinuousBatching]:
     engine = ContinuousBatching(
-        puppet, _decode, context=100, max_queue=1, max_batch=1, speculate=False
+        puppet, _decode, context=100, max_queue=1, max_batch=1, guesser=None
     )
     yield engine
     engine.stop()
@@ -227,7 +227,7 @@ async def test_a_real_model_behind_it(loaded: LoadedModel) -> None:
 async def batching(puppet: Puppet) -> AsyncIterator[ContinuousBatching]:
     """Up to three at once."""
     engine = ContinuousBatching(
-        puppet, _decode, context=100, max_queue=0, max_batch=3, speculate=False
+        puppet, _decode, context=100, max_queue=0, max_batch=3, guesser=None
     )
     yield engine
     engine.stop()
@@ -307,7 +307,7 @@ async def test_a_failed_step_takes_those_that_took_part(
 async def test_more_than_the_cache_holds_waits_its_turn(puppet: Puppet) -> None:
     puppet.blocks = 6  # of 4 tokens
     engine = ContinuousBatching(
-        puppet, _decode, context=100, max_queue=9, max_batch=9, speculate=False
+        puppet, _decode, context=100, max_queue=9, max_batch=9, guesser=None
     )
     with pytest.raises(ContextExceeded, match="this server's context is 24"):
         engine.generate(_request("x" * 24))
