@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 _LEVELS = 127  # of a signed byte, symmetric
+# Activations go in as unsigned bytes with this zero: for signed ones there is no fast kernel.
+_ZERO = 128
 
 
 class PackedLinear(nn.Module):
@@ -54,9 +56,9 @@ class Int8Linear(nn.Module):
         rows = x.reshape(-1, self.in_features).float()
         scales = rows.abs().amax(1, keepdim=True).clamp(min=1e-12) / _LEVELS
         found = torch.ops.onednn.qlinear_pointwise(
-            (rows / scales).round().to(torch.int8),
+            (rows / scales).round_().add_(_ZERO).to(torch.uint8),
             1.0,
-            0,
+            _ZERO,
             self._weight,
             self._scales,
             self._zeros,
