@@ -31,12 +31,14 @@ class Segment:
         count: How many it has there.
         length: Tokens of the sequence up to and with these.
         blocks: int64 `[n]`, its blocks in the cache.
+        run: The slot of its first token, if its blocks lie side by side.
     """
 
     first: int
     count: int
     length: int
     blocks: torch.Tensor
+    run: int | None = None
     masks: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def beginning(self, window: int | None) -> int:
@@ -95,6 +97,9 @@ class LayerCache:
 
     def read(self, segment: Segment, start: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of positions `start` to the segment's end: `[1, kv_heads, n, dim]`."""
+        if segment.run is not None:
+            where = slice(segment.run + start, segment.run + segment.length)
+            return self.keys[None, :, where], self.values[None, :, where]
         first = start // self.size
         blocks = segment.blocks[first : -(-segment.length // self.size)]
         skipped = start - first * self.size
@@ -152,8 +157,7 @@ def paged_attention(
         if segment.count > 1:
             groups = heads // keys.shape[1]
             mask = segment.mask(sliding_window).repeat(groups, 1)
-        sinks = None if s_aux is None else s_aux
-        found = attend(packed, keys, values, mask, scaling, softcap, sinks)
+        found = attend(packed, keys, values, mask, scaling, softcap, s_aux)
         output[0, rows] = found.reshape(heads, segment.count, -1).transpose(0, 1)
     return output, None
 

@@ -5,6 +5,9 @@ of them. A full block is remembered by its content, so that a later prompt that 
 way reuses it instead of computing it again (PagedAttention, Kwon et al. 2023). Content is
 `(uid of the block before, its tokens)`: compared as it is, so no hash can collide, and one look-up
 a block, however long the prefix.
+
+Blocks of one sequence lie side by side where there is room: then attention reads them where they
+are, and need not collect them first.
 """
 
 from __future__ import annotations
@@ -27,7 +30,9 @@ class BlockPool:
         self.size = size
         self.blocks = blocks
         self.shares = share
-        self._free = list(range(blocks - 1, -1, -1))
+        self._free = bytearray(b"\x01" * blocks)
+        self._free_count = blocks
+        self._cursor = 0  # where the next sequence begins
         self._owners = [0] * blocks
         self._by_content: dict[Content, int] = {}
         self._content: dict[int, Content] = {}
@@ -38,17 +43,39 @@ class BlockPool:
     @property
     def available(self) -> int:
         """Blocks that `take` can give: free ones, and idle ones, whose content is then lost."""
-        return len(self._free) + len(self._idle)
+        return self._free_count + len(self._idle)
 
-    def take(self) -> int:
-        """An empty block, owned by the caller; raises `KeyError` when none is available."""
-        if self._free:
-            block = self._free.pop()
+    def take(self, after: int | None, span: int) -> int:
+        """An empty block, owned by the caller: the one `after` another, if it is free.
+
+        Args:
+            after: The last block of the sequence; None begins one.
+            span: Blocks that the sequence may come to need: the next one begins behind them.
+
+        Raises:
+            KeyError: None is available.
+        """
+        if not self._free_count:
+            self._evict()
+        if after is not None and after + 1 < self.blocks and self._free[after + 1]:
+            block = after + 1
         else:
-            block, _ = self._idle.popitem(last=False)
-            del self._by_content[self._content.pop(block)], self._uid[block]
+            block = self._free.find(1, self._cursor)
+            if block < 0:
+                block = self._free.find(1)
+            self._cursor = (block + span) % self.blocks
+        self._free[block] = 0
+        self._free_count -= 1
         self._owners[block] = 1
         return block
+
+    def _evict(self) -> None:
+        """Forget the content of the least recently used idle blocks: some, to find neighbours."""
+        for _ in range(len(self._idle) // 8 + 1):
+            block, _ = self._idle.popitem(last=False)
+            del self._by_content[self._content.pop(block)], self._uid[block]
+            self._free[block] = 1
+            self._free_count += 1
 
     def find(self, content: Content) -> tuple[int, int] | None:
         """The block of this content and its uid, with the caller as one more owner."""
@@ -79,16 +106,21 @@ class BlockPool:
         if block in self._content:
             self._idle[block] = None
         else:
-            self._free.append(block)
+            self._free[block] = 1
+            self._free_count += 1
 
 
 class BlockTable:
     """The blocks of one sequence, in the order of its tokens."""
 
-    def __init__(self, pool: BlockPool) -> None:
+    def __init__(self, pool: BlockPool, most_tokens: int = 1) -> None:
+        """`most_tokens`: how long the sequence may become."""
         self._pool = pool
+        self._span = -(-most_tokens // pool.size)
         self.blocks: list[int] = []
         """Block number of tokens `i * size` to `(i + 1) * size - 1`, for each i."""
+        self.is_run = True
+        """Whether they lie side by side, in order."""
         self._uids: list[int] = []
         self.reused = 0
         """Tokens that `reuse` found."""
@@ -98,7 +130,9 @@ class BlockTable:
         lacking = -(-tokens // self._pool.size) - len(self.blocks)
         if lacking > self._pool.available:
             return False
-        self.blocks += [self._pool.take() for _ in range(lacking)]
+        for _ in range(lacking):
+            last = self.blocks[-1] if self.blocks else None
+            self._append(self._pool.take(last, self._span))
         return True
 
     def next_content(self, tokens: Sequence[int]) -> Content | None:
@@ -121,7 +155,7 @@ class BlockTable:
             found = self._pool.find(content)
             if found is None:
                 break
-            self.blocks.append(found[0])
+            self._append(found[0])
             self._uids.append(found[1])
             self.reused += self._pool.size
         return len(self._uids) * self._pool.size
@@ -140,5 +174,10 @@ class BlockTable:
         for block in reversed(self.blocks):
             self._pool.give_back(block)
         self.blocks.clear()
+        self.is_run = True
         self._uids.clear()
         self.reused = 0
+
+    def _append(self, block: int) -> None:
+        self.is_run = self.is_run and (not self.blocks or block == self.blocks[-1] + 1)
+        self.blocks.append(block)

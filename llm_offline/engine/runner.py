@@ -110,12 +110,14 @@ class Runner:
         segments = []
         for row in rows:
             first, count, length = len(tokens), len(row.tokens), row.start + len(row.tokens)
-            blocks = row.sequence.table.blocks
+            table = row.sequence.table
+            blocks = table.blocks
+            run = blocks[0] * BLOCK if table.is_run else None
             tokens += row.tokens
             positions += range(row.start, length)
             slots += [blocks[at // BLOCK] * BLOCK + at % BLOCK for at in range(row.start, length)]
             wanted += range(len(tokens) - row.samples, len(tokens))
-            segments.append(Segment(first, count, length, self._ids(blocks)))
+            segments.append(Segment(first, count, length, self._ids(blocks), run))
         # A row without samples still needs some position: its logits are thrown away.
         output = self._model(
             input_ids=self._ids(tokens)[None],

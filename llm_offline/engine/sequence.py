@@ -62,7 +62,7 @@ class Sequence:
         self.computed = 0
         self.cached_tokens = 0
         self.announced = False
-        self.table = BlockTable(pool)
+        self.table = BlockTable(pool, len(request.prompt) + limit)
         self.grammar = request.grammar
         seed = request.sampling.seed
         self.seed = (noise if seed is None else seed) + request.number * _ANOTHER
