@@ -67,7 +67,12 @@ class Grammars:
         if matcher.is_error():
             reason = matcher.get_error().strip().splitlines()[0]
             raise BadRequest(f"{param}: the schema cannot be used: {reason}", param=param)
-        return Matcher(matcher, self._vocabulary)
+        found = Matcher(matcher, self._vocabulary)
+        allowed = found.allowed()
+        allowed[self._stop_ids] = False
+        if not bool(allowed.any()):
+            raise BadRequest(f"{param}: no text can follow this schema", param=param)
+        return found
 
     def _fresh(self, grammar: str) -> LLMatcher:
         """A matcher at the beginning; what was made before is copied: making takes 0.2 s."""

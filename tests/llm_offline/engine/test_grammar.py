@@ -77,6 +77,7 @@ async def test_every_text_is_json_of_its_schema(loaded: LoadedModel) -> None:
         ({"type": "object", "properties": 3}, "properties must be an object"),
         ({"type": "array", "uniqueItems": True}, "uniqueItems"),
         ({"$ref": "#/nowhere"}, "nowhere"),
+        ({"$ref": "#"}, "no text can follow"),
         ({"type": "string", "pattern": "("}, "regex"),
         ({"a": object()}, "not a JSON schema"),
     ],
