@@ -27,7 +27,9 @@ class Network(Steppable, Protocol):
 class Text(Protocol):
     """Tokenizer and chat template; `engine.text.ModelText` is one."""
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    def encode_chat(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> list[int]:
         """Token ids of a conversation, up to where the answer begins."""
         ...
 

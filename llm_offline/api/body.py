@@ -118,7 +118,8 @@ def _refusal(error: ValidationError) -> BadRequest:
         name = ".".join(str(part) for part in problem["loc"])
         return BadRequest(f"unknown parameter: {shown(name)}", param=name, code="unknown_parameter")
     if problem["type"] == "missing":
-        return BadRequest(f"{name} is required", param=name)
+        path = ".".join(str(part) for part in problem["loc"])
+        return BadRequest(f"{path} is required", param=name)
     return BadRequest(
         f"{name}={shown(problem['input'])} is not allowed: it should {allowed}", param=name
     )

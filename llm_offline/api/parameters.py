@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
 from llm_offline.api.body import Body, shown
+from llm_offline.api.tools import NamedTool, Tool
 from llm_offline.engine.interface import GenerationRequest, Grammar
 from llm_offline.engine.text import Message
 from llm_offline.errors import BadRequest, UnsupportedFeature
@@ -16,7 +18,15 @@ from llm_offline.loaded import Grammars, LoadedModel
 ROLES = ("system", "developer", "user", "assistant")
 # Fields of an answer that clients send back with the history; they do not change the prompt.
 _ECHOED = frozenset(
-    {"role", "content", "name", "refusal", "annotations", "citations", "reasoning_content"}
+    {
+        "role",
+        "content",
+        "name",
+        "refusal",
+        "annotations",
+        "citations",
+        "reasoning_content",
+    }
 )
 
 _DIRECT = (
@@ -152,6 +162,34 @@ class ChatBody(StreamedBody):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: ResponseFormat | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+
+    @property
+    def offered(self) -> list[Tool]:
+        """The tools that may be called.
+
+        Raises:
+            BadRequest: `tool_choice` wants one that is not there.
+        """
+        tools = self.tools or []
+        if self.tool_choice == "none":
+            return []
+        if isinstance(self.tool_choice, NamedTool):
+            wanted = self.tool_choice.function.name
+            tools = [tool for tool in tools if tool.function.name == wanted]
+        if not tools and self.tool_choice not in (None, "auto"):
+            raise BadRequest(
+                "tool_choice wants a tool that tools does not have", param="tool_choice"
+            )
+        return tools
+
+    def grammar(self, grammars: Grammars) -> Grammar | None:
+        """What the text must follow: a call where one is required, else the response's format."""
+        if self.tool_choice not in (None, "none", "auto"):
+            calls = {"anyOf": [tool.call_schema for tool in self.offered]}
+            return grammars.json_schema(calls, param="tools")
+        return self.response_format.grammar(grammars) if self.response_format else None
 
     @property
     def top(self) -> int | None:
@@ -234,21 +272,57 @@ def plain_messages(raw: list[dict[str, Any]], param: str = "messages") -> list[M
 
 def _plain(message: dict[str, Any], where: str) -> Message:
     role = message.get("role")
-    if role in ("tool", "function"):
-        raise UnsupportedFeature(f"{where}: tools are not offered by this server", param=where)
+    if role == "tool":
+        return _tool_result(message, where)
     if role not in ROLES:
         raise BadRequest(
             f"{where}.role={shown(role)} is not allowed: it should be one of {', '.join(ROLES)}",
             param=where,
         )
     for name, value in message.items():
-        if name not in _ECHOED and value not in (None, [], {}):
+        echoed = name in _ECHOED or (name == "tool_calls" and role == "assistant")
+        if not echoed and value not in (None, [], {}):
             raise UnsupportedFeature(
                 f"{where}.{name} is not offered by this server: leave it out", param=where
             )
+    if role == "assistant" and message.get("tool_calls"):
+        said = "" if message.get("content") is None else _text(message["content"], where)
+        calls = _calls(message["tool_calls"], f"{where}.tool_calls")
+        return {"role": role, "content": said, "tool_calls": calls}
     # The older templates know no developer, which is the newer name of the system.
     name = "system" if role == "developer" else role
     return {"role": name, "content": _text(message.get("content"), f"{where}.content")}
+
+
+def _tool_result(message: dict[str, Any], where: str) -> Message:
+    call = message.get("tool_call_id")
+    if not isinstance(call, str):
+        raise BadRequest(f"{where}.tool_call_id is required: the id of the call", param=where)
+    content = _text(message.get("content"), f"{where}.content")
+    return {"role": "tool", "tool_call_id": call, "content": content}
+
+
+def _calls(raw: object, where: str) -> list[dict[str, Any]]:
+    """Calls as templates want them: their arguments as an object, not as its text."""
+    found = []
+    for call in raw if isinstance(raw, list) else [None]:
+        function = call.get("function") if isinstance(call, dict) else None
+        try:
+            arguments = json.loads(function["arguments"])  # type: ignore[index]
+            found.append(
+                {
+                    "id": str(call["id"]),  # type: ignore[index]
+                    "type": "function",
+                    "function": {"name": str(function["name"]), "arguments": arguments},  # type: ignore[index]
+                }
+            )
+        except (TypeError, KeyError, ValueError) as error:
+            raise BadRequest(
+                f'{where} must be [{{"id", "type", "function": {{"name", "arguments"}}}}] with '
+                "arguments that are JSON",
+                param=where,
+            ) from error
+    return found
 
 
 def _text(content: object, where: str) -> str:

@@ -150,12 +150,12 @@ def stream(
                 yield event(head.chunk([opening(number)], **no_usage))
         ends: dict[int, TextDelta] = {}
         async for number, delta in _merged(generations):
-            if delta.text or delta.logprobs:
+            if delta.text or delta.logprobs or delta.tool_calls:
                 added = replace(delta, finish_reason=None)
                 yield event(head.chunk([choice(number, added)], **no_usage))
             if delta.finish_reason is not None:
                 ends[number] = delta
-                end = replace(delta, text="", logprobs=())
+                end = replace(delta, text="", logprobs=(), tool_calls=())
                 yield event(head.chunk([choice(number, end)], **no_usage))
         if include_usage:
             counted = usage(generations, [ends[number] for number in sorted(ends)])

@@ -24,16 +24,18 @@ class ChatShape:
         """A choice of a chunk."""
         return {
             "index": number,
-            "delta": {"content": added.text} if added.text else {},
+            "delta": ({"content": added.text} if added.text else {}) | _calls(added, indexed=True),
             "logprobs": self._logprobs(added.logprobs),
             "finish_reason": added.finish_reason,
         }
 
     def whole(self, number: int, whole: TextDelta) -> dict[str, Any]:
         """A choice of a whole answer."""
+        content = None if whole.tool_calls else whole.text
+        message = {"role": "assistant", "content": content, "refusal": None}
         return {
             "index": number,
-            "message": {"role": "assistant", "content": whole.text, "refusal": None},
+            "message": message | _calls(whole),
             "logprobs": self._logprobs(whole.logprobs),
             "finish_reason": whole.finish_reason,
         }
@@ -57,6 +59,20 @@ class ChatShape:
             "logprob": _finite(logprob),
             "bytes": list(text.encode()) if whole else None,
         }
+
+
+def _calls(added: TextDelta, *, indexed: bool = False) -> dict[str, Any]:
+    """`tool_calls`, if there are any; in a stream each has its index."""
+    calls = [
+        ({"index": number} if indexed else {})
+        | {
+            "id": call.id,
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments},
+        }
+        for number, call in enumerate(added.tool_calls)
+    ]
+    return {"tool_calls": calls} if calls else {}
 
 
 class CompletionShape:

@@ -20,6 +20,7 @@ from llm_offline.api.parameters import (
 )
 from llm_offline.api.replying import Head, admit, ready, reply, serving_of, stream
 from llm_offline.api.shapes import ChatShape, CompletionShape
+from llm_offline.api.tools import WithCalls
 from llm_offline.engine.interface import TextDelta
 
 router = APIRouter()
@@ -32,15 +33,18 @@ GENERATE_TOKENS = 256
 async def chat_completions(request: Request) -> Response:
     """A conversation's next message, plain or streamed."""
     body = await read_body(request, ChatBody)
-    limit, messages = body.limit, plain_messages(body.messages)
+    limit, messages, tools = body.limit, plain_messages(body.messages), body.offered
     model, engine = ready(request).model, ready(request).engine
-    prompt = await asyncio.to_thread(model.text.encode_chat, messages)
+    described = [tool.model_dump(exclude_none=True) for tool in tools]
+    prompt = await asyncio.to_thread(model.text.encode_chat, messages, described)
     wanted = [replace(body.request(prompt, model, max_tokens=limit), number=n) for n in body.texts]
-    if (form := body.response_format) is not None:
-        # Each text has a grammar of its own, which remembers how far the text has come.
-        grammars = [await asyncio.to_thread(form.grammar, model.grammars) for _ in wanted]
-        wanted = [replace(one, grammar=g) for one, g in zip(wanted, grammars, strict=True)]
+    # Each text has a grammar of its own, which remembers how far the text has come.
+    grammars = [await asyncio.to_thread(body.grammar, model.grammars) for _ in wanted]
+    wanted = [replace(one, grammar=found) for one, found in zip(wanted, grammars, strict=True)]
     generations = await admit(engine, wanted)
+    if tools:
+        names = {tool.function.name for tool in tools}
+        generations = [WithCalls(generation, names) for generation in generations]
     name = serving_of(request).model_name
     chat = ChatShape(model.text)
     if body.stream:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Literal, Protocol
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +105,15 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function that the model wants called, with its arguments as a JSON object's text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class TextDelta:
     """What one or more steps added.
 
@@ -114,6 +123,7 @@ class TextDelta:
         finish_reason: Set on the last delta only.
         logprobs: Of the tokens added, if they were asked for.
         cached_tokens: Tokens of the prompt that did not have to be computed.
+        tool_calls: Calls that the text consisted of; they are in place of it.
     """
 
     text: str
@@ -121,6 +131,7 @@ class TextDelta:
     finish_reason: FinishReason | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
     cached_tokens: int = 0
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 class Generation(Protocol):

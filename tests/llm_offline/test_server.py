@@ -318,6 +318,8 @@ def test_refusals_of_other_endpoints(
     ("change", "param"),
     [
         ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tools": [{"type": "function", "function": {"name": "no_template"}}]}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
         ({"n": 0}, "n"),
         ({"n": 17}, "n"),
         ({"top_logprobs": 2}, "top_logprobs"),
