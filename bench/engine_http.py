@@ -20,6 +20,9 @@ from tests.llm_offline.processes import free_port, server
 WORDS = "the fine for riding without a helmet is on page three of employees paid leave".split()
 ANSWER = 64
 PATIENCE = 180
+# What `transformers serve` needs and this project does not, and nothing else:
+# pip install --no-deps --target bench/peers/.serve accelerate==1.15.0
+PEER = Path(__file__).parent / "peers" / ".serve"
 
 
 def over_http(folder: Path, dtype: str, batches: Sequence[int], rounds: int) -> None:
@@ -60,6 +63,7 @@ def _transformers_serve(folder: Path, dtype: str) -> Iterator[str]:
     process = subprocess.Popen(
         [sys.executable, "-c", script, "serve", str(folder), "--continuous-batching",
          "--dtype", dtype, "--device", "auto", "--port", str(port), "--host", "127.0.0.1"],
+        env=os.environ | {"PYTHONPATH": str(PEER)},
         stdout=log,
         stderr=subprocess.STDOUT,
     )  # fmt: skip
@@ -74,7 +78,7 @@ def _transformers_serve(folder: Path, dtype: str) -> Iterator[str]:
             except httpx.TransportError:
                 time.sleep(0.2)
         else:
-            raise SystemExit(f"transformers serve did not start: see {log.name}")
+            raise SystemExit(f"transformers serve did not start: {Path(log.name).read_text()[-2000:]}")
         yield url
     finally:
         process.terminate()
