@@ -78,7 +78,9 @@ def _transformers_serve(folder: Path, dtype: str) -> Iterator[str]:
             except httpx.TransportError:
                 time.sleep(0.2)
         else:
-            raise SystemExit(f"transformers serve did not start: {Path(log.name).read_text()[-2000:]}")
+            raise SystemExit(
+                f"transformers serve did not start: {Path(log.name).read_text()[-2000:]}"
+            )
         yield url
     finally:
         process.terminate()
