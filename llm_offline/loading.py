@@ -1,6 +1,6 @@
 """From a model's name to a running engine.
 
-The only module that imports transformers; it runs in a thread while the server answers
+It runs in a thread while the server answers
 `/health` already.
 """
 
@@ -16,14 +16,20 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from llm_offline.engine.causal_lm import DTYPES, CausalLM, choose_device, choose_dtype
+from llm_offline.engine.cpu_linear import pack
+from llm_offline.engine.device import DTYPES, choose_device, choose_dtype
+from llm_offline.engine.grammar import Grammars
 from llm_offline.engine.interface import Sampling
+from llm_offline.engine.runner import Runner
 from llm_offline.engine.text import ModelText, choose_template
 from llm_offline.errors import StartError
 from llm_offline.hub import model_folder
 from llm_offline.loaded import LoadedModel
 from llm_offline.progress import Progress
 from llm_offline.settings import Settings
+
+_LEAST_CONTEXT = 64
+"""Fewer tokens answer no question."""
 
 _hf_logging: Any = transformers.utils.logging  # untyped
 
@@ -39,6 +45,11 @@ def load_model(settings: Settings, progress: Progress) -> LoadedModel:
     _hf_logging.disable_progress_bar()
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
+    if settings.quantization != "none" and device != "cpu":
+        raise StartError(
+            f"--quantization {settings.quantization} works on a CPU only so far: leave it out on "
+            f"{device}"
+        )
     folder = model_folder(settings.model, progress)
     progress.enter("checking the files")
     _check_files(folder)
@@ -47,22 +58,31 @@ def load_model(settings: Settings, progress: Progress) -> LoadedModel:
     tokenizer = _tokenizer(folder)
     template, origin = choose_template(tokenizer, settings.chat_template)
     weights = _weights(folder, dtype, progress)
+    if device == "cpu":
+        progress.enter("arranging the weights for this CPU")
+        pack(weights, int8=settings.quantization == "int8")
     progress.enter(f"moving the weights to {device}")
     stops = _stop_ids(config, weights.generation_config, tokenizer)
-    network = CausalLM(weights, device=device, stop_ids=stops)
-    progress.enter("warming up")
-    network.warm_up()
-    context, limited_by = _context(settings, config, network)
+    network = Runner(weights, device=device, stop_ids=stops)
+    room = _room(settings, network)
+    context, limited_by = _context(settings, config, room)
+    progress.enter("trying the model")
+    tokens = min(room, settings.max_batch * context)
+    network.allocate(tokens)
+    held = tokens * network.bytes_per_token / 2**30
     return LoadedModel(
         network=network,
         text=ModelText(tokenizer, template),
+        grammars=Grammars(tokenizer, network.vocabulary, stops),
         context=context,
         defaults=_defaults(weights.generation_config),
         device=device,
         dtype=dtype,
         remarks=(
-            f"loaded in {time.monotonic() - began:.1f} s on {device} in {dtype}",
+            f"loaded in {time.monotonic() - began:.1f} s on {device} in {dtype}"
+            + ("" if settings.quantization == "none" else f", {settings.quantization}"),
             f"context {context} tokens ({limited_by})",
+            f"KV cache {held:.2f} GiB: {tokens / context:.1f} requests of full length",
             f"chat template: {origin}",
         ),
     )
@@ -221,23 +241,41 @@ def _defaults(generation: GenerationConfig) -> Sampling:
     def or_one(value: float | None) -> float:
         return 1.0 if value is None else float(value)
 
-    return Sampling(temperature=or_one(generation.temperature), top_p=or_one(generation.top_p))
+    return Sampling(
+        temperature=or_one(generation.temperature),
+        top_p=or_one(generation.top_p),
+        top_k=generation.top_k or 0,
+        min_p=generation.min_p or 0.0,
+        repetition_penalty=or_one(generation.repetition_penalty),
+    )
 
 
-def _context(settings: Settings, config: Any, network: CausalLM) -> tuple[int, str]:
+def _room(settings: Settings, network: Runner) -> int:
+    """Tokens for which there is memory."""
+    if settings.kv_memory is not None:
+        return int(settings.kv_memory * 2**30 / network.bytes_per_token)
+    share = 0.5 if network.device == "cpu" else 0.8
+    return int(network.memory()["free_bytes"] * share / network.bytes_per_token)
+
+
+def _context(settings: Settings, config: Any, room: int) -> tuple[int, str]:
     """Tokens of prompt and answer together, and what set the limit."""
     text: Mapping[str, Any] = config.get_text_config().to_dict()
     made_for = text.get("max_position_embeddings") or 4096
-    if settings.max_context is not None:
-        if settings.max_context > made_for:
-            raise StartError(
-                f"--max-context {settings.max_context} is more than the {made_for} tokens that "
-                "the model was made for"
-            )
-        return settings.max_context, "--max-context"
-    fits = network.context_in_memory()
-    if fits < made_for:
-        return max(fits, 16), f"of {made_for}: what memory allows"
+    wanted = settings.max_context
+    if wanted is not None and wanted > made_for:
+        raise StartError(
+            f"--max-context {wanted} is more than the {made_for} tokens that the model was made for"
+        )
+    if room < (wanted or _LEAST_CONTEXT):
+        raise StartError(
+            f"there is memory for {room} tokens of context, and {wanted or _LEAST_CONTEXT} are "
+            "needed: raise --kv-memory, lower --max-context, or choose a smaller model"
+        )
+    if wanted is not None:
+        return wanted, "--max-context"
+    if room < made_for:
+        return room, f"of {made_for}: what memory allows"
     return made_for, "what the model was made for"
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from llm_offline.engine.continuous import ContinuousBatching
 from llm_offline.engine.interface import Engine
-from llm_offline.engine.one_at_a_time import OneAtATime
 from llm_offline.errors import Loading, ShuttingDown, StartError
 from llm_offline.loaded import LoadedModel
 from llm_offline.progress import Progress
@@ -140,11 +140,12 @@ class Serving:
     def _loaded(self, model: LoadedModel) -> None:
         if self._stopped:
             return
-        engine = OneAtATime(
+        engine = ContinuousBatching(
             model.network,
             model.text.decode,
             context=model.context,
             max_queue=self.settings.max_queue,
+            max_batch=self.settings.max_batch,
         )
         self._ready = Ready(model, engine)
         log.info("ready: %s; %s", self.model_name, "; ".join(model.remarks))

@@ -56,6 +56,12 @@ class Settings(BaseSettings):
         description="`auto` (bf16 where the device computes in it, else fp16 on a GPU and fp32 on "
         "a CPU), `bf16`, `fp16` or `fp32`",
     )
+    quantization: str = Field(
+        "none",
+        pattern=r"^(none|int8)$",
+        description="`none`, or `int8` on a CPU: 8-bit weights and activations, half of bf16's "
+        "memory",
+    )
     max_context: int | None = Field(
         None,
         ge=16,
@@ -65,6 +71,16 @@ class Settings(BaseSettings):
     )
     max_queue: int = Field(
         32, ge=0, le=100_000, description="Requests that may wait; one more is refused with 429"
+    )
+    max_batch: int = Field(
+        16, ge=1, le=1024, description="Requests that are computed together; others wait"
+    )
+    kv_memory: float | None = Field(
+        None,
+        gt=0,
+        le=10_000,
+        description="GiB for the keys and values of requests; empty: what --max-batch requests of "
+        "full length need, at most half of a CPU's free memory or 80 % of a GPU's",
     )
     chat_template: str | None = Field(
         None,

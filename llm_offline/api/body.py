@@ -23,26 +23,20 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "audio": (),
     "best_of": (1,),
     "echo": (False,),
-    "frequency_penalty": (0, 0.0),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "logit_bias": ({},),
     "logprobs": (False,),
-    "min_p": (0, 0.0),
     "modalities": (["text"],),
     "n": (1,),
     "parallel_tool_calls": (True, False),
     "prediction": (),
-    "presence_penalty": (0, 0.0),
     "reasoning_effort": (),
-    "repetition_penalty": (1, 1.0),
     "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "suffix": ("",),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
-    "top_k": (0, -1),
     "top_logprobs": (0,),
     "verbosity": (),
     "web_search_options": (),
@@ -124,7 +118,8 @@ def _refusal(error: ValidationError) -> BadRequest:
         name = ".".join(str(part) for part in problem["loc"])
         return BadRequest(f"unknown parameter: {shown(name)}", param=name, code="unknown_parameter")
     if problem["type"] == "missing":
-        return BadRequest(f"{name} is required", param=name)
+        path = ".".join(str(part) for part in problem["loc"])
+        return BadRequest(f"{path} is required", param=name)
     return BadRequest(
         f"{name}={shown(problem['input'])} is not allowed: it should {allowed}", param=name
     )

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, PlainTextResponse
 
+from llm_offline.api.exposition import exposition
 from llm_offline.api.replying import ready, serving_of
 from llm_offline.errors import LLMOfflineError, NotFound
 from llm_offline.serving import Ready, Serving
@@ -55,21 +56,11 @@ async def model(request: Request, name: str) -> JSONResponse:
 @router.get("/metrics")
 async def metrics(request: Request) -> PlainTextResponse:
     """Queue and counters in Prometheus' text format."""
-    status = ready(request).engine.status()
-    lines = []
-    for name, kind, value in (
-        ("num_requests_running", "gauge", status.running),
-        ("num_requests_waiting", "gauge", status.waiting),
-        ("prompt_tokens_total", "counter", status.prompt_tokens),
-        ("generation_tokens_total", "counter", status.generation_tokens),
-    ):
-        lines += [f"# TYPE llm_offline_{name} {kind}", f"llm_offline_{name} {value}"]
-    lines.append("# TYPE llm_offline_requests_total counter")
-    lines += [
-        f'llm_offline_requests_total{{finished_reason="{how}"}} {count}'
-        for how, count in sorted(status.finished.items())
-    ]
-    return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
+    now = ready(request)
+    return PlainTextResponse(
+        exposition(now.engine.status(), now.model.network.memory()),
+        media_type="text/plain; version=0.0.4",
+    )
 
 
 def _state(serving: Serving, now: Ready) -> dict[str, Any]:
@@ -86,6 +77,7 @@ def _state(serving: Serving, now: Ready) -> dict[str, Any]:
             "running": status.running,
             "limit": status.queue_limit,
         },
+        "step_failures": status.counters.get("step_failures", 0),
         "embedding_model": serving.settings.embedding_model,
     }
 

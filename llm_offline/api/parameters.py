@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import json
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
 from llm_offline.api.body import Body, shown
-from llm_offline.engine.interface import GenerationRequest, Sampling
+from llm_offline.api.tools import NamedTool, Tool
+from llm_offline.engine.interface import GenerationRequest, Grammar
 from llm_offline.engine.text import Message
 from llm_offline.errors import BadRequest, UnsupportedFeature
+from llm_offline.loaded import Grammars, LoadedModel
 
 ROLES = ("system", "developer", "user", "assistant")
 # Fields of an answer that clients send back with the history; they do not change the prompt.
 _ECHOED = frozenset(
-    {"role", "content", "name", "refusal", "annotations", "citations", "reasoning_content"}
+    {
+        "role",
+        "content",
+        "name",
+        "refusal",
+        "annotations",
+        "citations",
+        "reasoning_content",
+    }
 )
 
+_DIRECT = (
+    "temperature",
+    "top_p",
+    "seed",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+)
+"""Parameters that the engine knows by the same name."""
+
+Bias = Annotated[float, Field(ge=-100, le=100)]
+Number = Annotated[int, Field(ge=1, le=16)]
 StopString = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
@@ -29,6 +54,38 @@ class StreamOptions(Body):
     include_obfuscation: bool = False
 
 
+class JsonSchema(Body):
+    """OpenAI's `response_format.json_schema`."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, protected_namespaces=())
+
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(Body):
+    """OpenAI's `response_format`."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> ResponseFormat:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError('{"type": "json_schema", "json_schema": {"schema": ...}}')
+        return self
+
+    def grammar(self, grammars: Grammars) -> Grammar | None:
+        """What the text must follow; raises `BadRequest` for a schema that is none."""
+        if self.json_schema is not None:
+            return grammars.json_schema(self.json_schema.schema_)
+        return grammars.json_object() if self.type == "json_object" else None
+
+
 class TextBody(Body):
     """What all requests for text have in common."""
 
@@ -38,29 +95,58 @@ class TextBody(Body):
     max_tokens: int | None = Field(None, ge=1)
     stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
     seed: int | None = None
+    top_k: int | None = Field(None, ge=-1, description="0 and -1 are all")
+    min_p: float | None = Field(None, ge=0, le=1)
+    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    logit_bias: dict[str, Bias] | None = Field(None, description="Token id → addend")
+
+    @property
+    def top(self) -> int | None:
+        """How many alternatives to report at each token; None reports nothing."""
+        return None
 
     def request(
-        self, prompt: list[int], defaults: Sampling, *, max_tokens: int | None
+        self, prompt: list[int], model: LoadedModel, *, max_tokens: int | None
     ) -> GenerationRequest:
-        """The engine's request; what is not said comes from `defaults`."""
+        """The engine's request; what is not said is as the model's authors advise."""
         stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        said = {name: value for name in _DIRECT if (value := getattr(self, name)) is not None}
+        if self.top_k is not None:
+            said["top_k"] = max(0, self.top_k)
+        said["logit_bias"] = self._biases(model.network.vocabulary)
         return GenerationRequest(
             prompt=tuple(prompt),
-            sampling=Sampling(
-                defaults.temperature if self.temperature is None else self.temperature,
-                defaults.top_p if self.top_p is None else self.top_p,
-                self.seed,
-            ),
+            sampling=replace(model.defaults, **said, logprobs=self.top),
             max_tokens=max_tokens,
             stop=stops,
         )
+
+    def _biases(self, vocabulary: int) -> tuple[tuple[int, float], ...]:
+        found = []
+        for name, bias in (self.logit_bias or {}).items():
+            if not (name.isascii() and name.isdecimal() and int(name[:20]) < vocabulary):
+                raise BadRequest(
+                    f"logit_bias: {shown(name)} is not one of the model's token ids, 0 to "
+                    f"{vocabulary - 1}",
+                    param="logit_bias",
+                )
+            found.append((int(name), float(bias)))
+        return tuple(found)
 
 
 class StreamedBody(TextBody):
     """Requests that may be streamed."""
 
+    n: Number | None = Field(None, description="How many texts")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+
+    @property
+    def texts(self) -> range:
+        """Numbers of the texts that are wanted."""
+        return range(self.n or 1)
 
     @property
     def include_usage(self) -> bool:
@@ -73,6 +159,44 @@ class ChatBody(StreamedBody):
 
     messages: list[dict[str, Any]] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+
+    @property
+    def offered(self) -> list[Tool]:
+        """The tools that may be called.
+
+        Raises:
+            BadRequest: `tool_choice` wants one that is not there.
+        """
+        tools = self.tools or []
+        if self.tool_choice == "none":
+            return []
+        if isinstance(self.tool_choice, NamedTool):
+            wanted = self.tool_choice.function.name
+            tools = [tool for tool in tools if tool.function.name == wanted]
+        if not tools and self.tool_choice not in (None, "auto"):
+            raise BadRequest(
+                "tool_choice wants a tool that tools does not have", param="tool_choice"
+            )
+        return tools
+
+    def grammar(self, grammars: Grammars) -> Grammar | None:
+        """What the text must follow: a call where one is required, else the response's format."""
+        if self.tool_choice not in (None, "none", "auto"):
+            calls = {"anyOf": [tool.call_schema for tool in self.offered]}
+            return grammars.json_schema(calls, param="tools")
+        return self.response_format.grammar(grammars) if self.response_format else None
+
+    @property
+    def top(self) -> int | None:
+        """See `TextBody.top`."""
+        if self.top_logprobs and not self.logprobs:
+            raise BadRequest("top_logprobs needs logprobs=true", param="top_logprobs")
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def limit(self) -> int | None:
@@ -90,6 +214,12 @@ class CompletionBody(StreamedBody):
     """`POST /v1/completions`."""
 
     prompt: str | list[str]
+    logprobs: int | None = Field(None, ge=0, le=5)
+
+    @property
+    def top(self) -> int | None:
+        """See `TextBody.top`."""
+        return self.logprobs
 
     @property
     def text(self) -> str:
@@ -142,21 +272,57 @@ def plain_messages(raw: list[dict[str, Any]], param: str = "messages") -> list[M
 
 def _plain(message: dict[str, Any], where: str) -> Message:
     role = message.get("role")
-    if role in ("tool", "function"):
-        raise UnsupportedFeature(f"{where}: tools are not offered by this server", param=where)
+    if role == "tool":
+        return _tool_result(message, where)
     if role not in ROLES:
         raise BadRequest(
             f"{where}.role={shown(role)} is not allowed: it should be one of {', '.join(ROLES)}",
             param=where,
         )
     for name, value in message.items():
-        if name not in _ECHOED and value not in (None, [], {}):
+        echoed = name in _ECHOED or (name == "tool_calls" and role == "assistant")
+        if not echoed and value not in (None, [], {}):
             raise UnsupportedFeature(
                 f"{where}.{name} is not offered by this server: leave it out", param=where
             )
+    if role == "assistant" and message.get("tool_calls"):
+        said = "" if message.get("content") is None else _text(message["content"], where)
+        calls = _calls(message["tool_calls"], f"{where}.tool_calls")
+        return {"role": role, "content": said, "tool_calls": calls}
     # The older templates know no developer, which is the newer name of the system.
     name = "system" if role == "developer" else role
     return {"role": name, "content": _text(message.get("content"), f"{where}.content")}
+
+
+def _tool_result(message: dict[str, Any], where: str) -> Message:
+    call = message.get("tool_call_id")
+    if not isinstance(call, str):
+        raise BadRequest(f"{where}.tool_call_id is required: the id of the call", param=where)
+    content = _text(message.get("content"), f"{where}.content")
+    return {"role": "tool", "tool_call_id": call, "content": content}
+
+
+def _calls(raw: object, where: str) -> list[dict[str, Any]]:
+    """Calls as templates want them: their arguments as an object, not as its text."""
+    found = []
+    for call in raw if isinstance(raw, list) else [None]:
+        function = call.get("function") if isinstance(call, dict) else None
+        try:
+            arguments = json.loads(function["arguments"])  # type: ignore[index]
+            found.append(
+                {
+                    "id": str(call["id"]),  # type: ignore[index]
+                    "type": "function",
+                    "function": {"name": str(function["name"]), "arguments": arguments},  # type: ignore[index]
+                }
+            )
+        except (TypeError, KeyError, ValueError) as error:
+            raise BadRequest(
+                f'{where} must be [{{"id", "type", "function": {{"name", "arguments"}}}}] with '
+                "arguments that are JSON",
+                param=where,
+            ) from error
+    return found
 
 
 def _text(content: object, where: str) -> str:

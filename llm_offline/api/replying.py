@@ -1,11 +1,11 @@
-"""From a generation to a reply: whole, or as events."""
+"""From generations to a reply: whole, or as events."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -13,26 +13,20 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from llm_offline.api.sse import EventStream, event
-from llm_offline.engine.interface import FinishReason, Generation
+from llm_offline.engine.interface import (
+    Engine,
+    Generation,
+    GenerationRequest,
+    TextDelta,
+)
+from llm_offline.errors import LLMOfflineError
 from llm_offline.serving import Ready, Serving
 
 T = TypeVar("T")
 CLIENT_CLOSED_REQUEST = 499  # nginx's; nobody is there to read it, but logs and tests are
 
-
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """A text that has ended."""
-
-    text: str
-    prompt_tokens: int
-    completion_tokens: int
-    finish_reason: FinishReason
-
-    @property
-    def usage(self) -> dict[str, int]:
-        """OpenAI's `usage`."""
-        return usage(self.prompt_tokens, self.completion_tokens)
+Choice = Callable[[int, TextDelta], dict[str, Any]]
+"""`choices[i]` of a chunk, for i and what was added."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,75 +70,134 @@ def ready(request: Request) -> Ready:
     return serving_of(request).ready()
 
 
-def usage(prompt: int, completion: int) -> dict[str, int]:
-    """OpenAI's `usage`."""
+async def admit(engine: Engine, requests: Sequence[GenerationRequest]) -> list[Generation]:
+    """Let all in, or none.
+
+    Raises:
+        ContextExceeded, QueueFull, ShuttingDown: See `Engine.generate`.
+    """
+    admitted: list[Generation] = []
+    try:
+        for request in requests:
+            admitted.append(engine.generate(request))
+    except LLMOfflineError:
+        await free(admitted)
+        raise
+    return admitted
+
+
+async def free(generations: Sequence[Generation]) -> None:
+    """Give up what is not finished."""
+    for generation in generations:
+        await generation.aclose()
+
+
+def usage(generations: Sequence[Generation], ends: Sequence[TextDelta]) -> dict[str, Any]:
+    """OpenAI's `usage`; several texts have one prompt."""
+    prompt = generations[0].prompt_tokens
+    completion = sum(end.completion_tokens for end in ends)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": ends[0].cached_tokens},
     }
 
 
 async def reply(
-    request: Request, generation: Generation, shape: Callable[[Whole], dict[str, Any]]
+    request: Request,
+    generations: Sequence[Generation],
+    shape: Callable[[list[TextDelta], dict[str, Any]], dict[str, Any]],
 ) -> Response:
-    """The whole text as JSON; given up when the client goes away."""
+    """The whole texts as JSON; given up when the client goes away.
+
+    Args:
+        request: Of the client.
+        generations: Where the texts come from.
+        shape: The JSON of the whole texts and the usage.
+    """
     try:
-        whole = await _unless_gone(request, _fold(generation))
+        wholes = await _unless_gone(request, _fold_all(generations))
     finally:
-        await generation.aclose()
-    if whole is None:
+        await free(generations)
+    if wholes is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    return JSONResponse(shape(whole))
+    return JSONResponse(shape(wholes, usage(generations, wholes)))
 
 
 def stream(
-    generation: Generation,
+    generations: Sequence[Generation],
     head: Head,
-    choice: Callable[[str, FinishReason | None], dict[str, Any]],
+    choice: Choice,
     *,
-    opening: dict[str, Any] | None,
+    opening: Callable[[int], dict[str, Any]] | None,
     include_usage: bool,
 ) -> EventStream:
-    """The text as events.
+    """The texts as events.
 
     Args:
-        generation: Where the text comes from.
+        generations: Where the texts come from.
         head: What each chunk repeats.
-        choice: `choices[0]` for some text, and for the end.
-        opening: `choices[0]` of a first chunk, before any text.
+        choice: `choices[i]` for what was added, and for the end.
+        opening: `choices[i]` of a first chunk, before any text.
         include_usage: Add null usage to each chunk, and a last one with the counts.
     """
     no_usage = {"usage": None} if include_usage else {}
 
     async def events() -> AsyncIterator[bytes]:
         if opening is not None:
-            yield event(head.chunk([opening], **no_usage))
-        produced = 0
-        async for delta in generation:
-            produced = delta.completion_tokens
-            if delta.text:
-                yield event(head.chunk([choice(delta.text, None)], **no_usage))
+            for number in range(len(generations)):
+                yield event(head.chunk([opening(number)], **no_usage))
+        ends: dict[int, TextDelta] = {}
+        async for number, delta in _merged(generations):
+            if delta.text or delta.logprobs or delta.tool_calls:
+                added = replace(delta, finish_reason=None)
+                yield event(head.chunk([choice(number, added)], **no_usage))
             if delta.finish_reason is not None:
-                yield event(head.chunk([choice("", delta.finish_reason)], **no_usage))
+                ends[number] = delta
+                end = replace(delta, text="", logprobs=(), tool_calls=())
+                yield event(head.chunk([choice(number, end)], **no_usage))
         if include_usage:
-            yield event(head.chunk([], usage=usage(generation.prompt_tokens, produced)))
+            counted = usage(generations, [ends[number] for number in sorted(ends)])
+            yield event(head.chunk([], usage=counted))
 
-    return EventStream(events(), generation.aclose)
+    return EventStream(events(), lambda: free(generations))
 
 
-async def _fold(generation: Generation) -> Whole:
-    pieces = []
-    async for delta in generation:
-        pieces.append(delta.text)
-        if delta.finish_reason is not None:
-            return Whole(
-                "".join(pieces),
-                generation.prompt_tokens,
-                delta.completion_tokens,
-                delta.finish_reason,
-            )
-    raise AssertionError("a generation ended without a finish reason")
+async def _merged(generations: Sequence[Generation]) -> AsyncIterator[tuple[int, TextDelta]]:
+    """Deltas of all, in the order in which they come, with the number of their text."""
+    if len(generations) == 1:
+        async for delta in generations[0]:
+            yield 0, delta
+        return
+    waiting = {asyncio.ensure_future(anext(one)): n for n, one in enumerate(generations)}
+    try:
+        while waiting:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                number = waiting.pop(task)
+                delta = task.result()
+                if delta.finish_reason is None:
+                    waiting[asyncio.ensure_future(anext(generations[number]))] = number
+                yield number, delta
+    finally:
+        for task in waiting:
+            task.cancel()
+
+
+async def _fold_all(generations: Sequence[Generation]) -> list[TextDelta]:
+    """Each whole text, as one delta."""
+    wholes: list[list[TextDelta]] = [[] for _ in generations]
+    async for number, delta in _merged(generations):
+        wholes[number].append(delta)
+    return [
+        replace(
+            deltas[-1],
+            text="".join(delta.text for delta in deltas),
+            logprobs=tuple(one for delta in deltas for one in delta.logprobs),
+        )
+        for deltas in wholes
+    ]
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -17,8 +18,10 @@ from llm_offline.api.parameters import (
     TokenizeBody,
     plain_messages,
 )
-from llm_offline.api.replying import Head, Whole, ready, reply, serving_of, stream
-from llm_offline.engine.interface import FinishReason
+from llm_offline.api.replying import Head, admit, ready, reply, serving_of, stream
+from llm_offline.api.shapes import ChatShape, CompletionShape
+from llm_offline.api.tools import WithCalls
+from llm_offline.engine.interface import TextDelta
 
 router = APIRouter()
 
@@ -30,20 +33,36 @@ GENERATE_TOKENS = 256
 async def chat_completions(request: Request) -> Response:
     """A conversation's next message, plain or streamed."""
     body = await read_body(request, ChatBody)
-    limit, messages = body.limit, plain_messages(body.messages)
+    limit, messages, tools = body.limit, plain_messages(body.messages), body.offered
     model, engine = ready(request).model, ready(request).engine
-    prompt = await asyncio.to_thread(model.text.encode_chat, messages)
-    generation = engine.generate(body.request(prompt, model.defaults, max_tokens=limit))
+    described = [tool.model_dump(exclude_none=True) for tool in tools]
+    prompt = await asyncio.to_thread(model.text.encode_chat, messages, described)
+    wanted = [replace(body.request(prompt, model, max_tokens=limit), number=n) for n in body.texts]
+    # Each text has a grammar of its own, which remembers how far the text has come.
+    grammars = [await asyncio.to_thread(body.grammar, model.grammars) for _ in wanted]
+    wanted = [replace(one, grammar=found) for one, found in zip(wanted, grammars, strict=True)]
+    generations = await admit(engine, wanted)
+    if tools:
+        names = {tool.function.name for tool in tools}
+        generations = [WithCalls(generation, names) for generation in generations]
     name = serving_of(request).model_name
-    if not body.stream:
-        head = Head.new("chatcmpl", "chat.completion", name)
-        return await reply(request, generation, lambda whole: _chat(head, whole))
-    return stream(
-        generation,
-        Head.new("chatcmpl", "chat.completion.chunk", name),
-        lambda text, finish: _delta({"content": text} if text else {}, finish),
-        opening=_delta({"role": "assistant", "content": ""}, None),
-        include_usage=body.include_usage,
+    chat = ChatShape(model.text)
+    if body.stream:
+        head = Head.new("chatcmpl", "chat.completion.chunk", name)
+        return stream(
+            generations,
+            head,
+            chat.delta,
+            opening=chat.opening,
+            include_usage=body.include_usage,
+        )
+    head = Head.new("chatcmpl", "chat.completion", name)
+    return await reply(
+        request,
+        generations,
+        lambda wholes, used: head.chunk(
+            [chat.whole(number, whole) for number, whole in enumerate(wholes)], usage=used
+        ),
     )
 
 
@@ -55,15 +74,21 @@ async def completions(request: Request) -> Response:
     model, engine = ready(request).model, ready(request).engine
     prompt = await asyncio.to_thread(model.text.encode, text)
     limit = COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
-    generation = engine.generate(body.request(prompt, model.defaults, max_tokens=limit))
+    wanted = [replace(body.request(prompt, model, max_tokens=limit), number=n) for n in body.texts]
+    generations = await admit(engine, wanted)
     head = Head.new("cmpl", "text_completion", serving_of(request).model_name)
-    if not body.stream:
-        return await reply(
-            request,
-            generation,
-            lambda whole: head.chunk([_text(whole.text, whole.finish_reason)], usage=whole.usage),
+    shape = CompletionShape(model.text)
+    if body.stream:
+        return stream(
+            generations, head, shape.whole, opening=None, include_usage=body.include_usage
         )
-    return stream(generation, head, _text, opening=None, include_usage=body.include_usage)
+    return await reply(
+        request,
+        generations,
+        lambda wholes, used: head.chunk(
+            [shape.whole(number, whole) for number, whole in enumerate(wholes)], usage=used
+        ),
+    )
 
 
 @router.post("/v1/generate", openapi_extra=takes(GenerateBody))
@@ -73,18 +98,18 @@ async def generate(request: Request) -> Response:
     model, engine = ready(request).model, ready(request).engine
     prompt = await asyncio.to_thread(model.text.encode, body.prompt)
     limit = GENERATE_TOKENS if body.max_tokens is None else body.max_tokens
-    generation = engine.generate(body.request(prompt, model.defaults, max_tokens=limit))
+    generations = await admit(engine, [body.request(prompt, model, max_tokens=limit)])
     name = serving_of(request).model_name
 
-    def shape(whole: Whole) -> dict[str, Any]:
+    def shape(wholes: list[TextDelta], used: dict[str, Any]) -> dict[str, Any]:
         return {
-            "text": whole.text,
-            "usage": whole.usage,
-            "finish_reason": whole.finish_reason,
+            "text": wholes[0].text,
+            "usage": used,
+            "finish_reason": wholes[0].finish_reason,
             "model": name,
         }
 
-    return await reply(request, generation, shape)
+    return await reply(request, generations, shape)
 
 
 @router.post("/tokenize", openapi_extra=takes(TokenizeBody))
@@ -97,22 +122,3 @@ async def tokenize(request: Request) -> JSONResponse:
     else:
         tokens = await asyncio.to_thread(text.encode, body.text or "", add_special_tokens=False)
     return JSONResponse({"tokens": tokens, "count": len(tokens)})
-
-
-def _chat(head: Head, whole: Whole) -> dict[str, Any]:
-    message = {"role": "assistant", "content": whole.text, "refusal": None}
-    choice = {
-        "index": 0,
-        "message": message,
-        "logprobs": None,
-        "finish_reason": whole.finish_reason,
-    }
-    return head.chunk([choice], usage=whole.usage)
-
-
-def _delta(delta: dict[str, str], finish: FinishReason | None) -> dict[str, Any]:
-    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-
-
-def _text(text: str, finish: FinishReason | None) -> dict[str, Any]:
-    return {"index": 0, "text": text, "logprobs": None, "finish_reason": finish}

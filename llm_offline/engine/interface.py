@@ -2,26 +2,70 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from itertools import accumulate
+from typing import Any, Literal, Protocol
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is drawn.
+    """How the next token is drawn. The defaults leave the model's own distribution as it is.
 
     Attributes:
         temperature: 0 is greedy; otherwise logits are divided by it.
         top_p: Smallest probability mass to draw from, 0 to 1; 1 is the whole vocabulary.
         seed: The same seed and prompt give the same text; None draws a fresh one.
+        top_k: Draw from so many most likely tokens; 0 is all.
+        min_p: Least probability of a token, as a share of the most likely one's.
+        repetition_penalty: Divides (or, below 0, multiplies) the logits of tokens that the prompt
+            or the text has (Keskar et al., 2019).
+        presence_penalty: Taken from the logits of tokens that the text has.
+        frequency_penalty: The same, times how often.
+        logit_bias: (token id, added to its logit).
+        logprobs: Report this many most likely tokens at each position, and the drawn one's
+            log-probability, both of the model's own distribution; None reports nothing.
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int | None = None
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None
+
+    @property
+    def penalised(self) -> bool:
+        """Whether what was said before changes the logits."""
+        return (
+            self.repetition_penalty != 1
+            or self.presence_penalty != 0
+            or self.frequency_penalty != 0
+        )
+
+
+class Grammar(Protocol):
+    """Restricts one text, token by token; `grammar.Matcher` is one."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the text can only end now."""
+        ...
+
+    def allowed(self) -> Any:
+        """bool tensor `[vocabulary]`: tokens that may come next."""
+        ...
+
+    def consume(self, token: int) -> None:
+        """The text goes on with `token`; raises `GenerationFailed` if it may not."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +77,40 @@ class GenerationRequest:
         sampling: How tokens are drawn.
         max_tokens: Most tokens to produce, at least 1; None means what the context leaves.
         stop: Strings that end the text and are not part of it.
+        number: Which of several texts for one prompt and seed this is: each has other noise.
+        grammar: What the text must follow, made for this request alone; None is nothing.
     """
 
     prompt: tuple[int, ...]
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    number: int = 0
+    grammar: Grammar | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A drawn token and its alternatives, with natural-log probabilities.
+
+    Attributes:
+        token: The id drawn.
+        logprob: Its log-probability.
+        top: The most likely ids, in order, as many as were asked for.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function that the model wants called, with its arguments as a JSON object's text."""
+
+    id: str
+    name: str
+    arguments: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +121,17 @@ class TextDelta:
         text: Whole characters, without special tokens or stop strings; may be empty.
         completion_tokens: Tokens produced so far.
         finish_reason: Set on the last delta only.
+        logprobs: Of the tokens added, if they were asked for.
+        cached_tokens: Tokens of the prompt that did not have to be computed.
+        tool_calls: Calls that the text consisted of; they are in place of it.
     """
 
     text: str
     completion_tokens: int
     finish_reason: FinishReason | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+    cached_tokens: int = 0
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 class Generation(Protocol):
@@ -76,6 +154,26 @@ class Generation(Protocol):
         ...
 
 
+class Histogram:
+    """How many durations were at most so many seconds; as Prometheus wants it."""
+
+    BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(self.BOUNDS) + 1)
+        self.total = 0.0
+        """Seconds in all."""
+
+    def add(self, seconds: float, times: int = 1) -> None:
+        """Count a duration, `times` times."""
+        self._counts[bisect_left(self.BOUNDS, seconds)] += times
+        self.total += seconds * times
+
+    def cumulative(self) -> list[tuple[str, int]]:
+        """(upper bound, durations up to it); the last bound is `+Inf`."""
+        return list(zip([*map(str, self.BOUNDS), "+Inf"], accumulate(self._counts), strict=True))
+
+
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
     """The engine at this moment, and what it did since the start.
@@ -87,6 +185,9 @@ class EngineStatus:
         finished: Requests ended, by how: stop, length, cancelled or error.
         prompt_tokens: Tokens of all prompts that were read.
         generation_tokens: Tokens produced.
+        kv_cache_usage: Share of the KV cache that running requests hold.
+        counters: What else was counted, by its name in `/metrics`.
+        histograms: Durations in seconds, by name.
     """
 
     waiting: int
@@ -95,6 +196,9 @@ class EngineStatus:
     finished: dict[str, int]
     prompt_tokens: int
     generation_tokens: int
+    kv_cache_usage: float = 0.0
+    counters: dict[str, int] = field(default_factory=dict)
+    histograms: dict[str, Histogram] = field(default_factory=dict)
 
 
 class Engine(Protocol):

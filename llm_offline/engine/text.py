@@ -15,8 +15,9 @@ TEMPLATES = Path(__file__).parent.parent / "templates"
 # A template that ships with this package, and a token that only its models know.
 SHIPPED = {"llama3": "<|start_header_id|>", "chatml": "<|im_start|>"}
 
-Message = Mapping[str, str]
-"""`{"role", "content"}`, both plain text."""
+Message = Mapping[str, Any]
+"""`{"role", "content"}`, both plain text; `tool_calls` and `tool_call_id` as OpenAI has them, with
+a call's arguments as an object."""
 
 
 def choose_template(tokenizer: Any, wanted: str | None) -> tuple[str | None, str]:
@@ -63,11 +64,17 @@ class ModelText:
         special = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
         self._special = re.compile("|".join(map(re.escape, special)) or r"(?!)")
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    def encode_chat(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> list[int]:
         """Token ids of a conversation, up to where the answer begins.
 
+        Args:
+            messages: The conversation.
+            tools: Functions that the model may call, as OpenAI describes them.
+
         Raises:
-            UnsupportedFeature: The model has no chat template.
+            UnsupportedFeature: The model has no chat template, or one that knows no tools.
             BadRequest: The template refuses the conversation.
         """
         if self._template == "":
@@ -76,7 +83,12 @@ class ModelText:
                 "chatml or a Jinja file, or use /v1/completions",
                 param="messages",
             )
-        text = self._render([self._defused(message) for message in messages])
+        if tools and "tools" not in str(self._template or self._tokenizer.chat_template):
+            raise UnsupportedFeature(
+                "this model's chat template knows no tools: leave them out", param="tools"
+            )
+        described = [self._defused(tool) for tool in tools]
+        text = self._render([self._defused(message) for message in messages], described)
         # The template has written the BOS already; encoding must not add another.
         return self._encode(text, add_special_tokens=False)
 
@@ -92,22 +104,29 @@ class ModelText:
             )
         )
 
-    def _defused(self, message: Message) -> dict[str, str]:
-        """The message, with special tokens in its text made ordinary text by a space.
+    def token_text(self, token: int) -> str:
+        """One token as it stands, special ones included."""
+        return str(self._tokenizer.decode([token], clean_up_tokenization_spaces=False))
+
+    def _defused(self, value: Any) -> Any:
+        """The value, with special tokens in its texts made ordinary text by a space.
 
         Else a document that spells `<|eot_id|>` could end its message and begin another one.
         """
-        content = self._special.sub(lambda at: f"{at[0][0]} {at[0][1:]}", message["content"])
-        return {**message, "content": content}
+        if isinstance(value, str):
+            return self._special.sub(lambda at: f"{at[0][0]} {at[0][1:]}", value)
+        if isinstance(value, Mapping):
+            return {key: self._defused(part) for key, part in value.items()}
+        return [self._defused(part) for part in value] if isinstance(value, list) else value
 
     def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         # verbose=False: a prompt that is too long is answered with 400, not with a warning.
         encoded = self._tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)
         return list(encoded["input_ids"])
 
-    def _render(self, messages: list[dict[str, str]]) -> str:
+    def _render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> str:
         try:
-            return self._apply(messages)
+            return self._apply(messages, tools)
         except TemplateError as error:
             if messages[0]["role"] != "system" or len(messages) < 2:
                 raise _refused(error) from error
@@ -116,14 +135,15 @@ class ModelText:
         system, first, *rest = messages
         merged = {**first, "content": f"{system['content']}\n\n{first['content']}"}
         try:
-            return self._apply([merged, *rest])
+            return self._apply([merged, *rest], tools)
         except TemplateError as error:
             raise _refused(error) from error
 
-    def _apply(self, messages: list[dict[str, str]]) -> str:
+    def _apply(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> str:
         return str(
             self._tokenizer.apply_chat_template(
                 messages,
+                tools=tools or None,
                 chat_template=self._template,
                 tokenize=False,
                 add_generation_prompt=True,

@@ -152,3 +152,17 @@ def test_progress_counts_the_tensors(tiny_folder: Path) -> None:
     load_model(Settings(_env_file=None, model=str(tiny_folder), device="cpu"), Watched())
     assert seen[-1] == "reading the weights (100 %)"
     assert len(seen) > 10
+
+
+@pytest.mark.parametrize("more", [{"dtype": "bf16"}, {"quantization": "int8"}], ids=str)
+def test_other_numbers_than_fp32(tiny_folder: Path, more: dict[str, str]) -> None:
+    """The comparison with the model's own attention passes there too."""
+    model = _load(tiny_folder, **more)
+    assert any(more.get("quantization", "bf16") in remark for remark in model.remarks)
+
+
+def test_the_memory_for_keys_and_values_is_bounded(tiny_folder: Path) -> None:
+    assert _load(tiny_folder, kv_memory=0.002).context == 4096
+    assert _load(tiny_folder, kv_memory=0.0005).context < 4096
+    with pytest.raises(StartError, match="raise --kv-memory"):
+        _load(tiny_folder, kv_memory=0.00001)

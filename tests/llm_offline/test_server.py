@@ -25,7 +25,9 @@ ENDLESS = {"messages": HELLO, "temperature": 0, "stop": ["never said"], "seed": 
 
 @pytest.fixture(scope="module")
 def running(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    flags = ("--model", str(tiny_folder), "--device", "cpu", "--dtype", "fp32", "--max-queue", "1")
+    # One at a time, so that one request fills the server and another one the queue.
+    flags = ["--model", str(tiny_folder), "--device", "cpu", "--dtype", "fp32"]
+    flags += ["--max-queue", "1", "--max-batch", "1"]
     folder = tmp_path_factory.mktemp("server")
     with server(folder, *flags, LLM_OFFLINE_API_KEY=KEY) as process:
         yield process.until_ready()
@@ -89,7 +91,12 @@ def test_chat_plain_and_streamed_say_the_same(client: OpenAI, loaded: LoadedMode
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == said
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "length"
     assert chunks[-1].choices == []
-    assert chunks[-1].usage == plain.usage
+    counted = chunks[-1].usage
+    assert counted is not None
+    assert counted.total_tokens == plain.usage.total_tokens
+    assert counted.prompt_tokens_details is not None
+    # The second time, all full blocks of the prompt are known.
+    assert counted.prompt_tokens_details.cached_tokens == (plain.usage.prompt_tokens - 1) // 16 * 16
     assert len({chunk.id for chunk in chunks}) == 1
 
 
@@ -127,6 +134,112 @@ def test_seed_and_stop(client: OpenAI) -> None:
     middle = greedy[10:13]
     assert text(temperature=0, stop=middle) == greedy[: greedy.index(middle)]
     assert text(temperature=0, stop=["never said", middle]) == greedy[: greedy.index(middle)]
+
+
+def test_several_texts(client: OpenAI) -> None:
+    options: dict[str, Any] = {"model": "any", "messages": HELLO, "max_tokens": 12, "seed": 3}
+    one = client.chat.completions.create(**options)
+    with pytest.raises(openai.RateLimitError):  # one runs, one waits
+        client.chat.completions.create(**options, n=3)
+    two = client.chat.completions.create(**options, n=2)
+    said = [choice.message.content for choice in two.choices]
+    assert [choice.index for choice in two.choices] == [0, 1]
+    assert said[0] == one.choices[0].message.content != said[1]
+    assert two.usage is not None
+    assert two.usage.completion_tokens == 24
+    streamed = ["", ""]
+    ends = []
+    for chunk in client.chat.completions.create(**options, n=2, stream=True):
+        choice = chunk.choices[0]
+        streamed[choice.index] += choice.delta.content or ""
+        ends += [choice.index] if choice.finish_reason else []
+    assert streamed == said
+    assert sorted(ends) == [0, 1]
+
+
+def test_logprobs(client: OpenAI) -> None:
+    options: dict[str, Any] = {"model": "any", "messages": HELLO, "max_tokens": 8, "seed": 1}
+    plain = client.chat.completions.create(**options, logprobs=True, top_logprobs=3)
+    found = plain.choices[0].logprobs
+    assert found is not None
+    assert found.content is not None
+    assert len(found.content) == 8
+    for token in found.content:
+        assert token.logprob <= max(other.logprob for other in token.top_logprobs) <= 0
+        assert len(token.top_logprobs) == 3
+    streamed = [
+        token.logprob
+        for chunk in client.chat.completions.create(**options, logprobs=True, stream=True)
+        if chunk.choices[0].logprobs
+        for token in chunk.choices[0].logprobs.content or []
+    ]
+    assert streamed == pytest.approx([token.logprob for token in found.content], abs=1e-4)
+    completed = client.completions.create(model="any", prompt="Xin", logprobs=2, max_tokens=4)
+    assert completed.choices[0].logprobs is not None
+    assert len(completed.choices[0].logprobs.tokens or []) == 4
+
+
+def test_penalties_and_biases(client: OpenAI, loaded: LoadedModel) -> None:
+    token = loaded.text.encode("xin", add_special_tokens=False)[0]
+    options: dict[str, Any] = {"model": "any", "messages": HELLO, "max_tokens": 6}
+    said = client.chat.completions.create(**options, logit_bias={str(token): 100})
+    assert said.choices[0].message.content == loaded.text.token_text(token) * 6
+    varied = client.chat.completions.create(
+        **options,
+        temperature=0,
+        frequency_penalty=2,
+        presence_penalty=2,
+        logprobs=True,
+        extra_body={"repetition_penalty": 10, "top_k": 50, "min_p": 0.1},
+    )
+    found = varied.choices[0].logprobs
+    assert found is not None
+    assert len({(one.token, one.logprob) for one in found.content or []}) == 6
+
+
+def test_json(client: OpenAI) -> None:
+    schema: Any = {
+        "type": "json_schema",
+        "json_schema": {
+            "name": "fine",
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "vehicle": {"enum": ["car", "motorbike"]},
+                    "amount": {"type": "integer", "minimum": 0, "maximum": 9999},
+                    "paid": {"type": "boolean"},
+                },
+                "required": ["vehicle", "amount", "paid"],
+                "additionalProperties": False,
+            },
+        },
+    }
+    for seed in range(5):
+        said = client.chat.completions.create(
+            model="any", messages=HELLO, seed=seed, response_format=schema
+        )
+        fine = json.loads(said.choices[0].message.content or "")
+        assert fine["vehicle"] in ("car", "motorbike")
+        assert 0 <= fine["amount"] <= 9999
+        assert said.choices[0].finish_reason == "stop"
+    free = client.chat.completions.create(
+        model="any", messages=HELLO, max_tokens=20, response_format={"type": "json_object"}
+    )
+    assert (free.choices[0].message.content or "").startswith("{")
+
+
+def test_metrics(http: httpx.Client) -> None:
+    lines = http.get("/metrics").text.splitlines()
+    names = {line.split("{")[0].split(" ")[0] for line in lines if not line.startswith("#")}
+    assert {
+        "llm_offline_num_requests_running",
+        "llm_offline_kv_cache_usage_perc",
+        "llm_offline_prefix_cache_hits_total",
+        "llm_offline_spec_decode_num_accepted_tokens_total",
+        "llm_offline_time_to_first_token_seconds_bucket",
+        "llm_offline_inter_token_latency_seconds_sum",
+        "llm_offline_device_memory_used_bytes",
+    } <= names
 
 
 def test_content_parts_are_joined(http: httpx.Client) -> None:
@@ -204,12 +317,25 @@ def test_refusals_of_other_endpoints(
 @pytest.mark.parametrize(
     ("change", "param"),
     [
-        ({"n": 2}, "n"),
         ({"tools": [{"type": "function"}]}, "tools"),
-        ({"logprobs": True}, "logprobs"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"logit_bias": {"5": 1}}, "logit_bias"),
-        ({"frequency_penalty": 0.5}, "frequency_penalty"),
+        ({"tools": [{"type": "function", "function": {"name": "no_template"}}]}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"n": 0}, "n"),
+        ({"n": 17}, "n"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"logit_bias": {"5": 101}}, "logit_bias"),
+        ({"logit_bias": {"100000": 1}}, "logit_bias"),
+        ({"logit_bias": {"five": 1}}, "logit_bias"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"min_p": 2}, "min_p"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "x"}}}},
+            "response_format",
+        ),
         ({"store": True}, "store"),
         ({"made_up": 1}, "made_up"),
         ({"temperature": 9}, "temperature"),

@@ -1,0 +1,109 @@
+"""What a text looks like in OpenAI's answers: choices and log-probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llm_offline.engine.interface import TextDelta, TokenLogprob
+from llm_offline.loaded import Text
+
+
+class ChatShape:
+    """`choices` of chat completions."""
+
+    def __init__(self, text: Text) -> None:
+        self._text = text
+
+    def opening(self, number: int) -> dict[str, Any]:
+        """The first choice of a stream, before any text."""
+        delta = {"role": "assistant", "content": ""}
+        return {"index": number, "delta": delta, "logprobs": None, "finish_reason": None}
+
+    def delta(self, number: int, added: TextDelta) -> dict[str, Any]:
+        """A choice of a chunk."""
+        return {
+            "index": number,
+            "delta": ({"content": added.text} if added.text else {}) | _calls(added, indexed=True),
+            "logprobs": self._logprobs(added.logprobs),
+            "finish_reason": added.finish_reason,
+        }
+
+    def whole(self, number: int, whole: TextDelta) -> dict[str, Any]:
+        """A choice of a whole answer."""
+        content = None if whole.tool_calls else whole.text
+        message = {"role": "assistant", "content": content, "refusal": None}
+        return {
+            "index": number,
+            "message": message | _calls(whole),
+            "logprobs": self._logprobs(whole.logprobs),
+            "finish_reason": whole.finish_reason,
+        }
+
+    def _logprobs(self, found: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+        if not found:
+            return None
+        content = [
+            self._entry(one.token, one.logprob)
+            | {"top_logprobs": [self._entry(*other) for other in one.top]}
+            for one in found
+        ]
+        return {"content": content, "refusal": None}
+
+    def _entry(self, token: int, logprob: float) -> dict[str, Any]:
+        text = self._text.token_text(token)
+        # A token may be a part of a character, which has no text of its own.
+        whole = "\N{REPLACEMENT CHARACTER}" not in text
+        return {
+            "token": text,
+            "logprob": _finite(logprob),
+            "bytes": list(text.encode()) if whole else None,
+        }
+
+
+def _calls(added: TextDelta, *, indexed: bool = False) -> dict[str, Any]:
+    """`tool_calls`, if there are any; in a stream each has its index."""
+    calls = [
+        ({"index": number} if indexed else {})
+        | {
+            "id": call.id,
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.arguments},
+        }
+        for number, call in enumerate(added.tool_calls)
+    ]
+    return {"tool_calls": calls} if calls else {}
+
+
+class CompletionShape:
+    """`choices` of completions."""
+
+    def __init__(self, text: Text) -> None:
+        self._text = text
+
+    def whole(self, number: int, added: TextDelta) -> dict[str, Any]:
+        """A choice, of a whole answer or of a chunk."""
+        return {
+            "index": number,
+            "text": added.text,
+            "logprobs": self._logprobs(added.logprobs),
+            "finish_reason": added.finish_reason,
+        }
+
+    def _logprobs(self, found: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+        if not found:
+            return None
+        named = self._text.token_text
+        return {
+            "tokens": [named(one.token) for one in found],
+            "token_logprobs": [_finite(one.logprob) for one in found],
+            "top_logprobs": [
+                {named(token): _finite(logprob) for token, logprob in one.top} for one in found
+            ],
+            "text_offset": [],
+        }
+
+
+def _finite(logprob: float) -> float:
+    """JSON knows no infinity; OpenAI says -9999 for what could not come."""
+    return max(logprob, -9999.0)

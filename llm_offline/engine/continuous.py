@@ -1,0 +1,248 @@
+"""The engine: a thread that steps the model for all requests that run, and tells what they say.
+
+Admission, waiting and counters belong to the event loop; the thread owns the sequences, the
+scheduler and the KV cache. They talk through an inbox and through each job's events. A request
+that is given up leaves before the next step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import secrets
+import threading
+import time
+from collections import Counter
+
+from llm_offline.engine.detokenizing import Decode
+from llm_offline.engine.interface import EngineStatus, GenerationRequest
+from llm_offline.engine.job import Job, Mark
+from llm_offline.engine.kv_cache import BlockPool
+from llm_offline.engine.measuring import Measures
+from llm_offline.engine.scheduler import Scheduler
+from llm_offline.engine.sequence import Drawn, Sequence
+from llm_offline.engine.speculation import NewGuesser, PromptLookup
+from llm_offline.engine.step import Network, Row
+from llm_offline.errors import (
+    ContextExceeded,
+    GenerationFailed,
+    LLMOfflineError,
+    OutOfMemory,
+    QueueFull,
+    ShuttingDown,
+)
+
+log = logging.getLogger(__name__)
+
+_NOT_NUMBERS = (
+    "the model computed values that are not numbers; if its dtype is fp16, try --dtype bf16"
+)
+_SEE_LOG = "the model failed on this request; the server's log says why"
+
+
+class ContinuousBatching:
+    """At most `max_batch` requests are computed together, at most `max_queue` more wait."""
+
+    def __init__(
+        self,
+        network: Network,
+        decode: Decode,
+        *,
+        context: int,
+        max_queue: int,
+        max_batch: int,
+        share_prefixes: bool = True,
+        guesser: NewGuesser | None = PromptLookup,
+    ) -> None:
+        """Starts the thread.
+
+        Args:
+            network: The model; its KV cache is this engine's alone.
+            decode: Token ids to text.
+            context: Tokens of prompt and answer together.
+            max_queue: Requests that may wait.
+            max_batch: Requests that may run.
+            share_prefixes: Do not compute again what the KV cache still holds.
+            guesser: Of tokens to come, or None.
+        """
+        self._network = network
+        self._decode = decode
+        self._pool = BlockPool(network.blocks, network.block_size, share=share_prefixes)
+        self._context = min(context, network.blocks * network.block_size)
+        self._max_queue = max_queue
+        self._max_batch = max_batch
+        self._guesser = guesser
+        self._scheduler = Scheduler(
+            self._pool, most_running=max_batch, step_tokens=network.step_tokens
+        )
+        self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._jobs: dict[Sequence, Job] = {}
+        self._open: set[Job] = set()
+        self._finished: Counter[str] = Counter(stop=0, length=0, cancelled=0, error=0)
+        self._prompt_tokens = 0
+        self._generation_tokens = 0
+        self._seconds_each = 1.0
+        self._stopped = False
+        self._measures = Measures()
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._thread.start()
+
+    # On the event loop
+
+    def generate(self, request: GenerationRequest) -> Job:
+        """See `interface.Engine.generate`."""
+        if self._stopped:
+            raise ShuttingDown("the server is shutting down")
+        room = self._context - len(request.prompt)
+        if room < 1:
+            raise ContextExceeded(len(request.prompt), self._context)
+        ahead = len(self._open)
+        # What finds a free place does not wait.
+        if ahead >= self._max_batch + self._max_queue:
+            raise QueueFull(
+                f"{ahead} requests are being answered or wait, and no more may "
+                f"(--max-batch {self._max_batch}, --max-queue {self._max_queue}): "
+                "try again later",
+                retry_after=min(60, self._seconds_each),
+            )
+        limit = room if request.max_tokens is None else min(room, request.max_tokens)
+        job = Job(request, limit, self._ended, asyncio.get_running_loop())
+        self._open.add(job)
+        self._prompt_tokens += len(request.prompt)
+        self._inbox.put(job)
+        return job
+
+    def status(self) -> EngineStatus:
+        """See `interface.Engine.status`."""
+        measures = self._measures
+        return EngineStatus(
+            waiting=self._count("waiting"),
+            running=self._count("running"),
+            queue_limit=self._max_queue,
+            finished=dict(self._finished),
+            prompt_tokens=self._prompt_tokens,
+            generation_tokens=self._generation_tokens + sum(job.produced for job in self._open),
+            kv_cache_usage=1 - self._pool.available / self._pool.blocks,
+            counters=measures.counters | {"num_preemptions": self._scheduler.preemptions},
+            histograms=measures.histograms,
+        )
+
+    def stop(self) -> None:
+        """See `interface.Engine.stop`."""
+        self._stopped = True
+        for job in list(self._open):
+            job.fail(ShuttingDown("the server is shutting down"))
+        self._inbox.put(None)
+
+    def join(self, seconds: float) -> bool:
+        """See `interface.Engine.join`."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _count(self, state: str) -> int:
+        return sum(job.state == state for job in self._open)
+
+    def _ended(self, job: Job, how: str) -> None:
+        self._open.discard(job)
+        self._finished[how] += 1
+        self._generation_tokens += job.produced
+        if job.started is not None:
+            self._seconds_each += 0.2 * (time.monotonic() - job.started - self._seconds_each)
+
+    # In the thread
+
+    def _work(self) -> None:
+        """Step while there is work; nothing that one request does may end it."""
+        while self._take_inbox():
+            for sequence, job in list(self._jobs.items()):
+                if job.given_up.is_set():
+                    self._leave(sequence)
+            if self._scheduler.busy:
+                self._step()
+
+    def _take_inbox(self) -> bool:
+        """Take new requests in, waiting for one when idle; False when told to stop."""
+        wait = not self._scheduler.busy
+        while wait or not self._inbox.empty():
+            job = self._inbox.get()
+            if job is None:
+                return False
+            wait = False
+            sequence = Sequence(
+                job.request,
+                limit=job.limit,
+                pool=self._pool,
+                decode=self._decode,
+                stop_ids=self._network.stop_ids,
+                noise=secrets.randbits(64),
+                guesser=self._guesser,
+            )
+            self._jobs[sequence] = job
+            self._scheduler.add(sequence)
+        return True
+
+    def _step(self) -> None:
+        """Compute the next tokens; what fails takes only those with it that took part."""
+        rows: list[Row] = []
+        began = time.monotonic()
+        try:
+            rows = self._scheduler.plan()
+            self._announce(rows)
+            drawn = self._network.step(rows)
+        except OutOfMemory as error:
+            # The others have not moved: the next step computes theirs again, without this one.
+            largest = max(rows, key=lambda row: (len(row.tokens), row.sequence.arrival))
+            self._fail(largest.sequence, error)
+        except Exception:
+            log.exception("a step failed")
+            self._measures.counters["step_failures"] += 1
+            affected = [row.sequence for row in rows] or self._scheduler.all()
+            for sequence in affected:
+                self._fail(sequence, GenerationFailed(_SEE_LOG))
+        else:
+            for row, tokens in zip(rows, drawn, strict=True):
+                self._advance(row, tokens, time.monotonic() - began)
+
+    def _announce(self, rows: list[Row]) -> None:
+        for row in rows:
+            if not row.sequence.announced:
+                row.sequence.announced = True
+                self._jobs[row.sequence].post(Mark.STARTED)
+
+    def _advance(self, row: Row, drawn: Drawn, seconds: float) -> None:
+        """Give a row's tokens to its sequence, and its text to its client."""
+        sequence = row.sequence
+        try:
+            if not drawn.is_number:
+                raise GenerationFailed(_NOT_NUMBERS)
+            if not row.samples:
+                sequence.read(len(row.tokens))
+                return
+            first, before = sequence.produced == 0, sequence.produced
+            delta = sequence.accept(len(row.tokens), drawn, row.draft)
+        except LLMOfflineError as error:
+            self._fail(sequence, error)
+        except Exception:
+            log.exception("a request failed")
+            self._fail(sequence, GenerationFailed(_SEE_LOG))
+        else:
+            job = self._jobs[sequence]
+            if first:
+                self._measures.first_token(time.monotonic() - job.created, sequence)
+            else:
+                self._measures.tokens(seconds, sequence.produced - before, len(row.draft))
+            job.post(delta)
+            if delta.finish_reason is not None:
+                self._leave(sequence)
+
+    def _fail(self, sequence: Sequence, error: LLMOfflineError) -> None:
+        log.warning("a request failed: %s", error)
+        # Its traceback would keep the step's tensors alive, which are what ran out of memory.
+        error.__cause__ = error.__context__ = None
+        self._jobs[sequence].post(error.with_traceback(None))
+        self._leave(sequence)
+
+    def _leave(self, sequence: Sequence) -> None:
+        self._scheduler.remove(sequence)
+        self._jobs.pop(sequence).post(Mark.LEFT)

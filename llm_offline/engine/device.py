@@ -1,0 +1,81 @@
+"""Where a model computes, in what numbers, and how much memory there is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import torch
+
+from llm_offline.errors import OutOfMemory, StartError
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+def choose_device(wanted: str) -> str:
+    """`auto` → cuda when present, else cpu.
+
+    Raises:
+        StartError: The device that was asked for is not there.
+    """
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda"):
+        index = int(wanted.partition(":")[2] or 0)
+        if index >= torch.cuda.device_count():
+            raise StartError(
+                f"--device {wanted}: PyTorch {torch.__version__} sees {torch.cuda.device_count()} "
+                "CUDA device(s); install PyTorch's CUDA build and the driver, or use --device cpu"
+            )
+    if wanted == "mps" and not torch.backends.mps.is_available():
+        raise StartError("--device mps: this machine has no Apple GPU; use --device cpu")
+    return wanted
+
+
+def choose_dtype(wanted: str, device: str) -> str:
+    """`auto` → the smallest type that the device computes in natively: bf16, else fp16 or fp32."""
+    if wanted != "auto":
+        return wanted
+    if device.startswith("cuda"):
+        # including_emulation=False: Turing and older only emulate bf16, slowly.
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if device == "mps":
+        return "fp16"
+    cpu = torch.cpu.get_capabilities()
+    return "bf16" if cpu.get("avx512_bf16") or cpu.get("amx_bf16") else "fp32"
+
+
+def memory(device: torch.device) -> dict[str, int]:
+    """Bytes in use by this process and free on its device, for `/health`."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        used = torch.cuda.memory_reserved(device)
+        # What the allocator keeps but no tensor needs is as good as free.
+        free += used - torch.cuda.memory_allocated(device)
+        return {"used_bytes": used, "free_bytes": free, "total_bytes": total}
+    system = psutil.virtual_memory()
+    used = psutil.Process(os.getpid()).memory_info().rss
+    return {"used_bytes": used, "free_bytes": system.available, "total_bytes": system.total}
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Map what torch raises when memory runs out, on a GPU or a CPU."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise OutOfMemory(_NO_MEMORY) from error
+    except (RuntimeError, MemoryError) as error:
+        text = str(error)
+        if isinstance(error, MemoryError) or "allocate memory" in text or "bad_alloc" in text:
+            raise OutOfMemory(_NO_MEMORY) from error
+        raise
+
+
+_NO_MEMORY = (
+    "the device ran out of memory for this request: shorten the prompt, or start the server "
+    "with a smaller --max-context"
+)

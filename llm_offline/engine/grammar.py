@@ -1,0 +1,169 @@
+"""Text that must be JSON of a given schema: which tokens may come next, by llguidance.
+
+The only module that imports llguidance.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from llguidance import LLMatcher, LLTokenizer
+from llguidance.hf import from_tokenizer
+
+from llm_offline.errors import BadRequest, GenerationFailed
+
+# Without limits a model that has lost its way writes digits, spaces or brackets until its tokens
+# are used up, and what it leaves behind is no JSON. These are far from what anybody wants.
+_SPACE = r"[ \n]{0,2}"
+_LONGEST_STRING = 4000
+_MOST_ITEMS = 1000
+_LARGEST = 10**15
+_SMALLEST_STEP = 1e-9
+_DEEPEST = 6
+_MOST_NESTED = 200
+_MOST_KEPT = 64
+
+# Keywords whose values are schemas, lists of schemas, and schemas by name.
+_ONE = ("items", "additionalProperties", "contains", "not", "if", "then", "else")
+_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+_NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_DECIDED = ("enum", "const", "$ref", *_LISTS)
+
+
+class Grammars:
+    """Makes matchers for one model. Safe to use from several threads."""
+
+    def __init__(self, tokenizer: Any, vocabulary: int, stop_ids: Iterable[int]) -> None:
+        """`vocabulary`: width of the logits, which may be wider than the tokenizer's."""
+        self._tokenizer = tokenizer
+        self._vocabulary = vocabulary
+        self._stop_ids = sorted(stop_ids)
+        self._tokens: LLTokenizer | None = None
+        self._made: dict[str, LLMatcher] = {}  # the last one used comes last
+        self._lock = threading.Lock()
+
+    def json_object(self) -> Matcher:
+        """Any JSON object."""
+        return self.json_schema({"type": "object"})
+
+    def json_schema(self, schema: Mapping[str, Any], *, param: str = "response_format") -> Matcher:
+        """JSON that `schema` accepts; the first call takes a second.
+
+        Raises:
+            BadRequest: `schema` is none, or uses what llguidance does not know.
+        """
+        try:
+            text = LLMatcher.grammar_from_json_schema(
+                bounded(dict(schema)), overrides={"whitespace_pattern": _SPACE}
+            )
+        except (ValueError, TypeError) as error:
+            raise BadRequest(f"{param}: this is not a JSON schema: {error}", param=param) from error
+        except RecursionError as error:
+            raise BadRequest(f"{param}: the schema is nested too deeply", param=param) from error
+        matcher = self._fresh(text)
+        if matcher.is_error():
+            reason = matcher.get_error().strip().splitlines()[0]
+            raise BadRequest(f"{param}: the schema cannot be used: {reason}", param=param)
+        found = Matcher(matcher, self._vocabulary)
+        allowed = found.allowed()
+        allowed[self._stop_ids] = False
+        if not bool(allowed.any()):
+            raise BadRequest(f"{param}: no text can follow this schema", param=param)
+        return found
+
+    def _fresh(self, grammar: str) -> LLMatcher:
+        """A matcher at the beginning; what was made before is copied: making takes 0.2 s."""
+        with self._lock:
+            if self._tokens is None:
+                self._tokens = from_tokenizer(
+                    self._tokenizer, n_vocab=self._vocabulary, eos_token=self._stop_ids
+                )
+            made = self._made.pop(grammar, None) or LLMatcher(self._tokens, grammar, log_level=0)
+            self._made[grammar] = made
+            if len(self._made) > _MOST_KEPT:
+                del self._made[next(iter(self._made))]
+            return made.deep_copy()
+
+
+class Matcher:
+    """How far one text has come in its grammar; an `interface.Grammar`."""
+
+    def __init__(self, matcher: LLMatcher, vocabulary: int) -> None:
+        self._matcher = matcher
+        self._vocabulary = vocabulary
+
+    @property
+    def is_complete(self) -> bool:
+        """See `interface.Grammar`."""
+        return self._matcher.is_stopped()
+
+    def allowed(self) -> torch.Tensor:
+        """See `interface.Grammar`."""
+        words = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.uint8)
+        bits = (words[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1
+        return bits.flatten()[: self._vocabulary].bool()
+
+    def consume(self, token: int) -> None:
+        """See `interface.Grammar`."""
+        if not self._matcher.consume_token(token):
+            raise GenerationFailed(
+                f"the text left its grammar: {self._matcher.get_error() or 'no token fits'}"
+            )
+
+
+def bounded(schema: Any, depth: int = 0) -> Any:
+    """The schema with limits where it sets none, so that every text of it comes to an end."""
+    if depth > _MOST_NESTED:
+        raise RecursionError
+    if not isinstance(schema, dict):
+        return schema
+    found = dict(schema)
+    for name in _ONE:
+        if isinstance(found.get(name), dict):
+            found[name] = bounded(found[name], depth + 1)
+    for name in _LISTS:
+        if isinstance(found.get(name), list):
+            found[name] = [bounded(one, depth + 1) for one in found[name]]
+    for name in _NAMED:
+        if isinstance(found.get(name), dict):
+            found[name] = {key: bounded(one, depth + 1) for key, one in found[name].items()}
+    if any(name in found for name in _DECIDED):
+        return found
+    kinds = found.get("type")
+    if kinds is None and not (found.keys() - {"title", "description", "$schema", "default"}):
+        return found | _any_value(_DEEPEST)
+    return _limited(found, kinds if isinstance(kinds, list) else [kinds])
+
+
+def _limited(schema: dict[str, Any], kinds: list[Any]) -> dict[str, Any]:
+    """Limits for each of the types that the schema names."""
+    found = dict(schema)
+    if "string" in kinds and not found.keys() & {"pattern", "format"}:
+        found.setdefault("maxLength", max(_LONGEST_STRING, found.get("minLength", 0)))
+    if ("integer" in kinds or "number" in kinds) and not found.keys() & _RANGE:
+        found |= {"minimum": -_LARGEST, "maximum": _LARGEST}
+    if "number" in kinds and "integer" not in kinds:
+        found.setdefault("multipleOf", _SMALLEST_STEP)
+    if "array" in kinds:
+        found.setdefault("maxItems", max(_MOST_ITEMS, found.get("minItems", 0)))
+        if "prefixItems" not in found:
+            found.setdefault("items", _any_value(_DEEPEST))
+    if "object" in kinds and not found.keys() & {"properties", "patternProperties"}:
+        found.setdefault("additionalProperties", _any_value(_DEEPEST))
+    return found
+
+
+_RANGE = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
+
+
+def _any_value(depth: int) -> dict[str, Any]:
+    """A schema of any JSON value that is at most `depth` levels deep."""
+    kinds = [_limited({"type": kind}, [kind]) for kind in ("string", "number", "boolean", "null")]
+    if depth:
+        inner = _any_value(depth - 1)
+        kinds.append({"type": "array", "items": inner, "maxItems": _MOST_ITEMS})
+        kinds.append({"type": "object", "additionalProperties": inner})
+    return {"anyOf": kinds}

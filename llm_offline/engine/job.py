@@ -1,0 +1,105 @@
+"""One admitted request, as the event loop sees it and as the engine's thread tells of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from enum import Enum, auto
+from typing import Literal
+
+from llm_offline.engine.interface import GenerationRequest, TextDelta
+from llm_offline.errors import LLMOfflineError
+
+
+class Mark(Enum):
+    """What the thread tells of a job besides its text."""
+
+    STARTED = auto()
+    LEFT = auto()
+
+
+class Job:
+    """One admitted request; an `interface.Generation`.
+
+    Everything but `post` and `given_up` belongs to the event loop.
+    """
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        limit: int,
+        ended: Callable[[Job, str], None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.request = request
+        self.limit = limit
+        self.created = time.monotonic()
+        self.given_up = threading.Event()
+        self.state: Literal["waiting", "running", "done"] = "waiting"
+        self.started: float | None = None
+        self.produced = 0
+        self._how = "cancelled"
+        self._ended = ended
+        self._loop = loop
+        self._events: asyncio.Queue[TextDelta | LLMOfflineError] = asyncio.Queue()
+        self._exhausted = False
+
+    @property
+    def prompt_tokens(self) -> int:
+        """See `interface.Generation`."""
+        return len(self.request.prompt)
+
+    def __aiter__(self) -> AsyncIterator[TextDelta]:
+        return self
+
+    async def __anext__(self) -> TextDelta:
+        if self._exhausted:
+            raise StopAsyncIteration
+        event = await self._events.get()
+        if isinstance(event, LLMOfflineError):
+            self._exhausted = True
+            raise event
+        self._exhausted = event.finish_reason is not None
+        return event
+
+    async def aclose(self) -> None:
+        """See `interface.Generation`."""
+        self._give_up()
+
+    def fail(self, error: LLMOfflineError) -> None:
+        """End it with `error`, wherever it is."""
+        self._give_up()
+        self._events.put_nowait(error)
+
+    def post(self, news: TextDelta | LLMOfflineError | Mark) -> None:
+        """From the thread: pass news to the event loop, if that still runs."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._take, news)
+
+    def _take(self, news: TextDelta | LLMOfflineError | Mark) -> None:
+        if self.state == "done":
+            return
+        if news is Mark.STARTED:
+            self.state, self.started = "running", time.monotonic()
+        elif news is Mark.LEFT:
+            self._leave()
+        elif isinstance(news, TextDelta):
+            self.produced = news.completion_tokens
+            self._how = news.finish_reason or self._how
+            self._events.put_nowait(news)
+        elif isinstance(news, LLMOfflineError):
+            self._how = "error"
+            self._events.put_nowait(news)
+
+    def _give_up(self) -> None:
+        self.given_up.set()
+        # In the queue its place is free at once; in the thread, once that has left it.
+        if self.state == "waiting":
+            self._leave()
+
+    def _leave(self) -> None:
+        self.state = "done"
+        self._ended(self, self._how)

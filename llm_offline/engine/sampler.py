@@ -1,0 +1,191 @@
+"""Drawing tokens: an exponential race with counter noise.
+
+`argmax(log p - log E)` with `E` exponential noise for each token draws from `p` (the Gumbel-max
+trick). The noise is a hash of (seed, position, token id): no state, so a request's text does not
+depend on what else is in the batch, on chunks, preemption or guesses; and one vectorised pass
+draws for all rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, field
+
+import torch
+
+from llm_offline.engine.interface import Sampling
+
+GREEDY = 1e-5
+"""Below this a temperature is greedy: the division would leave the range of a float."""
+
+# Tokens among which a nucleus is looked for first; sorting 128,000 for them takes milliseconds.
+_LIKELY = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What decides one row's token, besides its logits.
+
+    Attributes:
+        sampling: The request's wishes.
+        seed: Of its noise, 64 bits.
+        position: Of the token to be drawn, in the whole text.
+        prompt: Tokens of the prompt; empty where nothing is penalised.
+        said: Tokens produced so far; empty where nothing is penalised.
+        allowed: bool `[vocabulary]`, or None where a grammar restricts nothing.
+    """
+
+    sampling: Sampling
+    seed: int
+    position: int
+    prompt: Items[int] = ()
+    said: Items[int] = ()
+    allowed: torch.Tensor | None = field(default=None, compare=False)
+
+
+def draw(logits: torch.Tensor, rows: Items[Draw]) -> torch.Tensor:
+    """Token ids, int64 `[R]`, from logits `[R, vocabulary]` in fp32, which are changed in place."""
+    for number, row in enumerate(rows):
+        _adjust(logits[number], row)
+    tokens = logits.argmax(-1)
+    sampled = [n for n, row in enumerate(rows) if not is_greedy(row.sampling)]
+    if sampled:
+        chosen = [rows[n] for n in sampled]
+        some = logits if len(sampled) == len(rows) else logits[sampled]
+        tokens[sampled] = _race(some, chosen)
+    return tokens
+
+
+def is_greedy(sampling: Sampling) -> bool:
+    """Whether only the most likely token can be drawn."""
+    return sampling.temperature < GREEDY or sampling.top_p == 0 or sampling.top_k == 1
+
+
+def _adjust(logits: torch.Tensor, row: Draw) -> None:
+    """Penalties, biases and the grammar, in place, on `[vocabulary]`."""
+    wishes = row.sampling
+    if wishes.penalised:
+        _penalise(logits, row)
+    for token, bias in wishes.logit_bias:
+        logits[token] += bias
+    if row.allowed is not None:
+        logits.masked_fill_(~row.allowed, -torch.inf)
+
+
+def _penalise(logits: torch.Tensor, row: Draw) -> None:
+    wishes = row.sampling
+    if wishes.repetition_penalty != 1:
+        seen = torch.tensor(sorted({*row.prompt, *row.said}), device=logits.device)
+        values = logits[seen]
+        factor = wishes.repetition_penalty
+        logits[seen] = torch.where(values < 0, values * factor, values / factor)
+    if row.said and (wishes.presence_penalty or wishes.frequency_penalty):
+        said = torch.tensor(row.said, device=logits.device)
+        ids, times = torch.unique(said, return_counts=True)
+        logits[ids] -= wishes.presence_penalty + wishes.frequency_penalty * times
+
+
+def _race(logits: torch.Tensor, rows: Items[Draw]) -> torch.Tensor:
+    """Token ids for rows that are sampled."""
+    temperatures = _column(logits, [row.sampling.temperature for row in rows])
+    scaled = (logits - logits.max(-1, keepdim=True).values) / temperatures
+    truncated = [n for n, row in enumerate(rows) if _is_truncated(row.sampling, logits.shape[1])]
+    whole = [n for n in range(len(rows)) if n not in set(truncated)]
+    tokens = torch.empty(len(rows), dtype=torch.long, device=logits.device)
+    if whole:
+        chosen = [rows[n] for n in whole]
+        least = _column(logits, [row.sampling.min_p for row in chosen]).log()
+        some = scaled[whole]
+        ids = torch.arange(logits.shape[1], device=logits.device).expand_as(some)
+        tokens[whole] = _first_past(some.masked_fill(some < least, -torch.inf), ids, chosen)
+    if truncated:
+        tokens[truncated] = _race_truncated(scaled[truncated], [rows[n] for n in truncated])
+    return tokens
+
+
+def _is_truncated(sampling: Sampling, vocabulary: int) -> bool:
+    return sampling.top_p < 1 or 0 < sampling.top_k < vocabulary
+
+
+def _race_truncated(scaled: torch.Tensor, rows: Items[Draw]) -> torch.Tensor:
+    """With top_k, then top_p of what that leaves, then min_p: the library's order."""
+    likely = min(_LIKELY, scaled.shape[1])
+    ordered, ids = scaled.topk(likely)
+    kept, enough = _kept(ordered, scaled, rows)
+    if not bool(enough.all()):
+        ordered, ids = scaled.sort(descending=True, stable=True)
+        kept, _ = _kept(ordered, scaled, rows)
+    return _first_past(ordered.masked_fill(~kept, -torch.inf), ids, rows)
+
+
+def _kept(
+    ordered: torch.Tensor, scaled: torch.Tensor, rows: Items[Draw]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which of the ordered tokens may be drawn, and for which rows no other one may."""
+    vocabulary, likely = scaled.shape[1], ordered.shape[1]
+    wishes = [row.sampling for row in rows]
+    ranks = torch.arange(likely, device=scaled.device)
+    most = _column(scaled, [min(w.top_k or vocabulary, vocabulary) for w in wishes])
+    by_rank = ranks < most
+    mass = ordered.masked_fill(~by_rank, -torch.inf).logsumexp(-1, keepdim=True)
+    # Without top_k the nucleus is one of the whole vocabulary.
+    mass = torch.where(most > likely, scaled.logsumexp(-1, keepdim=True), mass)
+    shares = (ordered - mass).exp()
+    # A token stays if the mass before it has not reached top_p: the most likely one always stays.
+    before = shares.cumsum(-1) - shares
+    nucleus = _column(scaled, [w.top_p for w in wishes])
+    kept = by_rank & (before < nucleus)
+    kept &= ordered >= _column(scaled, [w.min_p for w in wishes]).log()
+    kept[:, 0] = True
+    found = ~kept[:, -1] & (most[:, 0] == vocabulary)
+    return kept, found | (most[:, 0] <= likely)
+
+
+def _first_past(scores: torch.Tensor, ids: torch.Tensor, rows: Items[Draw]) -> torch.Tensor:
+    """The race: `[R, n]` unnormalised log-probabilities of the tokens `ids` → the winners' ids."""
+    seeds = torch.tensor([[_mixed(row.seed, row.position)] for row in rows], device=scores.device)
+    arrival = torch.log(-torch.log(uniform(seeds, ids)))
+    winner = (scores.double() - arrival).argmax(-1, keepdim=True)
+    return ids.gather(1, winner)[:, 0]
+
+
+def _column(like: torch.Tensor, values: Items[float]) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=like.device)[:, None]
+
+
+_WORD = 2**64
+
+
+def _signed(word: int) -> int:
+    """The 64 bits as torch's int64 holds them."""
+    word %= _WORD
+    return word - _WORD if word >= _WORD // 2 else word
+
+
+def _mixed(seed: int, position: int) -> int:
+    return _signed(_finalised(_finalised(seed % _WORD) + position * 0x9E3779B97F4A7C15))
+
+
+def _finalised(word: int) -> int:
+    """SplitMix64's finaliser (Steele et al., 2014) on Python's integers."""
+    word %= _WORD
+    word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9 % _WORD
+    word = (word ^ (word >> 27)) * 0x94D049BB133111EB % _WORD
+    return word ^ (word >> 31)
+
+
+def uniform(seeds: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """float64 in (0, 1), a function of seed and id: int64 `[R, 1]` and `[R, n]` → `[R, n]`.
+
+    SplitMix64's finaliser again; int64 products wrap around as 64-bit words do.
+    """
+    word = seeds + ids * _signed(0x9E3779B97F4A7C15)
+    word = (word ^ _shifted(word, 30)) * _signed(0xBF58476D1CE4E5B9)
+    word = (word ^ _shifted(word, 27)) * _signed(0x94D049BB133111EB)
+    word = word ^ _shifted(word, 31)
+    return (_shifted(word, 11).double() + 0.5) * 2.0**-53
+
+
+def _shifted(word: torch.Tensor, bits: int) -> torch.Tensor:
+    """To the right, with zeros from the left."""
+    return (word >> bits) & ((1 << (64 - bits)) - 1)

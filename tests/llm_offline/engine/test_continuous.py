@@ -1,0 +1,323 @@
+"""The engine's queue, cancellation and failures, with a model that the test steps."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections.abc import AsyncIterator, Callable
+from collections.abc import Sequence as Items
+
+import pytest
+
+from llm_offline.engine.continuous import ContinuousBatching
+from llm_offline.engine.interface import GenerationRequest, Sampling, TextDelta
+from llm_offline.engine.sequence import Drawn
+from llm_offline.engine.step import Row
+from llm_offline.errors import (
+    ContextExceeded,
+    GenerationFailed,
+    OutOfMemory,
+    QueueFull,
+    ShuttingDown,
+)
+from llm_offline.loaded import LoadedModel
+
+END = 0
+WHOLE = tuple[int, ...]
+
+
+class Puppet:
+    """A model whose every step waits for the test: `steps.put(token)` or an exception.
+
+    Each row of a step gets the same token; `before` looks at a step's rows, and may raise.
+    """
+
+    stop_ids = frozenset({END})
+    block_size = 4
+
+    def __init__(self, blocks: int = 64, step_tokens: int = 100) -> None:
+        self.blocks = blocks
+        self.step_tokens = step_tokens
+        self.steps: queue.Queue[int | Exception] = queue.Queue()
+        self.started: list[WHOLE] = []
+        self.batches: list[list[WHOLE]] = []
+        self.before: Callable[[Items[Row]], None] = lambda rows: None
+
+    def step(self, rows: Items[Row]) -> list[Drawn]:
+        for row in rows:
+            prompt = row.sequence.request.prompt
+            if row.start == 0:
+                self.started.append(prompt)
+        self.batches.append([row.sequence.request.prompt for row in rows])
+        step = self.steps.get(timeout=30)
+        if isinstance(step, Exception):
+            raise step
+        self.before(rows)
+        return [Drawn([step] * row.samples) for row in rows]
+
+    def say(self, text: str) -> None:
+        for character in text:
+            self.steps.put(ord(character))
+
+
+def _decode(tokens: Items[int]) -> str:
+    return "".join(map(chr, tokens))
+
+
+@pytest.fixture
+def puppet() -> Puppet:
+    return Puppet()
+
+
+@pytest.fixture
+async def engine(puppet: Puppet) -> AsyncIterator[ContinuousBatching]:
+    engine = ContinuousBatching(
+        puppet, _decode, context=100, max_queue=1, max_batch=1, guesser=None
+    )
+    yield engine
+    engine.stop()
+    puppet.steps.put(END)
+    assert engine.join(10)
+
+
+async def _until(engine: ContinuousBatching, *, running: int, waiting: int = 0) -> None:
+    while (engine.status().running, engine.status().waiting) != (running, waiting):
+        await asyncio.sleep(0)
+
+
+def _request(prompt: str = "hi", **more: object) -> GenerationRequest:
+    return GenerationRequest(tuple(map(ord, prompt)), **more)  # type: ignore[arg-type]
+
+
+async def _text(deltas: AsyncIterator[TextDelta]) -> tuple[str, TextDelta]:
+    everything = [delta async for delta in deltas]
+    return "".join(delta.text for delta in everything), everything[-1]
+
+
+async def test_a_text_that_ends(engine: ContinuousBatching, puppet: Puppet) -> None:
+    puppet.say("chào")
+    puppet.steps.put(END)
+    assert await _text(engine.generate(_request())) == ("chào", TextDelta("", 5, "stop"))
+    await _until(engine, running=0)
+    assert engine.status().finished["stop"] == 1
+    assert engine.status().generation_tokens == 5
+
+
+async def test_max_tokens(engine: ContinuousBatching, puppet: Puppet) -> None:
+    puppet.say("abc")
+    assert await _text(engine.generate(_request(max_tokens=3))) == (
+        "abc",
+        TextDelta("c", 3, "length"),
+    )
+
+
+async def test_max_tokens_is_clipped_to_what_is_left(
+    engine: ContinuousBatching, puppet: Puppet
+) -> None:
+    puppet.say("ab")
+    generation = engine.generate(_request("x" * 98, max_tokens=50))
+    assert (await _text(generation))[1].finish_reason == "length"
+
+
+async def test_stop_strings_are_not_shown(engine: ContinuousBatching, puppet: Puppet) -> None:
+    puppet.say("one STOP")
+    text, last = await _text(engine.generate(_request(stop=("STOP",))))
+    assert (text, last.finish_reason, last.completion_tokens) == ("one ", "stop", 8)
+
+
+async def test_what_begins_a_stop_string_is_shown_at_the_end(
+    engine: ContinuousBatching, puppet: Puppet
+) -> None:
+    puppet.say("one ST")
+    puppet.steps.put(END)
+    assert (await _text(engine.generate(_request(stop=("STOP",)))))[0] == "one ST"
+
+
+async def test_a_prompt_that_leaves_no_room(engine: ContinuousBatching) -> None:
+    with pytest.raises(ContextExceeded, match="100 tokens and this server's context is 100"):
+        engine.generate(_request("x" * 100))
+
+
+async def test_the_queue_is_bounded_and_first_come_first_served(
+    engine: ContinuousBatching, puppet: Puppet
+) -> None:
+    first, second = engine.generate(_request("1")), engine.generate(_request("2"))
+    with pytest.raises(QueueFull) as refused:
+        engine.generate(_request("3"))
+    assert int(refused.value.headers()["retry-after"]) >= 1
+    await _until(engine, running=1, waiting=1)
+    puppet.say("a")
+    puppet.steps.put(END)
+    puppet.say("b")
+    puppet.steps.put(END)
+    assert (await _text(first))[0] == "a"
+    assert (await _text(second))[0] == "b"
+    assert puppet.started == [(ord("1"),), (ord("2"),)]
+
+
+async def test_giving_up_in_the_queue_frees_the_place_at_once(
+    engine: ContinuousBatching, puppet: Puppet
+) -> None:
+    first, second = engine.generate(_request("1")), engine.generate(_request("2"))
+    await second.aclose()
+    third = engine.generate(_request("3"))
+    for _ in range(2):
+        puppet.steps.put(END)
+    await _text(first)
+    await _text(third)
+    assert puppet.started == [(ord("1"),), (ord("3"),)]
+    assert engine.status().finished["cancelled"] == 1
+
+
+async def test_giving_up_while_running_frees_the_engine_within_a_step(
+    engine: ContinuousBatching, puppet: Puppet
+) -> None:
+    first, second = engine.generate(_request("1")), engine.generate(_request("2"))
+    puppet.say("a")
+    assert (await anext(first)).text == "a"
+    await first.aclose()
+    puppet.say("b")  # the step that was under way
+    puppet.say("c")
+    puppet.steps.put(END)
+    assert (await _text(second))[0] == "c"
+
+
+async def test_an_exception_fails_its_request_only(
+    engine: ContinuousBatching, puppet: Puppet, caplog: pytest.LogCaptureFixture
+) -> None:
+    puppet.steps.put(ZeroDivisionError("in a kernel"))
+    with pytest.raises(GenerationFailed, match="log says why"):
+        await _text(engine.generate(_request()))
+    assert "ZeroDivisionError" in caplog.text
+    puppet.say("ok")
+    puppet.steps.put(END)
+    assert (await _text(engine.generate(_request())))[0] == "ok"
+    await _until(engine, running=0)
+    assert engine.status().finished["error"] == 1
+
+
+async def test_stopping_ends_all_and_refuses_more(
+    engine: ContinuousBatching, puppet: Puppet
+) -> None:
+    first, second = engine.generate(_request()), engine.generate(_request())
+    await _until(engine, running=1, waiting=1)
+    engine.stop()
+    for generation in (first, second):
+        with pytest.raises(ShuttingDown):
+            await _text(generation)
+    with pytest.raises(ShuttingDown):
+        engine.generate(_request())
+
+
+async def test_a_real_model_behind_it(loaded: LoadedModel) -> None:
+    engine = ContinuousBatching(
+        loaded.network, loaded.text.decode, context=64, max_queue=8, max_batch=2
+    )
+    prompt = tuple(loaded.text.encode_chat([{"role": "user", "content": "Xin chào"}]))
+    request = GenerationRequest(prompt, Sampling(temperature=0.8, top_p=0.9, seed=3))
+    one, two = [await _text(engine.generate(request)) for _ in range(2)]
+    engine.stop()
+    assert engine.join(10)
+    assert one[0] == two[0]
+    assert (one[1].cached_tokens, two[1].cached_tokens) == (0, len(prompt) // 16 * 16)
+    assert one[1].completion_tokens + len(prompt) <= 64
+
+
+@pytest.fixture
+async def batching(puppet: Puppet) -> AsyncIterator[ContinuousBatching]:
+    """Up to three at once."""
+    engine = ContinuousBatching(
+        puppet, _decode, context=100, max_queue=0, max_batch=3, guesser=None
+    )
+    yield engine
+    engine.stop()
+    puppet.steps.put(END)
+    assert engine.join(10)
+
+
+async def test_requests_join_and_leave_while_others_run(
+    batching: ContinuousBatching, puppet: Puppet
+) -> None:
+    first = batching.generate(_request("1", max_tokens=4))
+    puppet.say("a")
+    assert (await anext(first)).text == "a"
+    second = batching.generate(_request("2", max_tokens=2))
+    puppet.say("b")  # the step that was under way
+    puppet.say("cd")
+    assert (await _text(second))[0] in ("bc", "cd")
+    assert (await _text(first))[0] == "bcd"
+    assert [(ord("1"),), (ord("2"),)] in puppet.batches
+
+
+async def test_a_place_is_free_within_a_step_of_giving_up(
+    batching: ContinuousBatching, puppet: Puppet
+) -> None:
+    three = [batching.generate(_request(name)) for name in "123"]
+    with pytest.raises(QueueFull):
+        batching.generate(_request("4"))
+    puppet.say("a")
+    await anext(three[2])
+    await three[2].aclose()
+    puppet.say("b")
+    await _until(batching, running=2)
+    fourth = batching.generate(_request("4"))
+    for _ in range(2):
+        puppet.say("c")
+    await anext(fourth)
+    await _until(batching, running=3)
+    assert batching.status().finished["cancelled"] == 1
+
+
+async def test_out_of_memory_takes_the_largest_and_spares_the_others(
+    batching: ContinuousBatching, puppet: Puppet
+) -> None:
+    first = batching.generate(_request("1", max_tokens=3))
+    puppet.say("a")
+    await anext(first)
+
+    def refuse(rows: Items[Row]) -> None:
+        if any(len(row.tokens) > 50 for row in rows):
+            raise OutOfMemory("no memory")
+
+    puppet.before = refuse
+    large = batching.generate(_request("x" * 60))
+    for _ in range(4):
+        puppet.say("b")
+    with pytest.raises(OutOfMemory):
+        await _text(large)
+    assert (await _text(first))[0] == "bb"
+
+
+async def test_a_failed_step_takes_those_that_took_part(
+    batching: ContinuousBatching, puppet: Puppet
+) -> None:
+    both = [batching.generate(_request(name)) for name in "12"]
+    puppet.say("a")
+    for generation in both:
+        await anext(generation)
+    puppet.steps.put(ZeroDivisionError("in a kernel"))
+    for generation in both:
+        with pytest.raises(GenerationFailed, match="log says why"):
+            await _text(generation)
+    assert batching.status().counters["step_failures"] == 1
+    puppet.say("ok")
+    assert (await _text(batching.generate(_request(max_tokens=2))))[0] == "ok"
+
+
+async def test_more_than_the_cache_holds_waits_its_turn(puppet: Puppet) -> None:
+    puppet.blocks = 6  # of 4 tokens
+    engine = ContinuousBatching(
+        puppet, _decode, context=100, max_queue=9, max_batch=9, guesser=None
+    )
+    with pytest.raises(ContextExceeded, match="this server's context is 24"):
+        engine.generate(_request("x" * 24))
+    texts = [engine.generate(_request(name * 8, max_tokens=9)) for name in "123"]
+    for _ in range(60):
+        puppet.say("a")
+    assert [(await _text(generation))[0] for generation in texts] == ["a" * 9] * 3
+    engine.stop()
+    puppet.steps.put(END)
+    assert engine.join(10)
+    status = engine.status()
+    assert status.counters["num_preemptions"] > 0
+    assert status.kv_cache_usage == 0

@@ -1,0 +1,169 @@
+"""Tokens against those of `generate`, however requests are batched, cut, cached and guessed."""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from transformers import BloomConfig, MambaConfig, Qwen3NextConfig
+
+from llm_offline.engine import attention, sampler
+from llm_offline.engine.interface import GenerationRequest, Sampling
+from llm_offline.engine.runner import Runner
+from llm_offline.errors import OutOfMemory, StartError
+from tests.llm_offline.engine.models import CONFIGS, STOP, VOCABULARY, generated, random_model
+from tests.llm_offline.engine.stepping import Stepper
+
+GREEDY = Sampling(temperature=0)
+LENGTH = 32
+
+
+def _prompts() -> list[tuple[int, ...]]:
+    """Mixed lengths; two begin the same way; some repeat themselves, which invites guesses."""
+    dice = random.Random(0)
+
+    def some(count: int) -> tuple[int, ...]:
+        return tuple(dice.randrange(3, VOCABULARY) for _ in range(count))
+
+    shared = some(40)
+    return [some(3), shared + some(9), shared + some(30), some(5) * 8, some(100), (7,)]
+
+
+@cache
+def _expected(kind: str) -> list[list[int]]:
+    model = random_model(CONFIGS[kind]())
+    return [generated(model, prompt, LENGTH) for prompt in _prompts()]
+
+
+@cache
+def _runner(kind: str) -> Runner:
+    runner = Runner(random_model(CONFIGS[kind]()), device="cpu", stop_ids=frozenset({STOP}))
+    runner.allocate(2048)
+    return runner
+
+
+def _greedy() -> list[GenerationRequest]:
+    return [GenerationRequest(prompt, GREEDY) for prompt in _prompts()]
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"share": False, "speculate": False},
+        {"share": True, "speculate": True, "step_tokens": 24},
+    ],
+    ids=["plain", "all"],
+)
+def test_greedy_is_token_for_token_what_generate_gives(kind: str, options: Any) -> None:
+    assert Stepper(_runner(kind), **options).texts_of(_greedy()) == _expected(kind)
+
+
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("speculate", [False, True])
+@pytest.mark.parametrize("step_tokens", [7, 256])
+@pytest.mark.parametrize("blocks", [10, 128])
+def test_nothing_but_the_model_decides(
+    share: bool, speculate: bool, step_tokens: int, blocks: int
+) -> None:
+    kind = "llama, tied weights"
+    stepper = Stepper(
+        _runner(kind), blocks=blocks, share=share, speculate=speculate, step_tokens=step_tokens
+    )
+    assert stepper.texts_of(_greedy()) == _expected(kind)
+    # Once more: now the cache may know the beginnings.
+    assert stepper.texts_of(_greedy()) == _expected(kind)
+    assert stepper.pool.available == blocks
+    if blocks == 10:
+        assert stepper.scheduler.preemptions > 0
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        # No attention at all, one without an interface, and one in some layers only.
+        MambaConfig(vocab_size=300, hidden_size=64, num_hidden_layers=2),
+        BloomConfig(vocab_size=300, hidden_size=64, n_layer=2, n_head=4),
+        Qwen3NextConfig(
+            vocab_size=300,
+            hidden_size=64,
+            intermediate_size=96,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=16,
+            linear_num_key_heads=2,
+            linear_num_value_heads=4,
+            linear_key_head_dim=16,
+            linear_value_head_dim=16,
+            num_experts=4,
+            num_experts_per_tok=2,
+        ),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_attention_of_another_kind_is_refused(config: Any) -> None:
+    with pytest.raises(StartError, match="use a model such as Llama"):
+        Runner(random_model(config), device="cpu", stop_ids=frozenset())
+
+
+def test_logits_that_differ_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seeing_all(segment: attention.Segment, window: int | None) -> torch.Tensor:
+        return torch.ones(segment.count, segment.length, dtype=torch.bool)
+
+    monkeypatch.setattr(attention.Segment, "mask", seeing_all)
+    runner = Runner(random_model(CONFIGS["qwen3"]()), device="cpu", stop_ids=frozenset())
+    with pytest.raises(StartError, match="differs from the model's own"):
+        runner.allocate(256)
+
+
+def test_sampled_texts_do_not_depend_on_the_batch() -> None:
+    """Alone or together, cut, guessed or preempted: a seed gives one text."""
+    kind = "llama, tied weights"
+    wishes = [
+        Sampling(temperature=temperature, top_p=0.95, seed=seed)
+        for temperature, seed in ((0.3, 1), (0.8, 1), (0.3, 2), (0.1, 5), (1.0, 4), (0.2, 9))
+    ]
+    requests = [
+        GenerationRequest(prompt, sampling)
+        for prompt, sampling in zip(_prompts(), wishes, strict=True)
+    ]
+    together = Stepper(_runner(kind), blocks=12, step_tokens=21).texts_of(requests)
+    for request, text in zip(requests, together, strict=True):
+        alone = Stepper(_runner(kind), share=False, speculate=False).texts_of([request])
+        assert alone == [text]
+
+
+def test_guesses_are_tried_and_some_are_right() -> None:
+    """A model that goes round in circles is guessed well: fewer steps than tokens."""
+    kind = "llama, tied weights"
+    request = GenerationRequest(_prompts()[3], GREEDY, max_tokens=64)
+    plain, guessing = (Stepper(_runner(kind), speculate=on) for on in (False, True))
+    assert plain.texts_of([request]) == guessing.texts_of([request])
+    assert guessing.steps <= plain.steps
+
+
+def test_a_prefix_is_read_once_even_by_those_that_come_together() -> None:
+    kind = "llama, tied weights"
+    shared = _prompts()[4]
+    stepper = Stepper(_runner(kind), step_tokens=64)
+    sequences = [
+        stepper.add(GenerationRequest((*shared, 10 + number), GREEDY), limit=2)
+        for number in range(6)
+    ]
+    stepper.run()
+    assert [sequence.cached_tokens for sequence in sequences] == [0] + [96] * 5
+
+
+def test_running_out_of_memory_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any, **more: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(sampler, "draw", full)
+    stepper = Stepper(_runner("qwen3"))
+    stepper.add(GenerationRequest((5, 6), GREEDY))
+    with pytest.raises(OutOfMemory, match="smaller --max-context"):
+        stepper.step()

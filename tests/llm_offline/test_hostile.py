@@ -1,0 +1,202 @@
+"""What must not hurt the server: a real one, with another request running undisturbed meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.llm_offline.processes import ServerProcess, server
+
+HELLO: list[Any] = [{"role": "user", "content": "Xin chào 😀"}]
+CHAT = "/v1/chat/completions"
+ANSWERS = {200, 429}
+
+
+@pytest.fixture(scope="module")
+def running(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    flags = ["--model", str(tiny_folder), "--device", "cpu", "--dtype", "fp32"]
+    # Two requests of full length fit; bystanders and victims are batched.
+    flags += ["--max-queue", "32", "--max-batch", "4", "--kv-memory", "0.004"]
+    with server(tmp_path_factory.mktemp("server"), *flags) as process:
+        yield process.until_ready()
+
+
+@pytest.fixture
+def http(running: ServerProcess) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=running.url, timeout=90) as client:
+        yield client
+
+
+def _reference(http: httpx.Client) -> str:
+    """What the bystander says when it is alone."""
+    body = {"messages": HELLO, "temperature": 0, "max_tokens": 200}
+    text: str = http.post(CHAT, json=body).json()["choices"][0]["message"]["content"]
+    return text
+
+
+@contextmanager
+def _bystander(http: httpx.Client) -> Iterator[None]:
+    """A stream that runs before, while and after something happens; it says what it always says."""
+    wanted = _reference(http)
+    body = {"messages": HELLO, "temperature": 0, "max_tokens": 200, "stream": True}
+    said: list[str] = []
+    with http.stream("POST", CHAT, json=body) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        yield
+        for line in lines:
+            if line.startswith("data: {"):
+                chunk = json.loads(line[6:])
+                assert "error" not in chunk, chunk
+                said.append(chunk["choices"][0]["delta"].get("content", ""))
+    assert "".join(said) == wanted
+
+
+def _idle(running: ServerProcess) -> dict[str, Any]:
+    return running.until(
+        lambda _, answer: answer["queue"]["running"] == answer["queue"]["waiting"] == 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"messages": [{"role": "user", "content": "mũ bảo hiểm " * 3000}]}, 400),
+        ({"temperature": 0}, 200),
+        ({"temperature": 1}, 200),
+        ({"temperature": 1e-9}, 200),
+        ({"temperature": 100}, 400),
+        ({"top_p": 0}, 200),
+        ({"top_k": 10**9}, 200),
+        ({"min_p": 1}, 200),
+        ({"repetition_penalty": 1e-9, "presence_penalty": -2}, 200),
+        ({"logit_bias": {str(token): -100 for token in range(500)}}, 200),
+        ({"seed": -(10**40)}, 200),
+        ({"messages": [{"role": "user", "content": ""}]}, 200),
+        ({"stop": ["x"] * 10_000}, 400),
+        ({"stop": ["x" * 1000] * 16}, 200),
+        ({"n": 16}, 200),
+        ({"n": 10**9}, 400),
+        ({"max_tokens": 10**30}, 200),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": []}}}, 400),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"$ref": "#"}}}},
+            400,
+        ),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_strange_requests(http: httpx.Client, change: dict[str, Any], status: int) -> None:
+    with _bystander(http):
+        body = {"messages": HELLO, "max_tokens": 4, **change}
+        answer = http.post(CHAT, json=body)
+        assert answer.status_code == status, answer.text
+        assert "Traceback" not in answer.text
+        if status == 400:
+            assert answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("raw", [b'"temperature": NaN', b'"temperature": Infinity'])
+def test_numbers_that_are_none(http: httpx.Client, raw: bytes) -> None:
+    with _bystander(http):
+        body = b'{"messages": [{"role": "user", "content": "x"}], ' + raw + b"}"
+        assert http.post(CHAT, content=body).status_code == 400
+
+
+def test_the_counts_of_a_prompt_that_is_too_long(http: httpx.Client) -> None:
+    answer = http.post("/v1/completions", json={"prompt": "mũ bảo hiểm " * 3000})
+    message = answer.json()["error"]["message"]
+    assert answer.status_code == 400
+    assert "this server's context is 4096" in message
+
+
+def test_a_schema_that_never_ends(http: httpx.Client) -> None:
+    """Nesting without an end in the schema: the text is cut at max_tokens, nothing else."""
+    node: dict[str, Any] = {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}}}
+    node |= {"required": ["next"], "additionalProperties": False}
+    schema = {"$defs": {"node": node}, "$ref": "#/$defs/node"}
+    form = {"type": "json_schema", "json_schema": {"schema": schema}}
+    with _bystander(http):
+        body = {"messages": HELLO, "max_tokens": 50, "response_format": form}
+        answer = http.post(CHAT, json=body)
+        assert answer.status_code in (200, 400)
+        if answer.status_code == 200:
+            assert answer.json()["choices"][0]["finish_reason"] == "length"
+
+
+def test_more_than_the_memory_holds_waits(running: ServerProcess, http: httpx.Client) -> None:
+    """Four long prompts where the cache holds two: all are answered, one after the other."""
+    body = {"messages": [{"role": "user", "content": "mũ bảo hiểm " * 700}], "max_tokens": 40}
+    with _bystander(http), ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: http.post(CHAT, json=body), range(4)))
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert all(answer.json()["usage"]["completion_tokens"] == 40 for answer in answers)
+    _idle(running)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("tokens", [1, 3000], ids=["in decode", "in prefill"])
+def test_clients_that_go_away(
+    running: ServerProcess, http: httpx.Client, stream: bool, tokens: int
+) -> None:
+    before = _cancelled(http)
+    with _bystander(http):
+        body = {
+            "messages": [{"role": "user", "content": " mũ" * tokens}],
+            "temperature": 0,
+            "max_tokens": 4000 - tokens,
+            "stream": stream,
+        }
+        with contextlib.suppress(httpx.ReadTimeout), httpx.Client(timeout=0.1) as hasty:
+            _leave_early(hasty, running.url, body)
+    _idle(running)
+    assert _cancelled(http) == before + 1
+
+
+def _leave_early(client: httpx.Client, url: str, body: dict[str, Any]) -> None:
+    """Ask, and go away at the first sign of an answer, or as soon as patience ends."""
+    with client.stream("POST", url + CHAT, json=body) as answer:
+        next(answer.iter_raw())
+
+
+def _cancelled(http: httpx.Client) -> float:
+    name = 'llm_offline_requests_total{finished_reason="cancelled"}'
+    lines = http.get("/metrics").text.splitlines()
+    return next(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+
+def test_two_hundred_clients_at_once(running: ServerProcess, http: httpx.Client) -> None:
+    gate = threading.Barrier(200)
+    body = {"messages": HELLO, "max_tokens": 20, "seed": 1}
+
+    def ask(number: int) -> httpx.Response:
+        gate.wait(60)
+        return httpx.post(running.url + CHAT, json=body, timeout=90)
+
+    with ThreadPoolExecutor(200) as pool:
+        answers = list(pool.map(ask, range(200)))
+    assert {answer.status_code for answer in answers} == ANSWERS
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+    texts = {
+        answer.json()["choices"][0]["message"]["content"]
+        for answer in answers
+        if answer.status_code == 200
+    }
+    assert len(texts) == 1
+    _idle(running)
+
+
+def test_nothing_of_it_was_a_failure(running: ServerProcess) -> None:
+    _, health = running.health()
+    assert health["step_failures"] == 0
+    assert "Traceback" not in running.output()
