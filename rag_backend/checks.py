@@ -82,8 +82,10 @@ async def count_files(library: Library, metrics: Metrics) -> None:
 
 def _providers(registry: Registry) -> list[Dependency]:
     """A dependency a host. Those that answer the next question, or stand in, are one group."""
-    info = registry.info()
-    answering = {row["name"] for row in info if row["chosen"] or row["fallback"]}
+    info = [row for row in registry.info() if registry.has(row["name"])]  # not who only chooses
+    answering = {row["name"] for row in info if row["fallback"]} | {
+        *registry.choices(registry.chosen)
+    }
     found = []
     for row in info:
         name, needed = row["name"], row["name"] in answering or not answering

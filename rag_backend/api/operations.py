@@ -17,6 +17,7 @@ from rag_backend.api.accepting import prefers_json
 from rag_backend.api.document import EVERYWHERE
 from rag_backend.api.parts import Backend
 from rag_backend.api.rights import administrative
+from rag_backend.api.shapes import ReadinessReport
 from rag_backend.summarising import summary
 
 router = APIRouter()
@@ -48,7 +49,13 @@ async def health(backend: Backend) -> dict[str, Any]:
     }
 
 
-@router.get("/health/ready")
+@router.get(
+    "/health/ready",
+    responses={
+        200: {"model": ReadinessReport},
+        503: {"model": ReadinessReport, "description": "Questions cannot be answered now"},
+    },
+)
 async def ready(backend: Backend) -> JSONResponse:
     """200 where a question can be answered, 503 where it cannot, and what is missing; no key.
 

@@ -24,6 +24,22 @@ class Problem(TypedDict):
     code: str | None
 
 
+class Lack(TypedDict):
+    """What keeps questions from being answered, or from being answered as they should."""
+
+    name: str
+    since: str | None
+    reason: str
+
+
+class ReadinessReport(TypedDict):
+    """Whether a question can be answered now; `dependencies` has one row each."""
+
+    status: Literal["ready", "degraded", "unready"]
+    missing: list[Lack]
+    dependencies: list[dict[str, Any]]
+
+
 class ErrorEnvelope(TypedDict):
     """Every failure."""
 
