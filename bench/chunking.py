@@ -11,7 +11,7 @@ way in which documents are cut differs:
 - fixed 800/400: windows of 800 tokens with 400 overlap, OpenAI's default (the encoder reads the
   first 256 of each; BM25 reads all);
 - recursive: LangChain's RecursiveCharacterTextSplitter at our chunks' size, without overlap and
-  with a fifth, if it is installed in `bench/peers/.venv` (see `bench/peers/chunking.txt`).
+  with a fifth, in the peers' environment (`bench/peers/.venv`, made when it is absent).
 
 Tokens are the encoder's throughout. An answer counts where its own place in the document lies
 whole in one result, not where the same words stand elsewhere.
@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.environments import python_of
 from bench.retrieval import _once, _only, _until, opened
 from ingest.document import Chunk
 from rag_backend.knowledge.fusion import CANDIDATES
@@ -140,7 +141,7 @@ def recursive(tokenizer: Path, size: int, overlap: int) -> Cut:
 
     def cut(text: str) -> list[tuple[int, int]]:
         asked = {"text": text, "tokenizer": str(tokenizer), "size": size, "overlap": overlap}
-        command = [str(PEERS / ".venv/bin/python"), str(PEERS / "recursive_splitter.py")]
+        command = [str(python_of()), str(PEERS / "recursive_splitter.py")]
         done = subprocess.run(
             command, input=json.dumps(asked), capture_output=True, text=True, check=True
         )
@@ -191,9 +192,10 @@ async def hits(library: Library, store: Store, query: str, ranking: str) -> list
     asked = await asyncio.to_thread(retriever._asked, store.id, query, None)
     if ranking == "dense":
         encoder = await retriever._encoders.for_search(asked.store)
-        listed = await asyncio.to_thread(retriever._dense, encoder, asked)
+        listed = await retriever._dense(encoder, asked) or []
     else:
-        listed, _ = await asyncio.to_thread(retriever._words, asked)
+        words, _ = await asyncio.to_thread(retriever._words, asked)
+        listed = words or []
     ids = [item for item, _ in listed]
     found = await asyncio.to_thread(library.catalog.visible_chunks, store.id, ids)
     return [Hit(found[item], 1.0, 1.0) for item in ids]
@@ -269,10 +271,7 @@ async def run(data: Path, language: str, limit: int) -> str:
                 embedding = (await library.retriever._encoders.present.wait()).embedding
                 count = token_counter(embedding.tokenizer_file)
                 if way.name in _PEERS:
-                    if not _PEERS[way.name].available():
-                        print(f"{way.name}: left out, bench/peers/.venv is not there", flush=True)
-                        continue
-                    way = Way(way.name, _PEERS[way.name].cut(embedding, count))
+                    way = Way(way.name, _PEERS[way.name](embedding, count))
                 store = await ingest(library, articles, way)
                 places = Places(articles, count)
                 found = await measure(library, store, way, asked, places)
@@ -284,25 +283,12 @@ async def run(data: Path, language: str, limit: int) -> str:
     return table(rows)
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """How a peer cuts, once the encoder is known."""
-
-    cut: Callable[[Any, Callable[[str], int]], Cut]
-    available: Callable[[], bool] = lambda: True
-
-
-def _langchain() -> bool:
-    return (PEERS / ".venv/bin/python").exists()
-
-
-_PEERS = {
-    "fixed 800/400": Peer(lambda _, count: fixed(count, 800, 400)),
-    "recursive": Peer(lambda e, _: recursive(e.tokenizer_file, e.max_tokens, 0), _langchain),
-    "recursive, overlap": Peer(
-        lambda e, _: recursive(e.tokenizer_file, e.max_tokens, e.max_tokens // 5), _langchain
-    ),
+_PEERS: dict[str, Callable[[Any, Callable[[str], int]], Cut]] = {
+    "fixed 800/400": lambda _, count: fixed(count, 800, 400),
+    "recursive": lambda e, _: recursive(e.tokenizer_file, e.max_tokens, 0),
+    "recursive, overlap": lambda e, _: recursive(e.tokenizer_file, e.max_tokens, e.max_tokens // 5),
 }
+"""How each peer cuts, once the encoder is known."""
 
 
 async def _sizes(library: Library, store: Store, count: Callable[[str], int]) -> list[int]:

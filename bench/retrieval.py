@@ -160,8 +160,9 @@ async def rankings(library: Library, store: Store, query: str) -> dict[str, list
     retriever = library.retriever
     asked = await asyncio.to_thread(retriever._asked, store.id, query, None)
     encoder = await retriever._encoders.for_search(asked.store)
-    dense = await asyncio.to_thread(retriever._dense, encoder, asked)
-    lexical, _ = await asyncio.to_thread(retriever._words, asked)
+    dense = await retriever._dense(encoder, asked) or []
+    words, _ = await asyncio.to_thread(retriever._words, asked)
+    lexical = words or []
     hits = await library.search(store, query, SHOWN)
     parts = [[item for item, _ in ranking] for ranking in (dense, lexical)]
     ours = [hit.chunk.id for hit in hits]
