@@ -74,12 +74,12 @@ async def admit(engine: Engine, requests: Sequence[GenerationRequest]) -> list[G
     """Let all in, or none.
 
     Raises:
-        ContextExceeded, QueueFull, ShuttingDown: See `Engine.generate`.
+        BadRequest, QueueFull, ShuttingDown: See `Engine.generate`.
     """
     admitted: list[Generation] = []
     try:
-        for request in requests:
-            admitted.append(engine.generate(request))
+        for before, request in enumerate(requests):
+            admitted.append(engine.generate(request, len(requests) - before))
     except LLMOfflineError:
         await free(admitted)
         raise

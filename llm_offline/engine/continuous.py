@@ -25,6 +25,7 @@ from llm_offline.engine.sequence import Drawn, Sequence
 from llm_offline.engine.speculation import NewGuesser, PromptLookup
 from llm_offline.engine.step import Network, Row
 from llm_offline.errors import (
+    BadRequest,
     ContextExceeded,
     GenerationFailed,
     LLMOfflineError,
@@ -90,16 +91,21 @@ class ContinuousBatching:
 
     # On the event loop
 
-    def generate(self, request: GenerationRequest) -> Job:
+    def generate(self, request: GenerationRequest, places: int = 1) -> Job:
         """See `interface.Engine.generate`."""
         if self._stopped:
             raise ShuttingDown("the server is shutting down")
         room = self._context - len(request.prompt)
         if room < 1:
             raise ContextExceeded(len(request.prompt), self._context)
-        ahead = len(self._open)
+        ahead, most = len(self._open), self._max_batch + self._max_queue
+        if places > most:
+            raise BadRequest(
+                f"{places} texts are more than this server takes at once: ask for {most} at most",
+                param="n",
+            )
         # What finds a free place does not wait.
-        if ahead >= self._max_batch + self._max_queue:
+        if ahead + places > most:
             raise QueueFull(
                 f"{ahead} requests are being answered or wait, and no more may "
                 f"(--max-batch {self._max_batch}, --max-queue {self._max_queue}): "

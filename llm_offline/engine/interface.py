@@ -204,10 +204,14 @@ class EngineStatus:
 class Engine(Protocol):
     """Anything that turns requests into text."""
 
-    def generate(self, request: GenerationRequest) -> Generation:
+    def generate(self, request: GenerationRequest, places: int = 1) -> Generation:
         """Admit a request; it joins the queue at once. Called on the event loop.
 
+        Args:
+            places: How many must be free: those for what is asked for together with this one too.
+
         Raises:
+            BadRequest: There are not so many places.
             ContextExceeded: The prompt leaves no room for one token.
             QueueFull: As many wait as may wait.
             ShuttingDown: `stop` was called.
