@@ -9,6 +9,7 @@ RAGError
 │   └── MissingRight           the key may not do this
 ├── NotFound              404
 ├── Conflict              409
+├── TooSlow               408  the body stopped coming
 ├── TooLarge              413
 ├── Busy                  429  too many requests at once
 ├── Starting              503  the encoder is still loading
@@ -120,6 +121,14 @@ class Conflict(RAGError):
     def headers(self) -> dict[str, str]:
         """OpenAI's SDKs take 409 for a lock that passes, and would ask again and again."""
         return {"x-should-retry": "false"}
+
+
+class TooSlow(RAGError):
+    """The client stopped sending in the middle of its request."""
+
+    status = 408
+    type = "invalid_request_error"
+    code = "body_timeout"
 
 
 class TooLarge(RAGError):

@@ -44,6 +44,11 @@ class Caller:
         held = [self.grants.get(name) for name in (*names, EVERY_STORE)]
         return "write" in held or (right == "read" and "read" in held)
 
+    @property
+    def writes(self) -> bool:
+        """Whether it may change any store at all."""
+        return self.grants is None or "write" in self.grants.values()
+
     def stores(self) -> frozenset[str] | None:
         """Names and ids of the stores that it may read; None: every one."""
         if self.grants is None or EVERY_STORE in self.grants:

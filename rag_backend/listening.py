@@ -26,6 +26,7 @@ def bind(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, kind, protocol)
     if sys.platform != "win32":  # there it would let two servers share the port
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    _notice_the_vanished(listener)
     try:
         listener.bind(address)
         listener.listen(2048)
@@ -33,6 +34,15 @@ def bind(host: str, port: int) -> socket.socket:
         listener.close()
         raise StartError(_reason(host, port, error)) from error
     return listener
+
+
+def _notice_the_vanished(listener: socket.socket) -> None:
+    """Connections inherit it: a machine that was switched off says nothing by itself."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if sys.platform == "linux":  # elsewhere after two hours
+        for option, value in ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15)):
+            listener.setsockopt(socket.IPPROTO_TCP, option, value)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
 
 
 def _reason(host: str, port: int, error: OSError) -> str:

@@ -92,6 +92,7 @@ async def _routing(request: Request, error: Exception) -> JSONResponse:
     known = {
         404: ("There is no such path; see /docs for those there are.", "unknown_url"),
         405: ("This path does not take that method; see /docs.", "method_not_allowed"),
+        408: (str(error.detail), "body_timeout"),
         413: (str(error.detail), "too_large"),
     }
     message, code = known.get(error.status_code, (str(error.detail), None))

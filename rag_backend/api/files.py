@@ -38,6 +38,8 @@ async def upload_file(
     seconds: Annotated[int | None, Form(alias=_SECONDS, ge=3600, le=2_592_000)] = None,
 ) -> FileObject:
     """Store a file's bytes, for good or until they expire."""
+    if not caller.writes:
+        raise MissingRight("This key lacks the right `write`: it may add to no vector store.")
     if (anchor is None) is not (seconds is None):
         raise BadRequest(
             "`expires_after` needs both `anchor` and `seconds`.", param="expires_after"

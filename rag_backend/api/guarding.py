@@ -27,11 +27,12 @@ class Guard:
         """Who asks; raises Unauthorized or Forbidden."""
         if not self._ring:
             return _known_name(headers.get("host", ""))
-        if path in _OPEN_PATHS or path.startswith(_OPEN_FOLDER):
-            return _NOBODY
+        is_open = path in _OPEN_PATHS or path.startswith(_OPEN_FOLDER)
         scheme, _, token = headers.get("authorization", "").partition(" ")
         sent = token.strip().encode("latin-1") if scheme.lower() == "bearer" else b""
         caller = self._ring.caller(sent)
+        if caller is None and is_open:
+            return _NOBODY
         if caller is None:
             raise Unauthorized(
                 "This backend needs an API key: send one of API_KEYS as `Authorization: Bearer …`."

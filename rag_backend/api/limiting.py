@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,13 +10,16 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
-from rag_backend.errors import BadRequest, TooLarge
+from rag_backend.errors import BadRequest, RAGError, TooLarge, TooSlow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
 _MIB = 2**20
+SILENCE = 60.0
+"""Seconds between two parts of a body, and that a client has to take a part of its answer: who is
+gone without a word must not hold a place for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +38,18 @@ class BodyLimit:
 
     def bounded(self, path: str, receive: Receive) -> Receive:
         """Count what comes, with or without a length; past the limit nothing more is taken."""
-        most, size = self._most(path), 0
+        most, size, whole = self._most(path), 0, False
 
         async def counted() -> Message:
-            nonlocal size
-            message = await receive()
+            nonlocal size, whole
+            if whole:  # what comes now is the client's leaving
+                return await receive()
+            try:
+                async with asyncio.timeout(SILENCE):
+                    message = await receive()
+            except TimeoutError as error:
+                raise HTTPException(408, _SILENT) from error
+            whole = not message.get("more_body", False)
             size += len(message.get("body", b""))
             if size > most:
                 # The one kind of exception that FastAPI lets through while it reads a body.
@@ -60,6 +71,15 @@ class BodyLimit:
             f"The {what} has at least {size / _MIB:.1f} MiB, and {name}={most} is the limit: split "
             "it, or raise the limit."
         )
+
+
+_SILENT = f"Nothing more of the body has come for {SILENCE:.0f} s: send the request again."
+
+
+def interrupted(error: HTTPException) -> RAGError:
+    """What `bounded` raised, where it comes past FastAPI."""
+    kind = TooSlow if error.status_code == 408 else TooLarge
+    return kind(str(error.detail))
 
 
 def _takes_files(path: str) -> bool:

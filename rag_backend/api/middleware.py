@@ -12,13 +12,14 @@ import secrets
 from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rag_backend.api.failures import stopping, unexpected
 from rag_backend.api.guarding import Guard
-from rag_backend.api.limiting import BodyLimit
+from rag_backend.api.limiting import SILENCE, BodyLimit, interrupted
 from rag_backend.api.noting import RequestLog
 from rag_backend.api.rights import CALLER
 from rag_backend.errors import RAGError
@@ -56,7 +57,11 @@ class RequestMiddleware:
             if message["type"] == "http.response.start":
                 begun, status = True, message["status"]
                 MutableHeaders(scope=message)["x-request-id"] = request_id
-            await send(message)
+            try:
+                async with asyncio.timeout(SILENCE):
+                    await send(message)
+            except TimeoutError as error:  # it is connected and takes nothing
+                raise ClientDisconnect from error
 
         try:
             refused = self._refusal(scope, headers)
@@ -68,6 +73,11 @@ class RequestMiddleware:
                 await self._app(scope, bounded, send_with_id)
         except ClientDisconnect:
             status = _CLIENT_CLOSED
+        except HTTPException as error:  # while a body was read before the routes
+            refused = interrupted(error)
+            told.error = type(refused).__name__
+            if not begun:
+                await _refuse(refused)(scope, receive, send_with_id)
         except asyncio.CancelledError:
             # The server stops and has waited long enough; there is nobody to pass this on to.
             if not begun:

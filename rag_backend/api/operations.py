@@ -16,7 +16,7 @@ from starlette.responses import Response
 from rag_backend.api.accepting import prefers_json
 from rag_backend.api.document import EVERYWHERE
 from rag_backend.api.parts import Backend
-from rag_backend.api.rights import administrative
+from rag_backend.api.rights import Asking, administrative
 from rag_backend.api.shapes import ReadinessReport
 from rag_backend.summarising import summary
 
@@ -24,16 +24,20 @@ router = APIRouter()
 
 
 @router.get("/health")
-async def health(backend: Backend) -> dict[str, Any]:
+async def health(backend: Backend, caller: Asking) -> dict[str, Any]:
     """Always 200: the process lives. Whether it can answer is `/health/ready`; needs no key.
 
-    `status` is "starting" until questions can be answered as they should, then "ok".
+    `status` is "starting" until questions can be answered as they should, then "ok". Names and
+    reasons are for keys with all rights.
     """
     arriving = backend.library.arriving
     loaded = backend.encoder.ready
     ready = loaded and arriving is None
     late = backend.encoder.problem or backend.library.retriever.queries.problem
     problem = {"problem": late} if late else {}
+    if caller.bound:
+        status = "ok" if ready else "starting"
+        return {"status": status, "service": "rag-backend", "encoder": {"ready": loaded}}
     return {
         "status": "ok" if ready else "starting",
         "service": "rag-backend",
@@ -56,12 +60,19 @@ async def health(backend: Backend) -> dict[str, Any]:
         503: {"model": ReadinessReport, "description": "Questions cannot be answered now"},
     },
 )
-async def ready(backend: Backend) -> JSONResponse:
+async def ready(backend: Backend, caller: Asking) -> JSONResponse:
     """200 where a question can be answered, 503 where it cannot, and what is missing; no key.
+
+    The reasons are for keys with all rights.
 
     `status`: ready; degraded (200: something fails that another part makes up for); unready.
     """
     report = backend.readiness.report()
+    if caller.bound:
+        for row in report["missing"]:
+            row["reason"] = "A key with all rights is told why."
+        for row in report["dependencies"]:
+            del row["detail"]
     return JSONResponse(report, 503 if report["status"] == "unready" else 200)
 
 

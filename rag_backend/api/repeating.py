@@ -76,12 +76,13 @@ class Repeating:
             return
         read = await _read(receive)
         digest = self._digest(scope, headers, read)
-        recording = await self._recorded(digest, caller_in(scope))
-        if recording is None:
+        known = self._known.get(digest)
+        recording = await self._recorded(known, caller_in(scope)) if known is not None else None
+        if known is None or recording is None:
             scope[_NOTE] = (self, digest)
             await self._app(scope, _again(read, receive), send)
             return
-        known = self._known[digest]
+        self.remember(digest, known)  # as the latest: it may have been forgotten meanwhile
         scope["route"] = known.route
         await recorded_response(recording, stream=known.stream, usage=known.usage)(
             scope, receive, send
@@ -111,10 +112,7 @@ class Repeating:
             hashed.update(message.get("body", b""))
         return hashed.digest()
 
-    async def _recorded(self, digest: bytes, caller: Caller) -> Recording | None:
-        known = self._known.get(digest)
-        if known is None:
-            return None
+    async def _recorded(self, known: Known, caller: Caller) -> Recording | None:
         try:
             provider, _ = self._parts.registry.resolve(known.name)
             store = reached(await self._parts.library.store(known.store), known.store, caller)

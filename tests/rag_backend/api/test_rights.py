@@ -259,6 +259,26 @@ def test_a_writer_uploads_attaches_and_deletes_its_own(house: House) -> None:
         assert client.delete(f"/v1/files/{own}").is_success
 
 
+def test_who_may_change_nothing_uploads_nothing(house: House) -> None:
+    with http(house, READER) as client:
+        upload = {"file": ("note.md", b"# Note\n")}
+        assert "write" in refused(client.post("/v1/files", files=upload), 403)["message"]
+
+
+@pytest.mark.parametrize("key", [None, "wrong", READER])
+def test_health_names_nothing_for_those_who_may_not_know(house: House, key: str | None) -> None:
+    with http(house, key) as client, http(house, FULL) as full:
+        assert client.get("/health").json() == {
+            "status": "ok",
+            "service": "rag-backend",
+            "encoder": {"ready": True},
+        }
+        assert "storage" in full.get("/health").json()
+        mine, theirs = (c.get("/health/ready").json() for c in (client, full))
+        assert not any("detail" in row for row in mine["dependencies"])
+        assert all("detail" in row for row in theirs["dependencies"])
+
+
 def test_stores_are_made_and_renamed_within_ones_rights(house: House) -> None:
     with http(house, WRITER) as client:
         for body in ({}, {"name": "mine"}):
