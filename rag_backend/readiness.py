@@ -19,6 +19,8 @@ from rag_backend.metrics import Metrics
 
 LIMIT = 5.0
 """Seconds that a dependency has to answer a look."""
+_SOON = 2.0
+"""Seconds after which one that does not work is looked at again."""
 
 State = Literal["ok", "failing", "unknown"]
 Overall = Literal["ready", "degraded", "unready"]
@@ -146,7 +148,20 @@ class Readiness:
                 log.warning("not counted this time: %s", error)
             except Exception:
                 log.exception("a look at the dependencies failed; the next one comes")
-            await self._pause(self._interval)
+            await self._rest()
+
+    async def _rest(self) -> None:
+        """Until the next round; what does not work is looked at again every few seconds, so that a
+        start, or the end of an outage, is known at once."""
+        left = self._interval
+        while left > 0:
+            wrong = [d for d in self._dependencies if d.state != "ok"]
+            wait = min(left, _SOON) if wrong else left
+            await self._pause(wait)
+            left -= wait
+            if left > 0:
+                await asyncio.gather(*(self._look_at(d) for d in wrong))
+                self._metrics.ready.set(self.status != "unready")
 
     async def _look_at(self, one: Dependency) -> None:
         served = one.served()

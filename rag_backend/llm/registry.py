@@ -257,7 +257,8 @@ def _configured(variable: str, name: str, rows: dict[str, ProviderRow]) -> str:
     if name in _SWITCHES:
         raise StartError(f"{variable}={name} needs {_SWITCHES[name]}, which is not set")
     others = {"LLM_PROVIDER": ("auto", SMART), "LLM_FALLBACK": ("none",)}.get(variable, ())
-    allowed = (*others, *rows)
+    switched = (f"{name} (with {switch})" for name, switch in _SWITCHES.items() if name not in rows)
+    allowed = (*others, *rows, *switched)
     raise StartError(
         f"{variable}={name} is not allowed: it should be one of {', '.join(allowed)}, or a name "
         "from the LLM_PROVIDERS file"

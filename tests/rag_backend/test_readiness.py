@@ -137,6 +137,26 @@ async def test_a_defect_in_a_look_ends_nothing(caplog: pytest.LogCaptureFixture)
     assert readiness.status == "ready"
 
 
+async def test_what_does_not_work_is_looked_at_again_soon() -> None:
+    sound, loading = Scripted("answers"), Scripted(Failing("loads"), "answers")
+    waits: list[float] = []
+    well = asyncio.Event()
+
+    async def pause(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:
+            well.set()
+            await asyncio.Event().wait()
+
+    readiness = Readiness(Metrics(), interval=30, pause=pause)
+    readiness.watch([dependency(sound), dependency(loading, name="encoder")])
+    readiness.start()
+    await asyncio.wait_for(well.wait(), 5)
+    assert (waits, readiness.status) == ([2, 28], "ready")
+    assert (sound.looks, loading.looks) == (1, 2)
+    await readiness.stop()
+
+
 async def test_rounds_go_on_until_it_is_stopped() -> None:
     look, rounds = Scripted("answers"), asyncio.Semaphore(0)
 

@@ -24,6 +24,7 @@ import psutil
 import pytest
 
 from rag_backend.knowledge.encoder import EncoderLoader
+from rag_backend.knowledge.followed import FollowedIndex
 from tests.rag_backend.knowledge.building import DirectReading, assert_agreement, build_library
 from tests.rag_backend.knowledge.fake_embedding import FakeEmbedding
 from tests.rag_backend.knowledge.storage import on
@@ -233,6 +234,10 @@ def check_data(data: Path, given: dict[str, bytes]) -> None:
         for path, content in given.items():
             assert files[path].status == "completed"
             assert library.blobs.fetch(files[path].file_id).read_bytes() == content
+        words = library.retriever._lexical
+        if isinstance(words, FollowedIndex):  # the next look, which a stop may have come before
+            words.check(store)
+            words.compare(store.id)
         assert_agreement(library)
     finally:
         library.retriever.close()
