@@ -132,7 +132,8 @@ class Indexer:
         for store in await self._threads.run(self._catalog.claim_rebuilds, own=True):
             self.resume_rebuild(store.id)
         for store in await self._threads.run(self._catalog.list_stores):
-            if not store.rebuilding:
+            # Being repaired already: the last attempt to start met a catalog that went away.
+            if not store.rebuilding and self._refills.progress(store) is None:
                 # Counted before anything is written, which would look like a loss.
                 lost = await self._threads.run(self._recovery.lost, store)
                 self._begin(self._refills.repair(store, lost))

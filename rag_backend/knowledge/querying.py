@@ -1,7 +1,7 @@
 """Queries to vectors, in threads of their own and for as long as a search waits.
 
-An encoder that does not answer (a server that hangs, a machine out of breath) costs a search its
-time limit and the dense half of its results, and nobody else anything.
+An encoder that gives no vector now (a server that hangs or is away, a machine out of breath) costs
+a search its time limit at most and the dense half of its results, and nobody else anything.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from rag_backend.errors import UpstreamTimeout
+from rag_backend.errors import UpstreamError
 from rag_backend.knowledge.embedding import QUERY_SECONDS, Vectors
 from rag_backend.knowledge.encoder import Encoder
+from rag_backend.patience import is_passing
 
 _THREADS = 8
 """They mostly wait: for a server, or for each other."""
@@ -25,7 +26,7 @@ class Queries:
     """Embeds queries. For the event loop; `close` it.
 
     Attributes:
-        unanswered: How many queries have got no vector in time.
+        unanswered: How many queries have got no vector, or none in time.
         problem: Why the last one has got none, in a sentence; None when it has.
     """
 
@@ -37,10 +38,10 @@ class Queries:
         self.problem: str | None = None
 
     async def vector(self, encoder: Encoder, query: str) -> Vectors | None:
-        """The query's unit vector (float32, one dimension); None when it does not come in time.
+        """The query's unit vector (float32, one dimension); None when there is none now.
 
         Raises:
-            UpstreamError: The embedding server is away, or refuses.
+            UpstreamError: The embedding server refuses, which does not pass.
         """
         work = partial(encoder.embedding.embed, [query], "query")
         running = asyncio.get_running_loop().run_in_executor(self._pool, work)
@@ -50,11 +51,13 @@ class Queries:
         except TimeoutError:
             self._note(f"no vector of a query came within {self._patience:g} s")
             return None
-        except UpstreamTimeout as error:
+        except UpstreamError as error:
+            if not is_passing(error):
+                raise
             self._note(str(error))
             return None
         if self.problem is not None:
-            log.info("the encoder answers in time again")
+            log.info("the encoder gives queries vectors again")
             self.problem = None
         row: Vectors = vectors[0]
         return row
@@ -66,5 +69,5 @@ class Queries:
     def _note(self, why: str) -> None:
         self.unanswered += 1
         if self.problem is None:  # once: a search a second would fill the log
-            log.warning("searches go by words alone while the encoder is late: %s", why)
-        self.problem = f"The encoder is late, and searches go by words alone: {why}"
+            log.warning("searches go by words alone while the encoder gives no vectors: %s", why)
+        self.problem = f"The encoder gives no vectors, and searches go by words alone: {why}"

@@ -25,6 +25,11 @@ _AWAY_SECONDS = 5.0
 """Between two looks at an embedding server that is away."""
 _STRIKES = 3
 """How often a file's chunks may fail at a server that embeds other texts."""
+_RETURNS = 2
+"""How often a batch may fail at a server that has just come back, before its files go alone."""
+_FALLS = 5
+"""How often a server may be away after a file's chunks, and nothing else, before they fail: it is
+they that it dies of, or is busy with for too long."""
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +59,15 @@ class Vectoriser:
 
     async def _embed_all(self, encoder: Encoder, slices: Sequence[Slice]) -> None:
         """Together, or each alone, when something of them is at fault."""
+        falls = 0
         while those := _wanted(slices):
             try:
                 await self._embed(encoder, those)
             except UpstreamError as error:
                 if is_passing(error) and await self._is_away(encoder, error):
-                    continue
+                    falls += not isinstance(error, UpstreamLimited)
+                    if falls <= _RETURNS:  # the first one was nobody's fault
+                        continue
             except RAGError as error:
                 for part in those:
                     part.error = error
@@ -74,7 +82,7 @@ class Vectoriser:
         self._answers_again()
 
     async def _embed_alone(self, encoder: Encoder, part: Slice) -> None:
-        strikes = 0
+        strikes = falls = 0
         while _wanted([part]):
             try:
                 await self._embed(encoder, [part])
@@ -82,15 +90,34 @@ class Vectoriser:
                 if is_passing(error):
                     away = await self._is_away(encoder, error)
                     strikes += not away
-                    if away or strikes < _STRIKES:
+                    falls += away and not isinstance(error, UpstreamLimited)
+                    if strikes < _STRIKES and falls < _FALLS:
                         continue
-                _fail(part, error)
+                    if falls >= _FALLS:
+                        error = UpstreamError(_FATAL.format(times=falls, error=error))
+                await self._fail(encoder, part, error)
             except RAGError as error:
                 part.error = error
             except Exception as error:
                 log.exception("embedding %s failed", part.job.file_id)
-                _fail(part, error)
+                await self._fail(encoder, part, error)
             return
+
+    async def _fail(self, encoder: Encoder, part: Slice, error: Exception) -> None:
+        """A new file fails. A refill goes on, and finds these chunks by their words, while the
+        encoder embeds other texts: where it embeds nothing, what the store has had is better."""
+        if part.job.refill is None:
+            part.error = error
+            return
+        try:
+            await self._threads.run(probe, encoder.embedding)
+        except RAGError as nothing:
+            part.error = nothing
+        except Exception as nothing:
+            log.exception("the encoder embeds nothing")
+            part.error = nothing
+        else:
+            log.warning("a part of %s is found by its words alone: %s", part.job.file_id, error)
 
     async def _embed(self, encoder: Encoder, slices: Sequence[Slice]) -> None:
         texts = [text for part in slices for text in part.texts]
@@ -141,9 +168,8 @@ def _wanted(slices: Sequence[Slice]) -> list[Slice]:
     return [part for part in slices if part.error is None and not part.job.ended]
 
 
-def _fail(part: Slice, error: Exception) -> None:
-    """A new file fails; a rebuild goes on, and finds these chunks by their words."""
-    if part.job.refill is None:
-        part.error = error
-    else:
-        log.warning("a part of %s is found by its words alone: %s", part.job.file_id, error)
+_FATAL = (
+    "The embedding server was away after each of {times} attempts at this file, and answered other "
+    "texts in between: give it more memory or time, then ingest the file again. The last time: "
+    "{error}"
+)

@@ -71,20 +71,38 @@ def test_documents_are_found(backend: Running, server: EmbeddingsServer) -> None
     assert server.headers[-1]["authorization"] == f"Bearer {KEY}"
 
 
-def test_a_question_while_the_server_is_away(backend: Running, server: EmbeddingsServer) -> None:
+def test_words_answer_a_question_while_the_server_is_away(
+    backend: Running, server: EmbeddingsServer
+) -> None:
     server.default = Answer(503, message="out of memory")
     body = {"model": "x", "messages": [{"role": "user", "content": "How many days of leave?"}]}
     try:
         with backend.http() as http:
             answer = http.post("/v1/chat/completions", json=body)
+            away = http.get("/health").json()["encoder"]["problem"]
     finally:
         server.default = Answer()
-    assert answer.status_code == 503
-    assert answer.json()["error"]["message"] == (
-        f'The embedding server at {server.url}/v1 is not ready (503): "out of memory".'
-    )
+    assert answer.status_code == 200
+    assert "words alone" in away
+    assert f'{server.url}/v1 is not ready (503): "out of memory".' in away
+    asked = len(server.headers)
     with backend.http() as http:
         assert http.post("/v1/chat/completions", json=body).status_code == 200
+        assert len(server.headers) > asked  # that answer was not kept
+        assert "problem" not in http.get("/health").json()["encoder"]
+
+
+def test_a_question_that_the_server_refuses_is_an_error(
+    backend: Running, server: EmbeddingsServer
+) -> None:
+    server.default = Answer(401, message="no such key")
+    try:
+        with backend.http() as http:
+            answer = http.post("/v1/vector_stores/default/search", json={"query": "a key"})
+    finally:
+        server.default = Answer()
+    assert answer.status_code == 502
+    assert "(401)" in answer.json()["error"]["message"]
 
 
 def test_a_file_waits_for_the_server_and_goes_on(

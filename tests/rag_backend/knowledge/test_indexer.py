@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from ingest.chunking import StaticSize
-from rag_backend.errors import Conflict, StartError, StorageBroken, StorageFull
+from rag_backend.errors import Conflict, StartError, StorageAway, StorageBroken, StorageFull
 from rag_backend.knowledge.embedding import EmbeddingProvider, Kind, Vectors
 from rag_backend.knowledge.encoder import EncoderLoader
 from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.models import Store
+from rag_backend.knowledge.recovery import Lost
 from rag_backend.knowledge.spooling import Chunks
 from tests.rag_backend.knowledge.building import (
     DirectReading,
@@ -352,6 +353,50 @@ async def test_lost_derived_data_are_noticed_and_rebuilt(
     caplog.clear()
     async with opened_library(tmp_path, FakeEmbedding(), DirectReading()):
         assert caplog.text == ""
+
+
+async def test_a_start_that_is_tried_again_repairs_a_store_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the catalog goes away during it (see `following`)."""
+    loaded = threading.Event()
+
+    def load() -> FakeEmbedding:
+        assert loaded.wait(60)
+        return FakeEmbedding()
+
+    encoder = EncoderLoader(load)
+    library = build_library(tmp_path, encoder, DirectReading())
+    for name in ("one", "two"):
+        library.catalog.create_store(name, {})
+    looked: list[str] = []
+    repaired: list[str] = []
+
+    def lost(store: Store) -> Lost:
+        looked.append(store.id)
+        if len(looked) == 2:
+            raise StorageAway("The catalog does not answer.")
+        return Lost(postings=False, vectors=True)
+
+    indexer = library.indexer
+    monkeypatch.setattr(indexer._recovery, "lost", lost)
+    monkeypatch.setattr(
+        indexer._recovery, "vectors", lambda store, encoder: repaired.append(store.name)
+    )
+    encoder.start()
+    try:
+        with pytest.raises(StorageAway):
+            await indexer.start()
+        await indexer.start()
+        loaded.set()
+        async with asyncio.timeout(30):
+            while any(map(indexer.progress, library.catalog.list_stores())):
+                await asyncio.sleep(0.01)
+        assert sorted(repaired) == ["one", "two"]
+    finally:
+        loaded.set()
+        await encoder.stop()
+        await library.stop()
 
 
 async def test_what_waits_is_counted(tmp_path: Path) -> None:

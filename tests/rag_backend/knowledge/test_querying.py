@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rag_backend.errors import UpstreamTimeout, UpstreamUnavailable
+from rag_backend.errors import UpstreamError, UpstreamRefused, UpstreamTimeout, UpstreamUnavailable
 from rag_backend.knowledge import retriever as module
 from rag_backend.knowledge.embedding import Kind, Vectors, probe
 from rag_backend.knowledge.encoder import Encoder
@@ -54,13 +54,27 @@ async def test_a_query_is_waited_for_as_long_as_a_search_has_patience() -> None:
     await asyncio.to_thread(queries.close)
 
 
-async def test_a_server_that_says_it_was_too_late_is_one_that_is_late() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        UpstreamTimeout("It did not answer within 10 s."),
+        UpstreamUnavailable("It cannot be reached: start it."),
+    ],
+)
+async def test_a_server_that_is_late_or_away_gives_no_vector(error: UpstreamError) -> None:
     queries = Queries()
-    late = loaded(Hanging(UpstreamTimeout("It did not answer within 10 s.")))
-    assert await queries.vector(late, "lunch") is None
-    away = loaded(Hanging(UpstreamUnavailable("It cannot be reached: start it.")))
-    with pytest.raises(UpstreamUnavailable):
-        await queries.vector(away, "lunch")
+    assert await queries.vector(loaded(Hanging(error)), "lunch") is None
+    assert queries.unanswered == 1
+    assert str(error) in (queries.problem or "")
+    await asyncio.to_thread(queries.close)
+
+
+async def test_a_refusal_is_an_error() -> None:
+    queries = Queries()
+    refusing = loaded(Hanging(UpstreamRefused("It refused the key (401).", status=401)))
+    with pytest.raises(UpstreamRefused):
+        await queries.vector(refusing, "lunch")
+    assert (queries.unanswered, queries.problem) == (0, None)
     await asyncio.to_thread(queries.close)
 
 

@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from rag_backend.errors import UpstreamError, UpstreamLimited, UpstreamRefused, UpstreamUnavailable
+from rag_backend.errors import (
+    UpstreamError,
+    UpstreamLimited,
+    UpstreamRefused,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
 from rag_backend.knowledge import vectorising as module
 from rag_backend.knowledge.embedding import Kind, Vectors, probe
 from rag_backend.knowledge.encoder import Encoder
@@ -38,7 +44,10 @@ class Server(FakeEmbedding):
         self.away: UpstreamError | None = None
         self.poison: dict[str, Exception] = {}
         self.asked = 0
+        self.deadly: str | None = None
+        self.dies = 0
         self.failed = threading.Event()
+        self._down = False
 
     def embed(self, texts: Sequence[str], kind: Kind) -> Vectors:
         """See EmbeddingProvider."""
@@ -46,6 +55,13 @@ class Server(FakeEmbedding):
         if self.away is not None:
             self.failed.set()
             raise self.away
+        if self._down:  # it is back by the next time
+            self._down = False
+            raise CRASHED
+        if self.deadly is not None and any(self.deadly in text for text in texts):
+            self.dies += 1
+            self._down = True
+            raise UpstreamUnavailable("It cannot be reached: start it.")
         for word, error in self.poison.items():
             if any(word in text for text in texts):
                 raise error
@@ -82,6 +98,7 @@ def slices_of(encoder: Encoder, *texts: str) -> list[Slice]:
 
 
 REFUSED = UpstreamRefused("It refused the request (400).", status=400)
+REVOKED = UpstreamRefused("It refused the key (401).", status=401)
 CRASHED = UpstreamError("It failed (500).")
 
 
@@ -128,6 +145,39 @@ async def test_a_server_that_is_away_is_waited_for(
     assert "answers again" in caplog.text
 
 
+async def test_a_text_that_the_server_dies_of_costs_its_own_slice(
+    threads: Threads, server: Server, encoder: Encoder
+) -> None:
+    server.deadly = "deadly"
+    vectoriser, parts = Vectoriser(threads), slices_of(encoder, "a", "deadly", "b")
+    async with asyncio.timeout(30):
+        await vectoriser.add_vectors(parts)
+    assert [part.vectors is not None for part in parts] == [True, False, True]
+    assert [part.error is None for part in parts] == [True, False, True]
+    assert str(parts[1].error).startswith("The embedding server was away after each of 5 attempts")
+    assert server.dies == 3 + 5
+    assert vectoriser.problem is None
+
+
+async def test_a_batch_that_is_too_much_for_the_server_is_embedded_text_by_text(
+    threads: Threads, server: Server, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, busy = server.embed, threading.Event()
+
+    def slow(texts: Sequence[str], kind: Kind) -> Vectors:
+        if busy.is_set() or len(texts) > 1:
+            (busy.clear if busy.is_set() else busy.set)()
+            raise UpstreamTimeout("It did not answer within 60 s.")
+        return real(texts, kind)
+
+    monkeypatch.setattr(server, "embed", slow)
+    parts = slices_of(encoder, "a", "b")
+    async with asyncio.timeout(30):
+        await Vectoriser(threads).add_vectors(parts)
+    assert [part.error for part in parts] == [None, None]
+    assert all(part.vectors is not None for part in parts)
+
+
 async def test_what_is_removed_meanwhile_is_not_asked_for(
     threads: Threads, server: Server, encoder: Encoder
 ) -> None:
@@ -143,21 +193,34 @@ async def test_what_is_removed_meanwhile_is_not_asked_for(
     assert parts[1].vectors is None
 
 
+class Target:
+    """What is being rebuilt."""
+
+    collection = "vs_1-1"
+
+    def written(self, file_id: str, chunks: int) -> None:
+        """Nothing."""
+
+
 @pytest.mark.parametrize("error", [REFUSED, CRASHED])
 async def test_a_rebuild_goes_on_without_the_vectors_of_what_is_refused(
     threads: Threads, server: Server, encoder: Encoder, error: UpstreamError
 ) -> None:
-    class Target:
-        collection = "vs_1-1"
-
-        def written(self, file_id: str, chunks: int) -> None:
-            """Nothing."""
-
     server.poison["poison"] = error
     [part] = slices_of(encoder, "poison")
     part.job.refill = Target()
     await Vectoriser(threads).add_vectors([part])
     assert (part.error, part.vectors) == (None, None)
+
+
+async def test_a_rebuild_stops_where_the_server_refuses_everything(
+    threads: Threads, server: Server, encoder: Encoder
+) -> None:
+    server.away = REVOKED
+    [part] = slices_of(encoder, "a")
+    part.job.refill = Target()
+    await Vectoriser(threads).add_vectors([part])
+    assert part.error is REVOKED
 
 
 # In a library
@@ -209,6 +272,28 @@ async def test_files_wait_for_a_server_that_goes_away(
     await settled(library, store)
     assert set(statuses(library, store).values()) == {"completed"}
     assert library.indexer.problem is None
+    assert_agreement(library)
+
+
+async def test_a_rebuild_with_a_revoked_key_keeps_the_vectors_and_goes_on_later(
+    library: Library, store: Store, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rag_backend.knowledge.refills._RETRY_SECONDS", 0.05)
+    for number in range(3):
+        await put(library, store, f"{number}.md", f"Text {number}".encode())
+    await settled(library, store)
+    server.away = REVOKED
+    await library.indexer.rebuild(store)
+    async with asyncio.timeout(30):
+        while library.indexer.problem != str(REVOKED):
+            await asyncio.sleep(0.005)
+    await asyncio.sleep(0.2)  # it is tried again, in vain
+    now = await library.store("default")
+    assert (now.generation, now.rebuilding) == (0, True)
+    assert library.retriever._vectors.count(now.collection) == 3
+    server.away = None
+    await settled(library, store)
+    assert (await library.store("default")).generation == 1
     assert_agreement(library)
 
 
