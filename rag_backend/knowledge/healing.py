@@ -97,10 +97,10 @@ class Healing:
         async with self._refills.writing:
             if reopens:
                 log.warning("Chroma's files were deleted or damaged: they are opened anew")
-                await self._threads.run(self._vectors.reopen)
+                await self._threads.run(self._reopen)
             for collection in broken:
                 await self._threads.run(self._lexical.discard, collection)
-            losses = await self._threads.run(self._losses, reopens)
+            losses = await self._threads.run(self._losses)
             for store, _ in losses:
                 self._refills.interrupt(store.id, StorageLost("What was written of it is lost."))
         # Of what was on its way into them nobody knows what is left: it comes again.
@@ -110,18 +110,41 @@ class Healing:
         self._left.clear()
         return bool(losses)
 
-    def _losses(self, everywhere: bool) -> list[tuple[Store, Lost]]:
+    def _reopen(self) -> None:
+        """Open Chroma anew; what any store holds is to be counted then.
+
+        Chroma keeps what it has once taken: where its files are the same, a store whose numbers
+        agree has lost nothing, and goes on with what it is at.
+        """
+        stores = self._catalog.list_stores()
+        renewed = self._vectors.reopen()
+        for store in stores:
+            for name in store.collections:
+                self._left[name] = renewed or self._left.get(name, False)
+
+    def _losses(self) -> list[tuple[Store, Lost]]:
         """Stores that have lost something, or may have lost what was not complete yet."""
         found = []
         for store in self._catalog.list_stores():
             named = self._left.keys() & {*store.collections}
-            certain = everywhere or any(self._left[name] for name in named)
+            certain = any(self._left[name] for name in named)
             if store.rebuilding:
                 # What serves may lack vectors of an encoder that is gone; the rebuild brings them.
-                if certain:
+                if certain or (named and self._is_short(store)):
                     found.append((store, Lost(postings=False, vectors=False)))
-            elif everywhere or named:
+            elif named:
                 lost = self._recovery.lost(store, growing=True)
                 if certain or lost.postings or lost.vectors:
                     found.append((store, lost))
         return found
+
+    def _is_short(self, store: Store) -> bool:
+        """Whether vectors are gone that a rebuild under way has written."""
+        rebuild = self._refills.mirror_of(store)
+        if rebuild is None:
+            return False
+        try:
+            return self._vectors.count(rebuild.collection) < rebuild.made
+        except RAGError as error:
+            log.error("%s", error)
+            return True

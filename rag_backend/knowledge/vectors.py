@@ -72,7 +72,7 @@ class VectorIndex:
         self._in_use = 0
         self._closed = False
         self._users = threading.Condition()
-        self._damaged = False
+        self._damaged = self._renewed = False
         self.suspects = Suspects()
         self._where = where
         self._remedy = remedy
@@ -97,7 +97,7 @@ class VectorIndex:
                 )
 
         try:
-            self._guard(write)
+            self._guard(write, of=collection)
         finally:
             self._kept.forget(collection, set(file_ids))
 
@@ -109,7 +109,7 @@ class VectorIndex:
                 self._existing(collection).delete(where=where)
 
         try:
-            self._guard(remove, missing=lambda: None)
+            self._guard(remove, lambda: None, collection)
         finally:
             self._kept.forget(collection, file_ids)
 
@@ -139,7 +139,7 @@ class VectorIndex:
             self.suspects.add(collection, certain=collection in self._known)
             return []
 
-        return self._guard(query, missing)
+        return self._guard(query, missing, collection)
 
     def _nearest(
         self, collection: str, vector: Vectors, k: int, **among: Any
@@ -219,7 +219,7 @@ class VectorIndex:
 
     def count(self, collection: str) -> int:
         """Number of vectors; 0 for a collection that does not exist."""
-        return self._guard(lambda: self._existing(collection).count(), missing=int)
+        return self._guard(lambda: self._existing(collection).count(), int, collection)
 
     def ids(self, collection: str) -> set[str]:
         """Every chunk id; empty for a collection that does not exist."""
@@ -231,7 +231,7 @@ class VectorIndex:
                 found.update(source.get(limit=self._batch, offset=at, include=[])["ids"])
             return found
 
-        return self._guard(read, missing=set[str])
+        return self._guard(read, set[str], collection)
 
     def get(self, collection: str, ids: Sequence[str]) -> dict[str, Vectors]:
         """{chunk id: its vector} of those that are there."""
@@ -241,13 +241,15 @@ class VectorIndex:
             rows = np.asarray(found["embeddings"], dtype=np.float32)
             return dict(zip(found["ids"], rows, strict=True))
 
-        return self._guard(read, missing=dict[str, Vectors])
+        return self._guard(read, dict[str, Vectors], collection)
 
     def drop(self, collection: str) -> None:
         """Delete the collection, if it exists."""
         self._known.pop(collection, None)
         try:
-            self._guard(lambda: self._client.delete_collection(collection), missing=lambda: None)
+            self._guard(
+                lambda: self._client.delete_collection(collection), lambda: None, collection
+            )
         finally:
             self._kept.forget(collection)
         if self._folder is not None:
@@ -264,14 +266,18 @@ class VectorIndex:
             self._damaged = True
         return self._damaged
 
-    def reopen(self) -> None:
-        """Open the embedded Chroma anew, which may lack anything afterwards; waits for who uses it.
+    def reopen(self) -> bool:
+        """Open the embedded Chroma anew; waits for who uses it.
 
         What cannot be opened is set aside. Raises StorageBroken; meanwhile everything else here
         raises StorageLost.
+
+        Returns:
+            Whether its files are others now: nothing is left of what was written.
         """
         if self._folder is None or self._again is None:
-            return
+            return False
+        self._renewed |= self._folder.replaced
         with self._users:
             closed, self._closed = self._closed, True
             self._users.wait_for(lambda: not self._in_use)
@@ -283,11 +289,14 @@ class VectorIndex:
             if not self._folder.path.is_dir():
                 raise
             log.warning("%s It is set aside as %s.", error, self._folder.set_aside())
+            self._renewed = True
             self._client = self._again()
         self._folder.opened()
         self._known.clear()
         self._kept.clear()
-        self._damaged = self._closed = False
+        renewed = self._renewed
+        self._damaged = self._closed = self._renewed = False
+        return renewed
 
     def close(self) -> None:
         """Let go of files or connections."""
@@ -328,10 +337,22 @@ class VectorIndex:
                 self._known.pop(collection, None)
         return action(self._existing(collection))
 
-    def _guard(self, action: Callable[[], T], missing: Callable[[], T] | None = None) -> T:
+    def _guard(
+        self,
+        action: Callable[[], T],
+        missing: Callable[[], T] | None = None,
+        of: str | None = None,
+    ) -> T:
+        """What `action` returns, its errors in our words.
+
+        Args:
+            action: May be done twice.
+            missing: Instead of it, when the collection does not exist.
+            of: The collection that it is about.
+        """
         try:
             with self._using():
-                return action()
+                return action() if of is None else self._settled(action, of)
         except NotFoundError as error:
             if missing is not None:
                 return missing()
@@ -339,7 +360,7 @@ class VectorIndex:
         except Exception as error:
             if not _is_chromas(error):
                 raise
-            if "disk is full" in str(error) or getattr(error, "errno", None) == errno.ENOSPC:
+            if _is_full(error):
                 raise StorageFull(
                     "The disk that holds DATA_DIR is full: free some space, then try again."
                 ) from error
@@ -355,6 +376,21 @@ class VectorIndex:
             raise StorageBroken(
                 f"Chroma ({self._where}) cannot be used: {_reason(error)}. {self._remedy}"
             ) from error
+
+    def _settled(self, action: Callable[[], T], collection: str) -> T:
+        """Raises NotFoundError for a collection that is dropped meanwhile.
+
+        Chroma 1.5 says to whom it takes one away that it has failed, as it does of damage.
+        """
+        try:
+            return action()
+        except InternalError as error:
+            if _is_full(error):
+                raise
+            with suppress(InternalError):  # it may be dropped at this moment: seen below
+                self._client.get_collection(collection, embedding_function=None)
+            log.info("Chroma (%s) failed, and is asked again: %s", self._where, _reason(error))
+            return action()
 
     @contextmanager
     def _using(self) -> Iterator[None]:
@@ -398,6 +434,10 @@ def _is_chromas(error: Exception) -> bool:
     """Its HTTP client raises a bare Exception for what a server calls an internal error."""
     known = (ChromaError, httpx.HTTPError, OSError, ValueError)
     return isinstance(error, known) or type(error) is Exception
+
+
+def _is_full(error: Exception) -> bool:
+    return "disk is full" in str(error) or getattr(error, "errno", None) == errno.ENOSPC
 
 
 def _reason(error: Exception) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from pathlib import Path
 
 import pytest
 
+from rag_backend.errors import RAGError
 from rag_backend.knowledge import healing
 from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.models import Store
+from rag_backend.knowledge.refilling import Refill
 from tests.rag_backend.knowledge import storage as places
 from tests.rag_backend.knowledge.building import (
     DirectReading,
@@ -129,6 +131,81 @@ async def test_a_rebuild_under_way(library: Library, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "chroma")
     await settled(library, store)
     await until(lambda: agrees(library))
+    await settled(library, store)
+    assert_agreement(library)
+
+
+@pytest.fixture
+def began_again(library: Library, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Ids of the stores whose refills were interrupted, and whose jobs began again."""
+    seen: set[str] = set()
+    jobs, refills = library.indexer._jobs, library.indexer._refills
+    outdate, interrupt = jobs.outdate_stores, refills.interrupt
+
+    def outdated(store_ids: Collection[str]) -> None:
+        assert seen >= set(store_ids)
+        outdate(store_ids)
+
+    def interrupted(store_id: str, error: RAGError) -> None:
+        seen.add(store_id)
+        interrupt(store_id, error)
+
+    monkeypatch.setattr(jobs, "outdate_stores", outdated)
+    monkeypatch.setattr(refills, "interrupt", interrupted)
+    return seen
+
+
+async def test_a_failure_that_took_nothing(library: Library, began_again: set[str]) -> None:
+    store = await filled(library)
+    vectors = library.retriever._vectors
+    await library.indexer.rebuild(store)
+    vectors._damaged = True
+    await until(lambda: not vectors.damaged)
+    async with library.indexer._refills.writing:
+        assert began_again == set(), "the look that opened it anew is over"
+    await settled(library, store)
+    assert_agreement(library)
+
+
+async def test_only_who_lost_something_begins_again(
+    library: Library, began_again: set[str]
+) -> None:
+    store = await filled(library)
+    other = await library.create_store("other", {})
+    await put(library, other, "other.md", b"Another text")
+    await settled(library, other)
+    vectors = library.retriever._vectors
+    files = library.catalog.list_store_files(store.id, "completed")
+    vectors.delete_files(store.collection, [files[0].file_id])
+    vectors._damaged = True
+    await until(lambda: began_again != set())
+    assert began_again == {store.id}
+    await until(lambda: agrees(library))
+    assert_agreement(library)
+
+
+async def test_a_rebuild_that_lost_what_it_has_written(
+    library: Library, began_again: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rag_backend.knowledge.refills._AWAY_SECONDS", 0.1)
+    store = await filled(library)
+    vectors, refills = library.retriever._vectors, library.indexer._refills
+    finish = library.indexer._writer.finish
+    lost: list[Refill] = []
+
+    def lose_all(refill: Refill) -> bool:
+        """Once all is written, and before it is served."""
+        if not lost:
+            vectors._client.delete_collection(refill.collection)
+            vectors._damaged = True
+            lost.append(refill)
+        return finish(refill) if began_again else False
+
+    monkeypatch.setattr(library.indexer._writer, "finish", lose_all)
+    await library.indexer.rebuild(store)
+    await until(lambda: began_again != set())
+    assert began_again == {store.id}
+    await until(lambda: refills.names == [] and not library.catalog.store(store.id).rebuilding)
     await settled(library, store)
     assert_agreement(library)
 

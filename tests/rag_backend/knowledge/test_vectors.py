@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import chromadb
 import numpy as np
 import pytest
+from chromadb.errors import InternalError
 
-from rag_backend.errors import StorageBroken
+from rag_backend.errors import StorageBroken, StorageLost
 from rag_backend.knowledge.embedding import Vectors
 from rag_backend.knowledge.filters import Selection
 from rag_backend.knowledge.models import SearchableFile, new_id
@@ -254,6 +259,93 @@ def test_reopened(tmp_path: Path, store: str) -> None:
     again = open_embedded(tmp_path)
     assert again.search(store, axes(1)[0], 1)[0][0] == "a:0"
     again.close()
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Iterator[VectorIndex]:
+    opened = open_embedded(tmp_path)
+    yield opened
+    opened.close()
+
+
+def test_a_collection_dropped_under_searches_is_no_damage(embedded: VectorIndex) -> None:
+    rows = np.random.default_rng(1).standard_normal((200, 32)).astype(np.float32)
+    ids = [f"a:{number}" for number in range(len(rows))]
+    over = False
+
+    def search() -> int:
+        done = 0
+        while not over:
+            embedded.search("vs_a-0", rows[7], 5)
+            done += 1
+        return done
+
+    with ThreadPoolExecutor(3) as threads:
+        searches = [threads.submit(search) for _ in range(3)]
+        try:
+            for _ in range(20):
+                embedded.add("vs_a-0", ids, ["a"] * len(ids), rows)
+                embedded.drop("vs_a-0")
+        finally:
+            over = True
+        assert all(each.result() for each in searches)
+    assert not embedded.damaged
+
+
+def failing(
+    monkeypatch: pytest.MonkeyPatch, times: int, meanwhile: Callable[[], object] = int
+) -> None:
+    """Chroma's searches fail so many times as they do in a collection that is taken away."""
+    query, left = chromadb.Collection.query, [meanwhile] * times
+
+    def fail_first(self: chromadb.Collection, *args: Any, **named: Any) -> Any:
+        if left:
+            left.pop()()
+            raise InternalError("Missing field: [Missing metadata segment]")
+        return query(self, *args, **named)
+
+    monkeypatch.setattr(chromadb.Collection, "query", fail_first)
+
+
+def test_a_failure_in_a_collection_that_has_gone(
+    embedded: VectorIndex, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedded.add(store, ["a:0"], ["a"], axes(1))
+    failing(monkeypatch, 1, lambda: embedded.drop(store))
+    assert embedded.search(store, axes(1)[0], 1) == []
+    assert not embedded.damaged
+
+
+def test_a_failure_that_passes_is_no_damage(
+    embedded: VectorIndex, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedded.add(store, ["a:0"], ["a"], axes(1))
+    failing(monkeypatch, 1)
+    assert embedded.search(store, axes(1)[0], 1)[0][0] == "a:0"
+    assert not embedded.damaged
+
+
+def test_a_failure_that_stays_is_damage(
+    embedded: VectorIndex, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedded.add(store, ["a:0"], ["a"], axes(1))
+    failing(monkeypatch, 2)
+    with pytest.raises(StorageLost):
+        embedded.search(store, axes(1)[0], 1)
+    assert embedded.damaged
+    assert not embedded.reopen(), "its files are the same"
+    assert embedded.search(store, axes(1)[0], 1)[0][0] == "a:0"
+    assert not embedded.damaged
+
+
+def test_files_that_were_deleted_are_others(tmp_path: Path, store: str) -> None:
+    index = open_embedded(tmp_path / "chroma")
+    index.add(store, ["a:0"], ["a"], axes(1))
+    shutil.rmtree(tmp_path / "chroma")
+    assert index.damaged
+    assert index.reopen()
+    assert index.count(store) == 0
+    index.close()
 
 
 def test_a_server_that_does_not_answer_is_a_sentence() -> None:
