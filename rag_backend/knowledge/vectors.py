@@ -352,7 +352,7 @@ class VectorIndex:
         """
         try:
             with self._using():
-                return action() if of is None else self._settled(action, of)
+                return action() if of is None else self._settled(action, of, missing is None)
         except NotFoundError as error:
             if missing is not None:
                 return missing()
@@ -377,8 +377,8 @@ class VectorIndex:
                 f"Chroma ({self._where}) cannot be used: {_reason(error)}. {self._remedy}"
             ) from error
 
-    def _settled(self, action: Callable[[], T], collection: str) -> T:
-        """Raises NotFoundError for a collection that is dropped meanwhile.
+    def _settled(self, action: Callable[[], T], collection: str, creates: bool) -> T:
+        """Raises NotFoundError for a collection that is dropped meanwhile, unless it `creates` it.
 
         Chroma 1.5 says to whom it takes one away that it has failed, as it does of damage.
         """
@@ -387,8 +387,9 @@ class VectorIndex:
         except InternalError as error:
             if _is_full(error):
                 raise
-            with suppress(InternalError):  # it may be dropped at this moment: seen below
-                self._client.get_collection(collection, embedding_function=None)
+            if not creates:
+                with suppress(InternalError):  # it may be dropped at this moment: seen below
+                    self._client.get_collection(collection, embedding_function=None)
             log.info("Chroma (%s) failed, and is asked again: %s", self._where, _reason(error))
             return action()
 

@@ -338,6 +338,20 @@ def test_a_failure_that_stays_is_damage(
     assert not embedded.damaged
 
 
+def test_a_collection_that_cannot_be_made_is_damage(
+    embedded: VectorIndex, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when Chroma's files are gone; that the collection does not exist says nothing."""
+
+    def fail(*_args: object, **_named: object) -> None:
+        raise InternalError("attempt to write a readonly database")
+
+    monkeypatch.setattr(embedded._client, "get_or_create_collection", fail)
+    with pytest.raises(StorageLost):
+        embedded.add(store, ["a:0"], ["a"], axes(1))
+    assert embedded.damaged
+
+
 def test_files_that_were_deleted_are_others(tmp_path: Path, store: str) -> None:
     index = open_embedded(tmp_path / "chroma")
     index.add(store, ["a:0"], ["a"], axes(1))
