@@ -222,7 +222,8 @@ def test_metrics_are_prometheus_own_format(watched: BackendProcess, upstream: Op
 
 def test_readiness_names_what_is_away(watched: BackendProcess, upstream: OpenAIServer) -> None:
     def report() -> dict[str, Any]:
-        answer = httpx.get(f"{watched.url}/health/ready", timeout=PATIENCE)
+        with client(watched) as asking:
+            answer = asking.get("/health/ready")
         assert answer.status_code == 200, "a stand-in answers"
         found: dict[str, Any] = answer.json()
         return found
