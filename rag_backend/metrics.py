@@ -14,8 +14,6 @@ from prometheus_client.registry import Collector
 from rag_backend.notes import notes
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
-
-
 _TENTHS = tuple(n / 10 for n in range(1, 11))
 
 
@@ -24,6 +22,17 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
+        self._add_requests(registry)
+        self._add_answering(registry)
+        self._add_cache(registry)
+        self._add_routing(registry)
+        self._add_money(registry)
+        self._add_queue(registry)
+        self._add_ingestion(registry)
+        self._add_dependencies(registry)
+        ProcessCollector(registry=registry)
+
+    def _add_requests(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
             "rag_requests_total", "HTTP requests", ["route", "status"], registry=registry
         )
@@ -34,6 +43,8 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
+
+    def _add_answering(self, registry: CollectorRegistry) -> None:
         self.answers = Counter(
             "rag_answers_total",
             "Answers by the provider that gave them and how they were grounded",
@@ -56,95 +67,6 @@ class Metrics:
             ["method", "when"],
             registry=registry,
         )
-        self.cached = Counter(
-            "rag_cache_requests_total",
-            "Chat requests by how the answer cache served them: hit, miss, shared, bypass",
-            ["outcome"],
-            registry=registry,
-        )
-        self.cache_events = Counter(
-            "rag_cache_events_total",
-            "What happened to kept answers: stored, replaced, evicted, expired, too_large, "
-            "unfit, garbage, error",
-            ["event"],
-            registry=registry,
-        )
-        self.cache_saved_tokens = Counter(
-            "rag_cache_saved_tokens_total",
-            "Tokens of answers that no provider had to give again",
-            ["provider", "direction"],
-            registry=registry,
-        )
-        self.cache_bytes = Gauge(
-            "rag_cache_bytes", "Bytes of answers kept in memory", registry=registry
-        )
-        self.cache_entries = Gauge("rag_cache_entries", "Answers kept in memory", registry=registry)
-        self.routed = Counter(
-            "rag_routed_total",
-            "Requests under LLM_PROVIDER=smart, by the provider and by what decided for it: named, "
-            "task, context, features, score, overflow",
-            ["provider", "rule"],
-            registry=registry,
-        )
-        self.route_reasons = Counter(
-            "rag_route_reasons_total",
-            "Reasons of routes; a route may have several",
-            ["provider", "reason"],
-            registry=registry,
-        )
-        self.route_scores = Histogram(
-            "rag_route_score",
-            "How hard questions looked, 0 to 1",
-            buckets=_TENTHS,
-            registry=registry,
-        )
-        self.route_threshold = Gauge(
-            "rag_route_threshold",
-            "Score above which the last question would have gone to the strong provider",
-            registry=registry,
-        )
-        self.spent_usd = Counter(
-            "rag_spent_usd_total",
-            "US dollars that answers cost, where the price is known",
-            ["provider"],
-            registry=registry,
-        )
-        self.baseline_usd = Counter(
-            "rag_baseline_usd_total",
-            "US dollars that the same answers would have cost, had every question gone uncondensed "
-            "and uncached to the provider in the label",
-            ["baseline"],
-            registry=registry,
-        )
-        self.saved_usd = Counter(
-            "rag_saved_usd_total",
-            "US dollars saved of that baseline by condensing, caching, routing (a cheaper provider "
-            "answered), upstream_cache (the provider's own)",
-            ["by", "baseline"],
-            registry=registry,
-        )
-        self.overspent_usd = Counter(
-            "rag_overspent_usd_total",
-            "US dollars that answers of dearer providers cost above that baseline",
-            ["baseline"],
-            registry=registry,
-        )
-        self.unpriced_tokens = Counter(
-            "rag_unpriced_tokens_total",
-            "Tokens of answers whose price is not known: no sum of dollars contains them",
-            ["provider", "direction"],
-            registry=registry,
-        )
-        self.pending_files = Gauge(
-            "rag_pending_files", "Files waiting to be read or written", registry=registry
-        )
-        self._add_answering(registry)
-        self._add_queue(registry)
-        self._add_ingestion(registry)
-        self._add_dependencies(registry)
-        ProcessCollector(registry=registry)
-
-    def _add_answering(self, registry: CollectorRegistry) -> None:
         self.errors = Counter(
             "rag_errors_total",
             "Errors that clients got, by class (rag_backend/errors.py; `defect`: unexpected)",
@@ -178,6 +100,91 @@ class Metrics:
             registry=registry,
         )
 
+    def _add_cache(self, registry: CollectorRegistry) -> None:
+        self.cached = Counter(
+            "rag_cache_requests_total",
+            "Chat requests by how the answer cache served them: hit, miss, shared, bypass",
+            ["outcome"],
+            registry=registry,
+        )
+        self.cache_events = Counter(
+            "rag_cache_events_total",
+            "What happened to kept answers: stored, replaced, evicted, expired, too_large, "
+            "unfit, garbage, error",
+            ["event"],
+            registry=registry,
+        )
+        self.cache_saved_tokens = Counter(
+            "rag_cache_saved_tokens_total",
+            "Tokens of answers that no provider had to give again",
+            ["provider", "direction"],
+            registry=registry,
+        )
+        self.cache_bytes = Gauge(
+            "rag_cache_bytes", "Bytes of answers kept in memory", registry=registry
+        )
+        self.cache_entries = Gauge("rag_cache_entries", "Answers kept in memory", registry=registry)
+
+    def _add_routing(self, registry: CollectorRegistry) -> None:
+        self.routed = Counter(
+            "rag_routed_total",
+            "Requests under LLM_PROVIDER=smart, by the provider and by what decided for it: named, "
+            "task, context, features, score, overflow",
+            ["provider", "rule"],
+            registry=registry,
+        )
+        self.route_reasons = Counter(
+            "rag_route_reasons_total",
+            "Reasons of routes; a route may have several",
+            ["provider", "reason"],
+            registry=registry,
+        )
+        self.route_scores = Histogram(
+            "rag_route_score",
+            "How hard questions looked, 0 to 1",
+            buckets=_TENTHS,
+            registry=registry,
+        )
+        self.route_threshold = Gauge(
+            "rag_route_threshold",
+            "Score above which the last question would have gone to the strong provider",
+            registry=registry,
+        )
+
+    def _add_money(self, registry: CollectorRegistry) -> None:
+        self.spent_usd = Counter(
+            "rag_spent_usd_total",
+            "US dollars that answers cost, where the price is known",
+            ["provider"],
+            registry=registry,
+        )
+        self.baseline_usd = Counter(
+            "rag_baseline_usd_total",
+            "US dollars that the same answers would have cost, had every question gone uncondensed "
+            "and uncached to the provider in the label",
+            ["baseline"],
+            registry=registry,
+        )
+        self.saved_usd = Counter(
+            "rag_saved_usd_total",
+            "US dollars saved of that baseline by condensing, caching, routing (a cheaper provider "
+            "answered), upstream_cache (the provider's own)",
+            ["by", "baseline"],
+            registry=registry,
+        )
+        self.overspent_usd = Counter(
+            "rag_overspent_usd_total",
+            "US dollars that answers of dearer providers cost above that baseline",
+            ["baseline"],
+            registry=registry,
+        )
+        self.unpriced_tokens = Counter(
+            "rag_unpriced_tokens_total",
+            "Tokens of answers whose price is not known: no sum of dollars contains them",
+            ["provider", "direction"],
+            registry=registry,
+        )
+
     def _add_queue(self, registry: CollectorRegistry) -> None:
         """By kind (questions, uploads). Read when they are asked for: whoever limits requests sets
         functions (`set_function`)."""
@@ -195,6 +202,9 @@ class Metrics:
         )
 
     def _add_ingestion(self, registry: CollectorRegistry) -> None:
+        self.pending_files = Gauge(
+            "rag_pending_files", "Files waiting to be read or written", registry=registry
+        )
         self.files = Gauge(
             "rag_files",
             "Files in vector stores by status, as last counted (every HEALTH_INTERVAL)",

@@ -129,7 +129,10 @@ class Readiness:
 
     async def look(self) -> None:
         """One round, all at the same time; never longer than the limit."""
-        await asyncio.gather(*(self._look_at(d) for d in self._dependencies))
+        await self._look_at_each(self._dependencies)
+
+    async def _look_at_each(self, those: Sequence[Dependency]) -> None:
+        await asyncio.gather(*(self._look_at(d) for d in those))
         self._metrics.ready.set(self.status != "unready")
 
     def _is_fatal(self, one: Dependency) -> bool:
@@ -160,8 +163,7 @@ class Readiness:
             await self._pause(wait)
             left -= wait
             if left > 0:
-                await asyncio.gather(*(self._look_at(d) for d in wrong))
-                self._metrics.ready.set(self.status != "unready")
+                await self._look_at_each(wrong)
 
     async def _look_at(self, one: Dependency) -> None:
         served = one.served()

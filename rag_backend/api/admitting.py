@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rag_backend.api.replaying import replayed
 from rag_backend.errors import Busy
 from rag_backend.notes import notes
 
@@ -128,7 +129,7 @@ class Admitting:
             return
         if turn is not None:
             asked = time.monotonic()
-            receive = _again(await _waited(places, turn, receive), receive)
+            receive = replayed(await _waited(places, turn, receive), receive)
             notes().waited = time.monotonic() - asked
         began = time.monotonic()
         try:
@@ -156,7 +157,7 @@ def _labelled(path: str) -> str:
     return re.sub(r"(?<=/vector_stores/)[^/]+", "{vector_store_id}", path.rstrip("/"))
 
 
-async def _waited(places: Places, turn: asyncio.Future[None], receive: Receive) -> deque[Message]:
+async def _waited(places: Places, turn: asyncio.Future[None], receive: Receive) -> list[Message]:
     """What came of the body until it was this request's turn.
 
     Nothing more is taken once `_HELD` bytes have come: a client that sends more than that and
@@ -172,8 +173,8 @@ async def _waited(places: Places, turn: asyncio.Future[None], receive: Receive) 
         raise
 
 
-async def _until_turn(turn: asyncio.Future[None], receive: Receive) -> deque[Message]:
-    came: deque[Message] = deque()
+async def _until_turn(turn: asyncio.Future[None], receive: Receive) -> list[Message]:
+    came: list[Message] = []
     held = 0
     listening: asyncio.Future[Message] | None = None
     try:
@@ -193,12 +194,3 @@ async def _until_turn(turn: asyncio.Future[None], receive: Receive) -> deque[Mes
             listening.cancel()
             await asyncio.gather(listening, return_exceptions=True)
     return came
-
-
-def _again(came: deque[Message], receive: Receive) -> Receive:
-    """Messages that were read are given once more before those to come."""
-
-    async def again() -> Message:
-        return came.popleft() if came else await receive()
-
-    return again

@@ -20,6 +20,7 @@ from rag_backend.answering.caching import Wanted
 from rag_backend.answering.recording import Recording
 from rag_backend.api.asking import asker, freshness
 from rag_backend.api.parts import Parts
+from rag_backend.api.replaying import replayed
 from rag_backend.api.rights import caller_in, reached
 from rag_backend.api.sse import HEADERS
 from rag_backend.errors import RAGError
@@ -80,7 +81,7 @@ class Repeating:
         recording = await self._recorded(known, caller_in(scope)) if known is not None else None
         if known is None or recording is None:
             scope[_NOTE] = (self, digest)
-            await self._app(scope, _again(read, receive), send)
+            await self._app(scope, replayed(read, receive), send)
             return
         self.remember(digest, known)  # as the latest: it may have been forgotten meanwhile
         scope["route"] = known.route
@@ -148,13 +149,3 @@ async def _read(receive: Receive) -> list[Message]:
     while read[-1].get("more_body"):
         read.append(await receive())
     return read
-
-
-def _again(read: list[Message], receive: Receive) -> Receive:
-    """Messages that were read are given once more before those to come."""
-    waiting = iter(read)
-
-    async def again() -> Message:
-        return next(waiting, None) or await receive()
-
-    return again
