@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rag_backend.api.failures import respond
 from rag_backend.api.replaying import replayed
 from rag_backend.errors import Busy
 from rag_backend.notes import notes
@@ -123,9 +123,7 @@ class Admitting:
             turn = places.take()
         except Busy as busy:
             scope["route"] = _Refused(_labelled(scope["path"]))
-            await JSONResponse(busy.envelope(), busy.client_status, busy.headers())(
-                scope, receive, send
-            )
+            await respond(busy)(scope, receive, send)
             return
         if turn is not None:
             asked = time.monotonic()

@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from rag_backend.api.limiting import Interrupted
 from rag_backend.errors import BadRequest, RAGError, Starting, StorageFull
 from rag_backend.notes import notes
 
@@ -28,6 +29,11 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _routing)
 
 
+def respond(error: RAGError) -> JSONResponse:
+    """The error as a client sees it."""
+    return JSONResponse(error.envelope(), error.client_status, error.headers())
+
+
 def unexpected() -> RAGError:
     """What a client sees of a defect of ours."""
     return RAGError("Internal error. The backend's log has the details under this request's id.")
@@ -41,7 +47,7 @@ def stopping() -> RAGError:
 async def _known(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RAGError)  # noqa: S101
     notes().error = type(error).__name__
-    return JSONResponse(error.envelope(), error.client_status, error.headers())
+    return respond(error)
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
@@ -85,6 +91,8 @@ def _not_sent_as_json() -> BadRequest:
 
 async def _routing(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101
+    if isinstance(error, Interrupted):
+        return await _known(request, error.error)
     cause = error.__cause__
     if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
         full = StorageFull("The disk of the directory for temporary files is full.")
@@ -92,8 +100,6 @@ async def _routing(request: Request, error: Exception) -> JSONResponse:
     known = {
         404: ("There is no such path; see /docs for those there are.", "unknown_url"),
         405: ("This path does not take that method; see /docs.", "method_not_allowed"),
-        408: (str(error.detail), "body_timeout"),
-        413: (str(error.detail), "too_large"),
     }
     message, code = known.get(error.status_code, (str(error.detail), None))
     failure = BadRequest(message, code=code)

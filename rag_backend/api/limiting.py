@@ -48,12 +48,11 @@ class BodyLimit:
                 async with asyncio.timeout(SILENCE):
                     message = await receive()
             except TimeoutError as error:
-                raise HTTPException(408, _SILENT) from error
+                raise Interrupted(TooSlow(_SILENT)) from error
             whole = not message.get("more_body", False)
             size += len(message.get("body", b""))
             if size > most:
-                # The one kind of exception that FastAPI lets through while it reads a body.
-                raise HTTPException(413, self._sentence(path, size))
+                raise Interrupted(TooLarge(self._sentence(path, size)))
             return message
 
         return counted
@@ -76,10 +75,16 @@ class BodyLimit:
 _SILENT = f"Nothing more of the body has come for {SILENCE:.0f} s: send the request again."
 
 
-def interrupted(error: HTTPException) -> RAGError:
-    """What `bounded` raised, where it comes past FastAPI."""
-    kind = TooSlow if error.status_code == 408 else TooLarge
-    return kind(str(error.detail))
+class Interrupted(HTTPException):
+    """The one kind of exception that FastAPI lets through while it reads a body.
+
+    Attributes:
+        error: What it stands for.
+    """
+
+    def __init__(self, error: RAGError) -> None:
+        super().__init__(error.status, str(error))
+        self.error = error
 
 
 def _takes_files(path: str) -> bool:

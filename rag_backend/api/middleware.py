@@ -12,14 +12,12 @@ import secrets
 from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rag_backend.api.failures import stopping, unexpected
+from rag_backend.api.failures import respond, stopping, unexpected
 from rag_backend.api.guarding import Guard
-from rag_backend.api.limiting import SILENCE, BodyLimit, interrupted
+from rag_backend.api.limiting import SILENCE, BodyLimit, Interrupted
 from rag_backend.api.noting import RequestLog
 from rag_backend.api.rights import CALLER
 from rag_backend.errors import RAGError
@@ -67,26 +65,25 @@ class RequestMiddleware:
             refused = self._refusal(scope, headers)
             if refused is not None:
                 told.error = type(refused).__name__
-                await _refuse(refused)(scope, receive, send_with_id)
+                await respond(refused)(scope, receive, send_with_id)
             else:
                 bounded = self._limit.bounded(scope["path"], receive)
                 await self._app(scope, bounded, send_with_id)
         except ClientDisconnect:
             status = _CLIENT_CLOSED
-        except HTTPException as error:  # while a body was read before the routes
-            refused = interrupted(error)
-            told.error = type(refused).__name__
+        except Interrupted as interrupted:  # while a body was read before the routes
+            told.error = type(interrupted.error).__name__
             if not begun:
-                await _refuse(refused)(scope, receive, send_with_id)
+                await respond(interrupted.error)(scope, receive, send_with_id)
         except asyncio.CancelledError:
             # The server stops and has waited long enough; there is nobody to pass this on to.
             if not begun:
-                await _refuse(stopping())(scope, receive, send_with_id)
+                await respond(stopping())(scope, receive, send_with_id)
         except Exception:
             told.error = DEFECT
             log.exception("request %s failed", request_id)  # its line has the route
             if not begun:
-                await _refuse(unexpected())(scope, receive, send_with_id)
+                await respond(unexpected())(scope, receive, send_with_id)
         finally:
             self._log.note(scope, status, told)
 
@@ -96,10 +93,6 @@ class RequestMiddleware:
         except RAGError as error:
             return error
         return self._limit.refusal(scope["path"], headers)
-
-
-def _refuse(error: RAGError) -> JSONResponse:
-    return JSONResponse(error.envelope(), error.client_status, error.headers())
 
 
 def id_of(headers: Headers) -> str:

@@ -58,6 +58,28 @@ class DirectReading(ReadingPool):
         return handed_over(await asyncio.to_thread(read_and_chunk, *work), spool)
 
 
+class GatedReading(DirectReading):
+    """Reads when the test lets it; `reached` once it was asked to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.reached = asyncio.Event()
+
+    async def read(
+        self,
+        path: Path,
+        filename: str,
+        tokenizer_file: Path | None,
+        max_tokens: int,
+        static: StaticSize | None = None,
+    ) -> Chunks:
+        """See ReadingPool."""
+        self.reached.set()
+        await self.gate.wait()
+        return await super().read(path, filename, tokenizer_file, max_tokens, static)
+
+
 @asynccontextmanager
 async def opened_library(
     directory: Path,
