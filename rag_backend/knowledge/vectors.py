@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from heapq import nlargest
@@ -48,6 +49,8 @@ _READ_AT_ONCE = 1000
 """Vectors that one search reads from Chroma, which takes 25 ms."""
 
 
+# Seconds before a call that failed is made again: longer together than a collection takes to go.
+_ASKED_AGAIN = (0.0, 0.01, 0.05, 0.1)
 _LOST = (
     "The vectors are damaged, and made anew from the catalog now: try again in a moment; if it "
     "lasts, see the backend's log."
@@ -346,7 +349,7 @@ class VectorIndex:
         """What `action` returns, its errors in our words.
 
         Args:
-            action: May be done twice.
+            action: May be done several times.
             missing: Instead of it, when the collection does not exist.
             of: The collection that it is about.
         """
@@ -380,18 +383,21 @@ class VectorIndex:
     def _settled(self, action: Callable[[], T], collection: str, creates: bool) -> T:
         """Raises NotFoundError for a collection that is dropped meanwhile, unless it `creates` it.
 
-        Chroma 1.5 says to whom it takes one away that it has failed, as it does of damage.
+        Chroma 1.5 says to whom it takes one away that it has failed, as it does of damage. It is
+        asked again: what lasts is damage.
         """
-        try:
-            return action()
-        except InternalError as error:
-            if _is_full(error):
-                raise
+        for pause in _ASKED_AGAIN:
+            try:
+                return action()
+            except InternalError as error:
+                if _is_full(error):
+                    raise
+                log.info("Chroma (%s) failed, and is asked again: %s", self._where, _reason(error))
+            time.sleep(pause)
             if not creates:
-                with suppress(InternalError):  # it may be dropped at this moment: seen below
+                with suppress(InternalError):  # it may be dropped at this moment
                     self._client.get_collection(collection, embedding_function=None)
-            log.info("Chroma (%s) failed, and is asked again: %s", self._where, _reason(error))
-            return action()
+        return action()
 
     @contextmanager
     def _using(self) -> Iterator[None]:

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from ingest.chunking import StaticSize
 from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.models import Attachment
 from rag_backend.knowledge.refilling import Refill
-from rag_backend.knowledge.spooling import Chunks
 from tests.rag_backend.knowledge import storage as places
 from tests.rag_backend.knowledge.building import (
     DirectReading,
+    GatedReading,
     assert_agreement,
     opened_library,
     put,
@@ -31,27 +30,6 @@ LONG = " ".join(f"Sentence {number} of a long text about lunch." for number in r
 SMALL = {"max_chunk_size_tokens": 100, "chunk_overlap_tokens": 0}
 
 
-class Held(DirectReading):
-    """Reads nothing before it may."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked, self.may = asyncio.Event(), asyncio.Event()
-
-    async def read(
-        self,
-        path: Path,
-        filename: str,
-        tokenizer_file: Path | None,
-        max_tokens: int,
-        static: StaticSize | None = None,
-    ) -> Chunks:
-        """See ReadingPool."""
-        self.asked.set()
-        await self.may.wait()
-        return await super().read(path, filename, tokenizer_file, max_tokens, static)
-
-
 @pytest.fixture(autouse=True)
 def _on_servers(servers: tuple[str, str]) -> Iterator[None]:
     with places.on(servers):
@@ -59,12 +37,12 @@ def _on_servers(servers: tuple[str, str]) -> Iterator[None]:
 
 
 @pytest.fixture
-def held() -> Held:
-    return Held()
+def held() -> GatedReading:
+    return GatedReading()
 
 
 @pytest.fixture
-async def pair(tmp_path: Path, held: Held) -> AsyncIterator[tuple[Library, Library]]:
+async def pair(tmp_path: Path, held: GatedReading) -> AsyncIterator[tuple[Library, Library]]:
     """Two backends; the first one's readers wait."""
     async with AsyncExitStack() as stack:
         a, b = [
@@ -77,7 +55,7 @@ async def pair(tmp_path: Path, held: Held) -> AsyncIterator[tuple[Library, Libra
 
 
 async def test_a_batch_cancelled_there_while_it_is_read_here(
-    pair: tuple[Library, Library], held: Held
+    pair: tuple[Library, Library], held: GatedReading
 ) -> None:
     a, b = pair
     store = await a.store("default")
@@ -87,10 +65,10 @@ async def test_a_batch_cancelled_there_while_it_is_read_here(
 
     file = await a.upload("a.md", "user_data", parts())
     batch = await a.attach_batch(store, [Attachment(file.id)])
-    await held.asked.wait()
+    await held.reached.wait()
     cancelled = await b.cancel_batch(store, batch.id)
     assert cancelled.counts == {"cancelled": 1}
-    held.may.set()
+    held.gate.set()
     for library in pair:
         await settled(library, store)
         assert_agreement(library, files=False)
@@ -103,9 +81,9 @@ async def test_a_batch_cancelled_there_while_it_is_read_here(
 
 
 async def test_a_file_taken_out_and_put_back_otherwise_while_the_store_is_rebuilt(
-    pair: tuple[Library, Library], held: Held, monkeypatch: pytest.MonkeyPatch
+    pair: tuple[Library, Library], held: GatedReading, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held.may.set()
+    held.gate.set()
     a, b = pair
     store = await a.store("default")
     kept = await put(a, store, "kept.md", b"Dinner is at six")
@@ -140,8 +118,8 @@ async def test_a_file_taken_out_and_put_back_otherwise_while_the_store_is_rebuil
     assert a.catalog.chunk_counts(store.id).keys() == {kept.file_id, long.file_id}
 
 
-async def test_what_expires_goes_once(pair: tuple[Library, Library], held: Held) -> None:
-    held.may.set()
+async def test_what_expires_goes_once(pair: tuple[Library, Library], held: GatedReading) -> None:
+    held.gate.set()
     a, b = pair
     store = await a.store("default")
     file = await put(a, store, "a.md", b"Lunch is at noon")

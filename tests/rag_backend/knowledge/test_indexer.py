@@ -11,16 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from ingest.chunking import StaticSize
 from rag_backend.errors import Conflict, StartError, StorageAway, StorageBroken, StorageFull
 from rag_backend.knowledge.embedding import EmbeddingProvider, Kind, Vectors
 from rag_backend.knowledge.encoder import EncoderLoader
 from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.models import Store
 from rag_backend.knowledge.recovery import Lost
-from rag_backend.knowledge.spooling import Chunks
 from tests.rag_backend.knowledge.building import (
     DirectReading,
+    GatedReading,
     assert_agreement,
     build_library,
     opened_library,
@@ -32,28 +31,6 @@ from tests.rag_backend.knowledge.fake_embedding import FakeEmbedding
 from tests.rag_backend.knowledge.storage import on_servers
 
 pytestmark = pytest.mark.usefixtures("storage")
-
-
-class GatedReading(DirectReading):
-    """Reads when the test lets it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = asyncio.Event()
-        self.reached = asyncio.Event()
-
-    async def read(
-        self,
-        path: Path,
-        filename: str,
-        tokenizer_file: Path | None,
-        max_tokens: int,
-        static: StaticSize | None = None,
-    ) -> Chunks:
-        """See ReadingPool."""
-        self.reached.set()
-        await self.gate.wait()
-        return await super().read(path, filename, tokenizer_file, max_tokens, static)
 
 
 class GatedEmbedding(FakeEmbedding):

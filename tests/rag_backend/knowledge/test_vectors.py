@@ -320,7 +320,7 @@ def test_a_failure_that_passes_is_no_damage(
     embedded: VectorIndex, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embedded.add(store, ["a:0"], ["a"], axes(1))
-    failing(monkeypatch, 1)
+    failing(monkeypatch, 4)
     assert embedded.search(store, axes(1)[0], 1)[0][0] == "a:0"
     assert not embedded.damaged
 
@@ -329,7 +329,7 @@ def test_a_failure_that_stays_is_damage(
     embedded: VectorIndex, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embedded.add(store, ["a:0"], ["a"], axes(1))
-    failing(monkeypatch, 2)
+    failing(monkeypatch, 5)
     with pytest.raises(StorageLost):
         embedded.search(store, axes(1)[0], 1)
     assert embedded.damaged
