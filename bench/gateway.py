@@ -343,31 +343,38 @@ def main() -> None:
     given = parser.parse_args()
     rounds, seconds = (1, 1.5) if given.quick else (2, 3.0)
     requests = given.requests or (2_000 if given.quick else 10_000)
-    with tempfile.TemporaryDirectory(prefix="bench-") as temporary, ExitStack() as stack:
+    with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
         folder = Path(temporary)
-        upstream = stack.enter_context(model_server(folder / "upstream"))
-        own = stack.enter_context(ours(folder / "ours", upstream.url))
-        contenders = [upstream, own]
-        if not given.without_peer:
-            contenders.append(stack.enter_context(litellm(folder / "litellm", upstream.url)))
-        for one in contenders:  # warm-up
-            for stream in (False, True):
-                generate(Load(one.url, 4, PLAIN, stream=stream, requests=100))
-        names = [one.name for one in contenders]
-        plain = measure(contenders, stream=False, rounds=rounds, seconds=seconds)
-        print("\n".join(plain_table(plain, names)), flush=True)
-        # Nobody asks again after 2.6 s: two streams a client, or one.
-        streamed = measure(contenders, stream=True, rounds=1, seconds=1.0 if given.quick else 3.0)
-        print("\n" + "\n".join(stream_table(streamed, names)), flush=True)
-        held = memory(own, requests)
-        with ours(folder / "cached", upstream.url, "memory://") as cached:
-            generate(Load(cached.url, 1, PLAIN, requests=10))
-            hits = Row([generate(Load(cached.url, 10, PLAIN, seconds=seconds))])
-        print("\n" + "\n".join(targets(plain, streamed, hits, held)))
-        print(f"\nMemory of our backend over {requests} requests: ", end="")
-        print(" → ".join(f"{mib:.1f}" for mib in held), "MiB (after 20, 60 and 100 %)")
-        for one in contenders[2:]:
-            print(f"Memory of {one.name}: {one.memory():.1f} MiB")
+        with ExitStack() as stack:
+            upstream = stack.enter_context(model_server(folder / "upstream"))
+            own = stack.enter_context(ours(folder / "ours", upstream.url))
+            contenders = [upstream, own]
+            if not given.without_peer:
+                contenders.append(stack.enter_context(litellm(folder / "litellm", upstream.url)))
+            for one in contenders:  # warm-up
+                for stream in (False, True):
+                    generate(Load(one.url, 4, PLAIN, stream=stream, requests=100))
+            names = [one.name for one in contenders]
+            plain = measure(contenders, stream=False, rounds=rounds, seconds=seconds)
+            print("\n".join(plain_table(plain, names)), flush=True)
+            # Nobody asks again after 2.6 s: two streams a client, or one.
+            streamed = measure(
+                contenders, stream=True, rounds=1, seconds=1.0 if given.quick else 3.0
+            )
+            print("\n" + "\n".join(stream_table(streamed, names)), flush=True)
+            held = memory(own, requests)
+            with ours(folder / "cached", upstream.url, "memory://") as cached:
+                generate(Load(cached.url, 1, PLAIN, requests=10))
+                hits = Row([generate(Load(cached.url, 10, PLAIN, seconds=seconds))])
+            print("\n" + "\n".join(targets(plain, streamed, hits, held)))
+            print(f"\nMemory of our backend over {requests} requests: ", end="")
+            print(" → ".join(f"{mib:.1f}" for mib in held), "MiB (after 20, 60 and 100 %)")
+            for one in contenders[2:]:
+                print(f"Memory of {one.name}: {one.memory():.1f} MiB")
+        logs = [(folder / name / "backend.log").read_text("utf-8") for name in ("ours", "cached")]
+        found = suspects("\n".join(logs))
+        print("Warnings and errors in our backends' logs, till after their end:", len(found))
+        print("\n".join(found), file=sys.stderr)
     print(f"Versions: {_versions(peer=not given.without_peer)}, {os.cpu_count()} cores")
 
 
