@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from functools import lru_cache
 
 from starlette.datastructures import Headers
 
@@ -40,6 +41,7 @@ class Guard:
         return caller
 
 
+@lru_cache(maxsize=64)
 def _known_name(host: str) -> Caller:
     """Refuse a public name where there is no key.
 

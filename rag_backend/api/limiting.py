@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
+from rag_backend.api.patience import SILENCE, received
 from rag_backend.errors import BadRequest, RAGError, TooLarge, TooSlow
 
 if TYPE_CHECKING:
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 _MIB = 2**20
-SILENCE = 60.0
-"""Seconds between two parts of a body, and that a client has to take a part of its answer: who is
-gone without a word must not hold a place for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +42,7 @@ class BodyLimit:
             if whole:  # what comes now is the client's leaving
                 return await receive()
             try:
-                async with asyncio.timeout(SILENCE):
-                    message = await receive()
+                message = await received(receive)
             except TimeoutError as error:
                 raise Interrupted(TooSlow(_SILENT)) from error
             whole = not message.get("more_body", False)

@@ -17,8 +17,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rag_backend.api.failures import respond, stopping, unexpected
 from rag_backend.api.guarding import Guard
-from rag_backend.api.limiting import SILENCE, BodyLimit, Interrupted
+from rag_backend.api.limiting import BodyLimit, Interrupted
 from rag_backend.api.noting import RequestLog
+from rag_backend.api.patience import sent
 from rag_backend.api.rights import CALLER
 from rag_backend.errors import RAGError
 from rag_backend.metrics import Metrics
@@ -56,8 +57,7 @@ class RequestMiddleware:
                 begun, status = True, message["status"]
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             try:
-                async with asyncio.timeout(SILENCE):
-                    await send(message)
+                await sent(send, message)
             except TimeoutError as error:  # it is connected and takes nothing
                 raise ClientDisconnect from error
 

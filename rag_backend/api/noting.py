@@ -46,7 +46,12 @@ class RequestLog:
         if route == UNKNOWN:  # quoted: a line break in it would make a line of its own
             fields["path"] = quote(scope["path"])[:_LONGEST_PATH]
         fields |= told.fields()
-        log.log(level, "%s %s %d", method, route, status, extra={"fields": fields})
+        # Not `log.log`, which looks for the line of code that logs.
+        record = log.makeRecord(
+            log.name, level, __file__, 0, "%s %s %d", (method, route, status), None
+        )
+        record.fields = fields
+        log.handle(record)
 
     def _count(self, route: str, status: int, seconds: float) -> None:
         counter = self._requests.get((route, status))

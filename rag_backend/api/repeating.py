@@ -115,11 +115,11 @@ class Repeating:
 
     async def _recorded(self, known: Known, caller: Caller) -> Recording | None:
         try:
-            provider, _ = self._parts.registry.resolve(known.name)
+            provider = self._parts.registry.named(known.name)
             store = reached(await self._parts.library.store(known.store), known.store, caller)
         except RAGError:
             return None  # the long way says it properly
-        return await self._parts.answers.recorded(known.wanted, provider.name, store)
+        return await self._parts.answers.recorded(known.wanted, provider, store)
 
 
 def remember(request: Request, known: Known) -> None:

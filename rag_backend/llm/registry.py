@@ -142,20 +142,26 @@ class Registry:
         Raises:
             NotFound: the name is unknown and UNKNOWN_MODEL=refuse.
         """
-        name = model if model is not None and self.has(model) else self._chosen
-        theirs = [self._entry(choice).model for choice in self.choices(self._chosen)]
-        known = model in (None, name, *theirs)
-        if not known and self._settings.unknown_model == "refuse":
-            raise NotFound(
-                f"The model {model!r} does not exist. Available: {', '.join(self.models())}",
-                param="model",
-                code="model_not_found",
-            )
+        name = self.named(model)
         if self._router is None:
             return self._with_fallbacks(name), None
         if name == self._chosen:
             return self._routing(self._router), None
         return Named(self._with_fallbacks(name), self._router.routed), None
+
+    def named(self, model: str | None) -> str:
+        """Name of who answers a request for `model`; raises NotFound as `resolve` does."""
+        if model in self._entries:
+            return model
+        if self._settings.unknown_model == "refuse" and model not in (None, self._chosen):
+            theirs = [self._entry(choice).model for choice in self.choices(self._chosen)]
+            if model not in theirs:
+                raise NotFound(
+                    f"The model {model!r} does not exist. Available: {', '.join(self.models())}",
+                    param="model",
+                    code="model_not_found",
+                )
+        return self._chosen
 
     def hosts(self, name: str) -> tuple[Host, ...]:
         """A provider's hosts, none for one that needs no server; raises NotFound."""

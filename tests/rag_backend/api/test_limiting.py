@@ -9,7 +9,7 @@ import pytest
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive, Scope, Send
 
-from rag_backend.api import limiting, middleware
+from rag_backend.api import patience
 from rag_backend.api.limiting import BodyLimit
 from rag_backend.api.middleware import RequestMiddleware
 from rag_backend.metrics import Metrics
@@ -24,8 +24,7 @@ SCOPE: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (limiting, middleware):
-        monkeypatch.setattr(module, "SILENCE", 0.02)
+    monkeypatch.setattr(patience, "SILENCE", 0.02)
 
 
 async def never() -> Message:
