@@ -63,7 +63,8 @@ def load_model(settings: Settings, progress: Progress) -> LoadedModel:
         pack(weights, int8=settings.quantization == "int8")
     progress.enter(f"moving the weights to {device}")
     stops = _stop_ids(config, weights.generation_config, tokenizer)
-    network = Runner(weights, device=device, stop_ids=stops)
+    quantized = settings.quantization != "none"
+    network = Runner(weights, device=device, stop_ids=stops, quantized=quantized)
     room = _room(settings, network)
     context, limited_by = _context(settings, config, room)
     progress.enter("trying the model")
