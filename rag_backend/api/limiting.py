@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
-from rag_backend.api.patience import SILENCE, received
+from rag_backend.api.silence import SILENCE, received
 from rag_backend.errors import BadRequest, RAGError, TooLarge, TooSlow
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from rag_backend.api.failures import respond, stopping, unexpected
 from rag_backend.api.guarding import Guard
 from rag_backend.api.limiting import BodyLimit, Interrupted
 from rag_backend.api.noting import RequestLog
-from rag_backend.api.patience import sent
 from rag_backend.api.rights import CALLER
+from rag_backend.api.silence import sent
 from rag_backend.errors import RAGError
 from rag_backend.metrics import Metrics
 from rag_backend.notes import DEFECT, begin

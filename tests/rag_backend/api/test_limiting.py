@@ -9,7 +9,7 @@ import pytest
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive, Scope, Send
 
-from rag_backend.api import patience
+from rag_backend.api import silence
 from rag_backend.api.limiting import BodyLimit
 from rag_backend.api.middleware import RequestMiddleware
 from rag_backend.metrics import Metrics
@@ -24,7 +24,7 @@ SCOPE: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "SILENCE", 0.02)
+    monkeypatch.setattr(silence, "SILENCE", 0.02)
 
 
 async def never() -> Message:
