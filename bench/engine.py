@@ -78,8 +78,12 @@ def aside(work: Callable[..., T], *arguments: Any, **options: Any) -> T:
         return pool.submit(work, *arguments, **options).result()
 
 
-def write_model(folder: Path, shape: str) -> Path:
-    """A Llama of random weights that never ends a text."""
+def write_model(folder: Path, shape: str, *, sure: bool = False) -> Path:
+    """A Llama of random weights that never ends a text.
+
+    `sure`: every token names the next one by a wide margin. Of random weights two tokens are often
+    so close that a step of another shape rounds to the other one, and no guess is right from there.
+    """
     folder.mkdir()
     tokenizer = _tokenizer(600, 8192, CHAT_TEMPLATE)
     tokenizer.save_pretrained(folder)
@@ -97,6 +101,9 @@ def write_model(folder: Path, shape: str) -> Path:
     model = LlamaForCausalLM(config)
     torch.set_default_dtype(before)
     with torch.no_grad():
+        if sure:
+            model.model.embed_tokens.weight.normal_()
+            model.lm_head.weight.copy_(model.model.embed_tokens.weight.roll(1, 0))
         model.lm_head.weight[[1, 4]] = 0
     model.save_pretrained(folder)
     return folder
@@ -234,6 +241,7 @@ class Oracle:
         self._chance = chance
         self._at = 0
         self._dice = random.Random(0)
+        self.guessed = self.right = 0
 
     def guess(self, rows: int) -> list[int]:
         """See `speculation.Guesser`."""
@@ -242,6 +250,8 @@ class Oracle:
 
     def judge(self, guessed: int, right: int) -> None:
         """See `speculation.Guesser`."""
+        self.guessed += min(guessed, right + 1)  # the first wrong one ends a draft
+        self.right += right
 
     def extend(self, tokens: Sequence[int]) -> None:
         """See `speculation.Guesser`."""
@@ -250,26 +260,34 @@ class Oracle:
 
 def guesses(folder: Path, options: argparse.Namespace) -> None:
     """One request at a time: guesses right 70 % of the time, and nothing to guess from."""
-    model = aside(load, folder, options.dtypes[0])
+    sure = aside(write_model, folder.with_name("sure"), options.shape, sure=True)
+    model, certain = (aside(load, where, options.dtypes[0]) for where in (folder, sure))
     prompt = prompts(1, PROMPT, 3)[0]
     greedy = GenerationRequest(prompt, GREEDY, ANSWER * 2)
-    text = _tokens(model, greedy)
+    text, oracles = _tokens(certain, greedy), list[Oracle]()
+
+    def oracle(_: Sequence[int]) -> Oracle:
+        oracles.append(Oracle(text, 0.7))
+        return oracles[-1]
+
     # Sampled from all of a random model's tokens: no two alike, so that nothing can be copied.
     varied = GenerationRequest(prompt, Sampling(temperature=1.0, seed=1), ANSWER * 2)
-    cases: dict[str, tuple[GenerationRequest, Callable[[Sequence[int]], Any]]] = {
-        "70 % right": (greedy, lambda _: Oracle(text, 0.7)),
-        "nothing to copy": (varied, PromptLookup),
+    cases: dict[str, tuple[LoadedModel, GenerationRequest, Callable[[Sequence[int]], Any]]] = {
+        "70 % right": (certain, greedy, oracle),
+        "nothing to copy": (model, varied, PromptLookup),
     }
     print("| case | without | with guesses | ratio |")
     print("|---|---|---|---|")
-    for name, (request, guesser) in cases.items():
+    for name, (network, request, guesser) in cases.items():
         found: dict[bool, list[float]] = {False: [], True: []}
         for _ in range(options.rounds):
             for guessing in found:
-                rate, _ = run(model, [request], guesser=guesser if guessing else None)
+                rate, _ = run(network, [request], guesser=guesser if guessing else None)
                 found[guessing].append(rate)
         without, guessed = max(found[False]), max(found[True])
         print(f"| {name} | {without:.1f} | {guessed:.1f} | {guessed / without:.2f} |", flush=True)
+    right = sum(one.right for one in oracles) / max(1, sum(one.guessed for one in oracles))
+    print(f"\nRight among the guesses that were tried: {right:.0%}")
 
 
 def _tokens(model: LoadedModel, request: GenerationRequest) -> list[int]:
