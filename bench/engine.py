@@ -8,7 +8,7 @@ Random weights are written to disk and loaded as a user's are. Every figure stan
 from the same run, and the two take turns. Sections: `throughput` (tokens a second against
 `model.generate` of the same batch), `http` (against `transformers serve --continuous-batching`),
 `prefix` (time to first token with and without the prefix cache) and `speculation` (guesses that are
-right 70 % of the time, and prompts with nothing to copy).
+right 70 % of the time, and prompts with nothing to copy), `start` (to the first token, and memory).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from bench.engine_http import over_http
+from bench.engine_start import start
 from llm_offline.engine.continuous import ContinuousBatching
 from llm_offline.engine.device import DTYPES, choose_device
 from llm_offline.engine.interface import GenerationRequest, Sampling
@@ -54,7 +55,13 @@ GREEDY = Sampling(temperature=0)
 def main() -> None:
     """Measure what is asked for, and print one table a section."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    sections = {"throughput": throughput, "http": http, "prefix": prefix, "speculation": guesses}
+    sections = {
+        "throughput": throughput,
+        "http": http,
+        "prefix": prefix,
+        "speculation": guesses,
+        "start": starting,
+    }
     parser.add_argument("sections", nargs="*", help=f"{', '.join(sections)}; none is all")
     parser.add_argument("--shape", choices=SHAPES, default="100M")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["bf16", "fp32"])
@@ -215,6 +222,11 @@ def _generate(peer: Any, asked: Sequence[tuple[int, ...]]) -> float:
 def http(folder: Path, options: argparse.Namespace) -> None:
     """Through HTTP, against `transformers serve --continuous-batching`."""
     over_http(folder, options.dtypes[0], options.batches, options.rounds)
+
+
+def starting(folder: Path, options: argparse.Namespace) -> None:
+    """From the start of a process to its first token, and the memory that it takes."""
+    start(folder, options.dtypes[0], options.rounds)
 
 
 def prefix(folder: Path, options: argparse.Namespace) -> None:

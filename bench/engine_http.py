@@ -11,113 +11,178 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import psutil
 
 from tests.llm_offline.processes import free_port, server
 
 WORDS = "the fine for riding without a helmet is on page three of employees paid leave".split()
 ANSWER = 64
+MIXED = 24
+RATES = (1.0, 2.0, 4.0)
+"""Requests a second: 56, 112 and 224 tokens a second."""
 PATIENCE = 180
 # What `transformers serve` needs and this project does not, and nothing else:
 # pip install --no-deps --target bench/peers/.serve accelerate==1.15.0
 PEER = Path(__file__).parent / "peers" / ".serve"
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer, as its client saw it: seconds from the request to its first text and its end."""
+
+    tokens: int
+    first: float
+    whole: float
+
+
+@dataclass(slots=True)
+class Seen:
+    """All answers of one server to one load, over all rounds."""
+
+    answers: list[Answer] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+
+    def quantile(self, what: str, share: float) -> float:
+        """In seconds."""
+        values = sorted(getattr(answer, what) for answer in self.answers)
+        return float(values[min(len(values) - 1, int(share * len(values)))])
+
+
 def over_http(folder: Path, dtype: str, batches: Sequence[int], rounds: int) -> None:
-    """Print tokens a second of both servers, all requests at once and at random times."""
-    print("| requests | arrivals | transformers serve | llm_offline | ratio |")
-    print("|---|---|---|---|---|")
-    long = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[dtype]
+    """Print both servers' tokens a second, and their latencies with requests at random times."""
     flags = ("--model", str(folder), "--dtype", dtype, "--max-batch", "64")
     threads = str(os.cpu_count() or 1)
     with (
         server(folder, *flags, OMP_NUM_THREADS=threads) as ours,
-        _transformers_serve(folder, long) as theirs,
+        _transformers_serve(folder, dtype) as theirs,
     ):
         ours.until_ready()
         urls = {"theirs": theirs, "ours": ours.url}
+        print("| requests at once | transformers serve, tokens/s | llm_offline | ratio |")
+        print("|---|---|---|---|")
         for batch in batches:
-            for spread in (0.0, 0.3):
-                found: dict[str, list[float]] = {"theirs": [], "ours": []}
-                for turn in range(rounds):
-                    for name, url in urls.items():
-                        rate = asyncio.run(_ask(url, str(folder), batch, spread, turn))
-                        found[name].append(rate)
-                best = {name: max(rates) for name, rates in found.items()}
-                arrivals = "at once" if spread == 0 else "Poisson, mixed lengths"
-                print(
-                    f"| {batch} | {arrivals} | {best['theirs']:.1f} | {best['ours']:.1f} "
-                    f"| {best['ours'] / best['theirs']:.2f} |",
-                    flush=True,
-                )
+            found = _taking_turns(
+                urls, str(folder), [_at_once(batch, turn) for turn in range(rounds)]
+            )
+            best = {name: max(seen.rates) for name, seen in found.items()}
+            print(
+                f"| {batch} | {best['theirs']:.1f} | {best['ours']:.1f} "
+                f"| {best['ours'] / best['theirs']:.2f} |",
+                flush=True,
+            )
+        print("\nRequests of mixed lengths at random times; seconds, p50 and p95\n")
+        print(
+            "| requests a second | transformers serve, first text | llm_offline | p95's ratio "
+            "| transformers serve, whole answer | llm_offline | p95's ratio |"
+        )
+        print("|---|---|---|---|---|---|---|")
+        for rate in RATES:
+            loads = [_poisson(rate, turn) for turn in range(rounds)]
+            found = _taking_turns(urls, str(folder), loads)
+            cells = [f"{rate:g}"]
+            for what in ("first", "whole"):
+                slow = {name: seen.quantile(what, 0.95) for name, seen in found.items()}
+                for name in urls:
+                    cells.append(f"{found[name].quantile(what, 0.5):.2f}, {slow[name]:.2f}")
+                cells.append(f"{slow['theirs'] / slow['ours']:.1f}")
+            print(f"| {' | '.join(cells)} |", flush=True)
+
+
+Load = list[tuple[float, str, int]]
+"""Each request: seconds after which it comes, its question, the tokens of its answer."""
+
+
+def _at_once(count: int, seed: int = 0) -> Load:
+    dice = random.Random(seed)
+    return [(0.0, _words(dice, 100), ANSWER) for _ in range(count)]
+
+
+def _poisson(rate: float, seed: int) -> Load:
+    """Questions of 20 to 200 words and answers of 16 to 96 tokens, `rate` a second."""
+    dice, at, load = random.Random(seed), 0.0, Load()
+    for _ in range(MIXED):
+        at += dice.expovariate(rate)
+        load.append((at, _words(dice, dice.randint(20, 200)), dice.randint(16, 96)))
+    return load
+
+
+def _words(dice: random.Random, count: int) -> str:
+    return " ".join(dice.choice(WORDS) for _ in range(count))
+
+
+def _taking_turns(urls: dict[str, str], model: str, loads: Sequence[Load]) -> dict[str, Seen]:
+    found = {name: Seen() for name in urls}
+    for load in loads:
+        for name, url in urls.items():
+            began = time.perf_counter()
+            answers = asyncio.run(_ask(url, model, load))
+            found[name].answers += answers
+            took = time.perf_counter() - began
+            found[name].rates.append(sum(answer.tokens for answer in answers) / took)
+    return found
 
 
 @contextmanager
 def _transformers_serve(folder: Path, dtype: str) -> Iterator[str]:
-    """`transformers serve` with its own continuous batching; its URL."""
+    """`transformers serve` with its own continuous batching, once it answers; its URL."""
+    with start_transformers_serve(folder, dtype) as (url, pid):
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline and psutil.pid_exists(pid):
+            try:
+                if httpx.get(f"{url}/health", timeout=5).status_code == 200:
+                    asyncio.run(_ask(url, str(folder), _at_once(1)))
+                    break
+            except httpx.TransportError:
+                time.sleep(0.2)
+        else:
+            log = (folder / "transformers-serve.log").read_text()
+            raise SystemExit(f"transformers serve did not start: {log[-2000:]}")
+        yield url
+
+
+@contextmanager
+def start_transformers_serve(folder: Path, dtype: str) -> Iterator[tuple[str, int]]:
+    """`transformers serve` as a process that has just begun: its URL and its id."""
+    long = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[dtype]
     port = free_port()
     script = "from transformers.cli.transformers import main; main()"
     log = (folder / "transformers-serve.log").open("wb")
     process = subprocess.Popen(
         [sys.executable, "-c", script, "serve", str(folder), "--continuous-batching",
-         "--dtype", dtype, "--device", "auto", "--port", str(port), "--host", "127.0.0.1"],
+         "--dtype", long, "--device", "auto", "--port", str(port), "--host", "127.0.0.1"],
         env=os.environ | {"PYTHONPATH": str(PEER)},
         stdout=log,
         stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:
-        url = f"http://127.0.0.1:{port}"
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline and process.poll() is None:
-            try:
-                if httpx.get(f"{url}/health", timeout=5).status_code == 200:
-                    asyncio.run(_ask(url, str(folder), 1, 0.0, 0))
-                    break
-            except httpx.TransportError:
-                time.sleep(0.2)
-        else:
-            raise SystemExit(
-                f"transformers serve did not start: {Path(log.name).read_text()[-2000:]}"
-            )
-        yield url
+        yield f"http://127.0.0.1:{port}", process.pid
     finally:
         process.terminate()
         process.wait(30)
         log.close()
 
 
-async def _ask(url: str, model: str, batch: int, spread: float, seed: int) -> float:
-    """Tokens a second of `batch` requests that arrive `spread` seconds apart on average."""
-    dice = random.Random(seed)
-    async with httpx.AsyncClient(
-        base_url=url, timeout=PATIENCE, limits=httpx.Limits(max_connections=batch)
-    ) as client:
-        began = time.perf_counter()
-        asking = []
-        at = 0.0
-        for _ in range(batch):
-            at += dice.expovariate(1 / spread) if spread else 0.0
-            words, answer = (
-                (dice.randint(20, 200), dice.randint(16, 96)) if spread else (100, ANSWER)
-            )
-            text = " ".join(dice.choice(WORDS) for _ in range(words))
-            asking.append(_one(client, model, text, answer, at))
-        tokens = await asyncio.gather(*asking)
-        return sum(tokens) / (time.perf_counter() - began)
+async def _ask(url: str, model: str, load: Load) -> list[Answer]:
+    """All requests of a load, each when it is due."""
+    limits = httpx.Limits(max_connections=len(load))
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE, limits=limits) as client:
+        return await asyncio.gather(*(_one(client, model, *request) for request in load))
 
 
-async def _one(client: httpx.AsyncClient, model: str, text: str, answer: int, at: float) -> int:
-    """Stream one answer; its tokens: neither model ends by itself."""
+async def _one(client: httpx.AsyncClient, model: str, at: float, text: str, tokens: int) -> Answer:
+    """Stream one answer; neither model ends by itself."""
     await asyncio.sleep(at)
     body = {
         "model": model,
         "messages": [{"role": "user", "content": text}],
-        "max_tokens": answer,
+        "max_tokens": tokens,
         "stream": True,
     }
-    ended = False
+    began, first, ended = time.perf_counter(), 0.0, False
     async with client.stream("POST", "/v1/chat/completions", json=body) as response:
         response.raise_for_status()
         async for line in response.aiter_lines():
@@ -125,7 +190,10 @@ async def _one(client: httpx.AsyncClient, model: str, text: str, answer: int, at
                 chunk = json.loads(line[6:])
                 if "error" in chunk:
                     raise RuntimeError(chunk["error"])
+                if any(choice["delta"].get("content") for choice in chunk["choices"]):
+                    first = first or time.perf_counter() - began
                 ended |= any(choice.get("finish_reason") for choice in chunk["choices"])
     if not ended:
         raise RuntimeError("the stream ended without a reason")
-    return answer
+    whole = time.perf_counter() - began
+    return Answer(tokens, first or whole, whole)
