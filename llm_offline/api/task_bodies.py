@@ -159,13 +159,13 @@ class Usage(BaseModel):
 class Summary(BaseModel):
     """A text in fewer words.
 
-    `pieces` is 1 for a text that the context holds; `incomplete_pieces` are those whose own
-    summary the model did not bring to its end.
+    `pieces` is 1 for a text that the context holds; `incomplete_parts` counts the summaries of
+    parts that the model did not bring to their end.
     """
 
     summary: str
     pieces: int
-    incomplete_pieces: int
+    incomplete_parts: int
     usage: Usage
     finish_reason: Literal["stop", "length"]
     model: str

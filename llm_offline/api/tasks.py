@@ -83,7 +83,7 @@ async def summarize(request: Request) -> Response:
             summary="".join(delta.text for delta in deltas),
             finish_reason="stop" if deltas[-1].finish_reason == "stop" else "length",
             pieces=summarizer.pieces,
-            incomplete_pieces=summarizer.incomplete,
+            incomplete_parts=summarizer.incomplete,
             usage=Usage.of(writer.used),
             model=name,
         )
@@ -105,7 +105,7 @@ async def _summary_events(
         if delta.finish_reason is not None:
             pieces = {
                 "pieces": summarizer.pieces,
-                "incomplete_pieces": summarizer.incomplete,
+                "incomplete_parts": summarizer.incomplete,
             }
             yield event(head.chunk([_choice("", finish_reason=delta.finish_reason)], **pieces))
     if options is not None and options.include_usage:

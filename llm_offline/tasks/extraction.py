@@ -166,38 +166,37 @@ def _closed(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int) -> S
     """See `narrowed`; for a schema whose parts need not know each other."""
     if depth > _MOST_NESTED:
         raise RecursionError
+
+    def closed(one: object) -> object:
+        return _closed(one, root, depth + 1) if isinstance(one, dict) else one
+
     found = dict(schema)
-    properties = found.get("properties")
-    if isinstance(properties, dict):
-        found["properties"] = {
-            name: _closed(one, root, depth + 1) if isinstance(one, dict) else one
-            for name, one in properties.items()
-        }
-        if not found.keys() & _COMBINING:
-            found.setdefault("additionalProperties", False)
-            given = found.get("required")
-            required = list(given) if isinstance(given, list) else []
-            required += [
-                name
-                for name, one in properties.items()
-                if name not in required and _may_be_null(one, root, depth + 1)
-            ]
-            found["required"] = required
-        return found
-    if isinstance(found.get("anyOf"), list):
-        found["anyOf"] = [
-            _closed(one, root, depth + 1) if isinstance(one, dict) else one
-            for one in found["anyOf"]
-        ]
-    if isinstance(found.get("items"), dict):
-        found["items"] = _closed(found["items"], root, depth + 1)
     for name in ("$defs", "definitions"):
         if isinstance(found.get(name), dict):
-            found[name] = {
-                key: _closed(one, root, depth + 1) if isinstance(one, dict) else one
-                for key, one in found[name].items()
-            }
+            found[name] = {key: closed(one) for key, one in found[name].items()}
+    properties = found.get("properties")
+    if isinstance(properties, dict):
+        found["properties"] = {name: closed(one) for name, one in properties.items()}
+        if not found.keys() & _COMBINING:
+            found.setdefault("additionalProperties", False)
+            found["required"] = _required(found, root, depth)
+        return found  # what an anyOf beside properties says, it says of them
+    if isinstance(found.get("anyOf"), list):
+        found["anyOf"] = [closed(one) for one in found["anyOf"]]
+    if "items" in found:
+        found["items"] = closed(found["items"])
     return found
+
+
+def _required(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int) -> list[str]:
+    """The properties that an object must have, and those that can be null if they are not there."""
+    given = schema.get("required")
+    required = list(given) if isinstance(given, list) else []
+    return required + [
+        name
+        for name, one in schema["properties"].items()
+        if name not in required and _may_be_null(one, root, depth + 1)
+    ]
 
 
 class Extractor:

@@ -73,12 +73,14 @@ def _in_line(text: str, start: int, end: int) -> list[Span]:
 
 
 def _is_shortened(tail: str) -> bool:
-    """Whether its full stop ends no sentence: "Điều 5. Mức phạt", "TP. Hồ Chí Minh", "Mr. A"."""
+    """Whether its full stop ends no sentence: "Điều 5. Mức phạt", "TP. Huế", "ThS. An"."""
     last = _LAST_WORD.search(tail)
     if last is None:
         return False
     word = last[0]
-    return (word.isdecimal() and len(word) < 3) or (word[0].isupper() and len(word) < 4)
+    if len(word) < 3:
+        return word.isdecimal() or word[0].isupper()
+    return len(word) == 3 and sum(map(str.isupper, word)) > 1
 
 
 def _trimmed(text: str, start: int, end: int) -> Span | None:

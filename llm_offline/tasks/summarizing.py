@@ -55,7 +55,7 @@ class Summarizer:
 
     Attributes:
         pieces: Parts in which the text was read; 1 if it fits into the context.
-        incomplete: Parts whose summary the model did not bring to its end.
+        incomplete: Summaries of parts that the model did not bring to their end.
     """
 
     def __init__(
@@ -91,12 +91,12 @@ class Summarizer:
         yield ADMITTED
         rounds = 0
         while not now.is_last:
-            rounds += 1
-            if rounds > _MOST_ROUNDS:
-                raise GenerationFailed("the model's summaries of the parts do not become shorter")
             parts = await self._write_all(now, generation)
-            generation = None
+            generation, before = None, now
             now = await asyncio.to_thread(self._plan, "\n\n".join(parts), first=False)
+            rounds += 1
+            if rounds > _MOST_ROUNDS or len(now.prompts) > len(before.prompts):
+                raise GenerationFailed("the model's summaries of the parts do not become shorter")
         if generation is None:
             generation = await self._writer.place(now.prompts[0], **self._wishes(now))
         async with aclosing(self._writer.deltas(generation)) as deltas:

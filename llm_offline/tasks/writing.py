@@ -153,7 +153,9 @@ async def in_order(
     tasks = [asyncio.ensure_future(one(work)) for work in works]
     try:
         for task in tasks:
-            yield await task
+            # Not awaited itself: being given up here would end it first, and begin another one.
+            await asyncio.wait({task})
+            yield task.result()
     finally:
         for task in tasks:
             task.cancel()
