@@ -120,13 +120,21 @@ class _Offsets:
     """
 
     def __init__(self, text: Text, start: int, prompt: Sequence[int]) -> None:
+        self._text = text
         self._detokenizer = Detokenizer(text.decode, prompt)
         self._at = start
+        self._is_inside = False
 
     def next(self, token: int) -> int:
         """The offset of the token that comes next."""
         at = self._at
-        self._at += len(self._detokenizer.push(token))
+        added = self._detokenizer.push(token)
+        self._at += len(added)
+        own = self._text.token_text(token)
+        if self._is_inside and added.endswith(own) and "\N{REPLACEMENT CHARACTER}" not in own:
+            # The character that was begun before never ended, and is in `added` too.
+            at = self._at - len(own)
+        self._is_inside = not added
         return at
 
 
