@@ -1,11 +1,11 @@
-"""What a request for a task may say, and what its answer looks like."""
+"""What a request for a task may say."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from llm_offline.api.body import Body
 from llm_offline.api.parameters import SampledBody, Stops, StreamOptions, plain_messages
@@ -14,7 +14,6 @@ from llm_offline.errors import BadRequest
 from llm_offline.tasks import prompts
 from llm_offline.tasks.compressing import LEAST_TARGET, Passage
 from llm_offline.tasks.extraction import Schema, narrowed, schema_of
-from llm_offline.tasks.writing import Used
 
 Words = Annotated[int, Field(ge=5, le=20_000)]
 
@@ -129,75 +128,3 @@ class ExtractBody(SourceBody):
 def steady(defaults: Sampling) -> Sampling:
     """Tasks are to give the same result again unless the request says otherwise."""
     return replace(defaults, temperature=0.0)
-
-
-class CachedTokens(BaseModel):
-    """Part of `Usage`."""
-
-    cached_tokens: int
-
-
-class Usage(BaseModel):
-    """Tokens of all calls of the model that the answer took."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    prompt_tokens_details: CachedTokens
-
-    @classmethod
-    def of(cls, used: Used) -> Usage:
-        """As OpenAI writes it."""
-        return cls(
-            prompt_tokens=used.prompt_tokens,
-            completion_tokens=used.completion_tokens,
-            total_tokens=used.prompt_tokens + used.completion_tokens,
-            prompt_tokens_details=CachedTokens(cached_tokens=used.cached_tokens),
-        )
-
-
-class Summary(BaseModel):
-    """A text in fewer words.
-
-    `pieces` is 1 for a text that the context holds; `incomplete_parts` counts the summaries of
-    parts that the model did not bring to their end.
-    """
-
-    summary: str
-    pieces: int
-    incomplete_parts: int
-    usage: Usage
-    finish_reason: Literal["stop", "length"]
-    model: str
-
-
-class CompressedPassage(BaseModel):
-    """What is left of a passage; `spans` are [start, end) in its characters."""
-
-    index: int
-    source: Any
-    text: str
-    spans: list[tuple[int, int]]
-    tokens: int
-
-
-class Compressed(BaseModel):
-    """Passages cut down, those of which nothing is left left out; `text` is all of them."""
-
-    text: str
-    passages: list[CompressedPassage]
-    tokens_before: int
-    tokens_after: int
-    target_tokens: int | None
-    usage: Usage
-    finish_reason: Literal["stop"]
-    model: str
-
-
-class Extracted(BaseModel):
-    """An object that the schema accepts."""
-
-    parameters: dict[str, Any]
-    usage: Usage
-    finish_reason: Literal["stop"]
-    model: str

@@ -10,8 +10,9 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
+from llm_offline.api.answers import Compressed, CompressedPassage, Extracted, Summary, Usage
 from llm_offline.api.body import read_body
-from llm_offline.api.openapi import takes
+from llm_offline.api.openapi import gives, takes
 from llm_offline.api.parameters import StreamOptions, listed
 from llm_offline.api.replying import (
     CLIENT_CLOSED_REQUEST,
@@ -21,17 +22,7 @@ from llm_offline.api.replying import (
     unless_gone,
 )
 from llm_offline.api.sse import EventStream, event
-from llm_offline.api.task_bodies import (
-    CompressBody,
-    Compressed,
-    CompressedPassage,
-    ExtractBody,
-    Extracted,
-    SummarizeBody,
-    Summary,
-    Usage,
-    steady,
-)
+from llm_offline.api.task_bodies import CompressBody, ExtractBody, SummarizeBody, steady
 from llm_offline.engine.interface import Sampling, TextDelta
 from llm_offline.tasks.compressing import Compressor, Kept
 from llm_offline.tasks.extraction import Extractor
@@ -43,8 +34,6 @@ router = APIRouter()
 
 T = TypeVar("T")
 
-_STREAMED = {"text/event-stream": {"schema": {"type": "string"}}}
-
 
 def _writer(request: Request, sampling: Sampling) -> Writer:
     now = ready(request)
@@ -54,7 +43,7 @@ def _writer(request: Request, sampling: Sampling) -> Writer:
 @router.post(
     "/summarize",
     openapi_extra=takes(SummarizeBody),
-    responses={200: {"model": Summary, "content": _STREAMED}},
+    responses=gives(Summary, streamed=True),
 )
 async def summarize(request: Request) -> Response:
     """A text, or a conversation, in fewer words of its own language, plain or streamed.
@@ -115,7 +104,7 @@ async def _summary_events(
 @router.post(
     "/compress",
     openapi_extra=takes(CompressBody),
-    responses={200: {"model": Compressed, "content": _STREAMED}},
+    responses=gives(Compressed, streamed=True),
 )
 async def compress(request: Request) -> Response:
     """Of each passage the sentences that the question needs, word for word, plain or streamed."""
@@ -189,7 +178,7 @@ def _passage(kept: Kept) -> CompressedPassage:
 @router.post(
     "/extract-parameters",
     openapi_extra=takes(ExtractBody),
-    responses={200: {"model": Extracted}},
+    responses=gives(Extracted),
 )
 async def extract_parameters(request: Request) -> Response:
     """Values that a text gives, as JSON of a schema; what it does not give is null."""

@@ -9,8 +9,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from llm_offline.api.answers import Detokenized, Generated, Tokenized
 from llm_offline.api.body import read_body, shown
-from llm_offline.api.openapi import takes
+from llm_offline.api.openapi import gives, takes
 from llm_offline.api.parameters import (
     ChatBody,
     CompletionBody,
@@ -93,8 +94,8 @@ async def completions(request: Request) -> Response:
     )
 
 
-@router.post("/generate", openapi_extra=takes(GenerateBody))
-@router.post("/v1/generate", openapi_extra=takes(GenerateBody))
+@router.post("/generate", openapi_extra=takes(GenerateBody), responses=gives(Generated))
+@router.post("/v1/generate", openapi_extra=takes(GenerateBody), responses=gives(Generated))
 async def generate(request: Request) -> Response:
     """`{prompt, ...}` → `{text, usage, finish_reason, model}`: the new text only."""
     body = (await read_body(request, GenerateBody)).sampled()
@@ -115,7 +116,7 @@ async def generate(request: Request) -> Response:
     return await reply(request, generations, shape)
 
 
-@router.post("/tokenize", openapi_extra=takes(TokenizeBody))
+@router.post("/tokenize", openapi_extra=takes(TokenizeBody), responses=gives(Tokenized))
 async def tokenize(request: Request) -> JSONResponse:
     """`{text}` or `{messages}` → `{tokens, count}`; messages with the template around them."""
     body = await read_body(request, TokenizeBody)
@@ -128,7 +129,7 @@ async def tokenize(request: Request) -> JSONResponse:
     return JSONResponse({"tokens": tokens, "count": len(tokens)})
 
 
-@router.post("/detokenize", openapi_extra=takes(DetokenizeBody))
+@router.post("/detokenize", openapi_extra=takes(DetokenizeBody), responses=gives(Detokenized))
 async def detokenize(request: Request) -> JSONResponse:
     """`{tokens}` → `{text, count}`: the text that `/tokenize` was given."""
     body = await read_body(request, DetokenizeBody)

@@ -23,12 +23,15 @@ from llm_offline.loaded import Text
 T = TypeVar("T")
 
 AT_ONCE = 4
-"""Calls of one request that run or wait together, so that others find places too."""
+"""Calls of one request that run or wait together."""
+
+SHARE = 4
+"""Work that has begun waits in the first so many-th of the queue; the rest is for new requests."""
 
 PATIENCE = 300.0
 """Seconds for which a request that has begun waits for a place in the queue."""
 
-_POLL = 0.2
+_POLL = 0.1
 
 ADMITTED = TextDelta("", 0)
 """What a task yields first, once the engine has taken it: from then on it can be streamed."""
@@ -105,11 +108,14 @@ class Writer:
         """
         deadline = time.monotonic() + PATIENCE
         while True:
-            try:
-                return self.admit(prompt, max_tokens=max_tokens, stop=stop, grammar=grammar)
-            except QueueFull:
-                if time.monotonic() > deadline:
-                    raise
+            now = self._engine.status()
+            is_late = time.monotonic() > deadline
+            if is_late or now.waiting < max(1, now.queue_limit // SHARE):
+                try:
+                    return self.admit(prompt, max_tokens=max_tokens, stop=stop, grammar=grammar)
+                except QueueFull:
+                    if is_late:
+                        raise
             await self._pause(_POLL)
 
     async def deltas(self, generation: Generation) -> AsyncGenerator[TextDelta, None]:

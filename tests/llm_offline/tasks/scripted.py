@@ -85,6 +85,7 @@ class ScriptedEngine:
         running: Generations that are not over.
         most_running: How many there were at once.
         refusals: Answers to the next requests that find the queue full.
+        waiting: Requests in its queue of 8.
         may_go_on: Texts come only while it is set.
     """
 
@@ -97,6 +98,7 @@ class ScriptedEngine:
         self.running: set[Spoken] = set()
         self.most_running = 0
         self.refusals = 0
+        self.waiting = 0
         self.may_go_on = asyncio.Event()
         self.may_go_on.set()
 
@@ -116,7 +118,7 @@ class ScriptedEngine:
         return spoken
 
     def status(self) -> EngineStatus:
-        return EngineStatus(0, len(self.running), 0, {}, 0, 0)
+        return EngineStatus(self.waiting, len(self.running), 8, {}, 0, 0)
 
     def stop(self) -> None: ...
 

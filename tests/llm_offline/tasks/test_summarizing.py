@@ -143,6 +143,18 @@ async def test_a_full_queue_refuses_the_first_call_and_delays_the_others() -> No
     assert engine.refusals == 0
 
 
+async def test_work_that_has_begun_leaves_most_of_the_queue_to_others() -> None:
+    writer, engine = scripted(lambda _: "short")
+    engine.waiting = 2
+    running = Running(writer, Summarizer(writer, numbered(200), words=20).deltas())
+    await anext(running)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert len(engine.prompts) == 1
+    engine.waiting = 1
+    assert "".join([delta.text async for delta in running]) == "short"
+
+
 async def test_what_is_given_up_or_fails_leaves_nothing_behind() -> None:
     writer, engine = scripted(lambda _: "short")
     engine.may_go_on.clear()
