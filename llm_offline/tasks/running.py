@@ -26,7 +26,7 @@ class Running(Generic[T]):
     def __init__(self, writer: Writer, work: AsyncGenerator[T, None]) -> None:
         """`writer`: what the work asks; its open calls are freed with the work."""
         self._writer = writer
-        self._results: asyncio.Queue[T | _End | BaseException] = asyncio.Queue()
+        self._results: asyncio.Queue[T | _End] = asyncio.Queue()
         self._task = asyncio.ensure_future(self._run(work))
 
     async def _run(self, work: AsyncGenerator[T, None]) -> None:
@@ -34,20 +34,17 @@ class Running(Generic[T]):
             async with aclosing(work):
                 async for result in work:
                     self._results.put_nowait(result)
-            self._results.put_nowait(_End())
-        except Exception as error:  # noqa: BLE001 - raised again where the results are read
-            self._results.put_nowait(error)
         finally:
             await self._writer.free()
+            self._results.put_nowait(_End())
 
     def __aiter__(self) -> AsyncIterator[T]:
         return self
 
     async def __anext__(self) -> T:
         result = await self._results.get()
-        if isinstance(result, BaseException):
-            raise result
         if isinstance(result, _End):
+            await self._task  # raises what the work raised
             raise StopAsyncIteration
         return result
 
