@@ -250,6 +250,7 @@ class GenerateBody(TextBody):
 
     prompt: str
     do_sample: bool | None = None
+    stream: Literal[False] | None = None
 
     def sampled(self) -> GenerateBody:
         """With `do_sample` expressed as a temperature."""

@@ -107,6 +107,8 @@ class ExtractBody(SourceBody):
         description='Name → type ("integer"), description, both ("integer: the fine"), or schema',
     )
 
+    stream: Literal[False] | None = None
+
     @property
     def wanted(self) -> tuple[Schema, str]:
         """The schema, narrowed, and the name of the field that it comes from.

@@ -24,6 +24,7 @@ from llm_offline.api.replying import (
 from llm_offline.api.sse import EventStream, event
 from llm_offline.api.task_bodies import CompressBody, ExtractBody, SummarizeBody, steady
 from llm_offline.engine.interface import Sampling, TextDelta
+from llm_offline.serving import Ready
 from llm_offline.tasks.compressing import Compressor, Kept
 from llm_offline.tasks.extraction import Extractor
 from llm_offline.tasks.running import Running
@@ -35,8 +36,7 @@ router = APIRouter()
 T = TypeVar("T")
 
 
-def _writer(request: Request, sampling: Sampling) -> Writer:
-    now = ready(request)
+def _writer(now: Ready, sampling: Sampling) -> Writer:
     return Writer(now.model.text, now.engine, context=now.model.context, sampling=sampling)
 
 
@@ -52,16 +52,17 @@ async def summarize(request: Request) -> Response:
     """
     body = await read_body(request, SummarizeBody)
     text, _ = body.source
-    writer = _writer(request, body.sampling(steady(ready(request).model.defaults)))
+    words = await asyncio.to_thread(words_for, body.length or "medium", text)
+    now, name = ready(request), serving_of(request).model_name
+    writer = _writer(now, body.sampling(steady(now.model.defaults)))
     summarizer = Summarizer(
         writer,
         text,
-        words=await asyncio.to_thread(words_for, body.length or "medium", text),
+        words=words,
         max_tokens=body.max_tokens,
         stop=listed(body.stop),
     )
     running = await _begun(writer, summarizer.deltas())
-    name = serving_of(request).model_name
     if body.stream:
         events = _summary_events(running, summarizer, writer, name, body.stream_options)
         return EventStream(events, running.aclose)
@@ -109,17 +110,17 @@ async def _summary_events(
 async def compress(request: Request) -> Response:
     """Of each passage the sentences that the question needs, word for word, plain or streamed."""
     body = (await read_body(request, CompressBody)).checked()
-    writer = _writer(request, body.sampling(Sampling(temperature=0.0)))
+    now, name = ready(request), serving_of(request).model_name
+    writer = _writer(now, body.sampling(Sampling(temperature=0.0)))
     compressor = Compressor(
         writer,
-        ready(request).model.grammars,
+        now.model.grammars,
         body.given,
         body.question,
         target=body.target_tokens,
         ratio=body.ratio,
     )
     running = await _begun(writer, compressor.kept())
-    name = serving_of(request).model_name
     if body.stream:
         events = _passage_events(running, compressor, writer, name, body.stream_options)
         return EventStream(events, running.aclose)
@@ -185,13 +186,11 @@ async def extract_parameters(request: Request) -> Response:
     body = await read_body(request, ExtractBody)
     text, source = body.source
     schema, param = body.wanted
-    writer = _writer(request, body.sampling(Sampling(temperature=0.0)))
-    grammar = await asyncio.to_thread(
-        ready(request).model.grammars.json_schema, schema, param=param
-    )
+    now, name = ready(request), serving_of(request).model_name
+    writer = _writer(now, body.sampling(Sampling(temperature=0.0)))
+    grammar = await asyncio.to_thread(now.model.grammars.json_schema, schema, param=param)
     extractor = Extractor(writer, grammar, text, schema, source=source)
     running = await _begun(writer, extractor.values(body.max_tokens))
-    name = serving_of(request).model_name
 
     async def whole() -> Extracted:
         (found,) = [one async for one in running if one is not None]

@@ -123,7 +123,7 @@ class Summarizer:
                 f"instructions alone take {fixed}: start it with a larger --max-context"
             )
         pieces = cut(text, room, lambda piece: len(self._part(piece)))
-        return _Round([self._part(piece) for piece in pieces], is_last=False)
+        return _Round([self._part(piece) for piece in pieces if piece.strip()], is_last=False)
 
     def _part(self, piece: str) -> tuple[int, ...]:
         words = max(15, (self._part_limit - _LEEWAY) // _TOKENS_A_WORD)

@@ -161,13 +161,16 @@ SCHEMA: dict[str, Any] = {
     "properties": {
         "vehicle": {"enum": ["car", "motorbike", None]},
         "amount": {"type": ["integer", "null"], "minimum": 0, "maximum": 9999},
-        "where": {
+        "where": {"anyOf": [{"$ref": "#/$defs/Place"}, {"type": "null"}], "default": None},
+    },
+    "required": ["vehicle", "amount"],
+    "$defs": {
+        "Place": {
             "type": "object",
             "properties": {"page": {"type": ["integer", "null"]}},
             "required": ["page"],
         },
     },
-    "required": ["vehicle", "amount"],
 }
 
 
@@ -180,10 +183,11 @@ def test_what_is_extracted_validates(http: httpx.Client, wish: dict[str, Any]) -
         assert _is_whole(found["usage"])
         if "schema" in wish:
             jsonschema.validate(found["parameters"], SCHEMA)
+            assert set(found["parameters"]) == {"vehicle", "amount", "where"}
         else:
             assert set(found["parameters"]) == {"days", "paid"}
             assert found["parameters"]["paid"] in (True, False, None)
-    body = {"messages": MESSAGES, "parameters": EXTRACT["parameters"]}
+    body = {"messages": MESSAGES, "parameters": EXTRACT["parameters"], "stream": False}
     assert _ok(http.post("/extract-parameters", json=body))["finish_reason"] == "stop"
 
 
@@ -287,7 +291,7 @@ def test_a_full_queue_refuses_a_task_with_429(running: ServerProcess, http: http
 
 
 def test_generate_with_and_without_its_version(http: httpx.Client) -> None:
-    body = {"prompt": "Every employee", "max_tokens": 8, "do_sample": False}
+    body = {"prompt": "Every employee", "max_tokens": 8, "do_sample": False, "stream": False}
     same = [_ok(http.post(path, json=body)) for path in ("/generate", "/v1/generate")]
     assert same[0]["text"] == same[1]["text"]
     assert set(same[0]) == set(same[1])

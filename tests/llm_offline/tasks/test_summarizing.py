@@ -113,6 +113,14 @@ async def test_parts_that_the_model_did_not_finish_are_counted() -> None:
     assert summarizer.incomplete >= summarizer.pieces > 1
 
 
+async def test_white_space_is_not_asked_about() -> None:
+    writer, engine = scripted(lambda _: "short")
+    summarizer = Summarizer(writer, f"{ENGLISH}{' ' * 9}\n" * 80 + "\n" * 5000, words=20)
+    assert await summary(summarizer) == "short"
+    assert summarizer.pieces == len(engine.prompts) - 1
+    assert not any(prompt.endswith("Text:\n ") for prompt in engine.prompts)
+
+
 async def test_a_model_that_says_nothing_or_never_less() -> None:
     writer, _ = scripted(lambda _: " ")
     with pytest.raises(GenerationFailed, match="wrote nothing"):
