@@ -11,7 +11,7 @@ from fastapi import Depends, FastAPI
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from llm_offline.api import embeddings, operations, texts
+from llm_offline.api import embeddings, operations, tasks, texts
 from llm_offline.api.boundary import Boundary, answer_error, require_key
 from llm_offline.api.embeddings import Encoder
 from llm_offline.errors import LLMOfflineError
@@ -50,7 +50,7 @@ def create_app(settings: Settings, load: Load | None = None) -> tuple[ASGIApp, S
     app.state.serving = serving
     app.state.encoder = Lazy(lambda: _load_encoder(importing, settings))
     app.include_router(operations.open_router)
-    for part in (texts, embeddings, operations):
+    for part in (texts, tasks, embeddings, operations):
         app.include_router(part.router, dependencies=[Depends(require_key)])
     app.add_exception_handler(LLMOfflineError, answer_error)
     app.add_exception_handler(HTTPException, answer_error)

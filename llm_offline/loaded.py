@@ -41,8 +41,12 @@ class Text(Protocol):
         """One token as it stands, special ones included."""
         ...
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Text of token ids, special tokens left out."""
+    def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
+        """Text of token ids, special tokens left out or (`special`) written."""
+        ...
+
+    def first_unknown(self, tokens: Sequence[int]) -> int | None:
+        """Where the first id stands that the tokenizer does not have; None if it has all."""
         ...
 
 

@@ -1,7 +1,8 @@
-"""What `/openapi.json` says of bodies that this package reads itself."""
+"""What `/openapi.json` says of bodies that this package reads itself, and of its own answers."""
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from pydantic import BaseModel
@@ -12,6 +13,14 @@ def takes(body: type[BaseModel]) -> dict[str, Any]:
     schema = body.model_json_schema()
     whole = _inlined(schema, schema.pop("$defs", {}))
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": whole}}}}
+
+
+def gives(answer: type[BaseModel], *, streamed: bool = False) -> dict[int | str, dict[str, Any]]:
+    """An operation's description of its answer; `streamed`: events in its place, if asked for."""
+    described: dict[str, Any] = {"model": answer, "description": inspect.getdoc(answer) or ""}
+    if streamed:
+        described["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+    return {200: described}
 
 
 def _inlined(node: Any, definitions: dict[str, Any]) -> Any:

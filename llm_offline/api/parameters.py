@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from llm_offline.api.body import Body, shown
 from llm_offline.api.tools import NamedTool, Tool
-from llm_offline.engine.interface import GenerationRequest, Grammar
+from llm_offline.engine.interface import GenerationRequest, Grammar, Sampling
 from llm_offline.engine.text import Message
 from llm_offline.errors import BadRequest, UnsupportedFeature
 from llm_offline.loaded import Grammars, LoadedModel
@@ -43,6 +43,12 @@ _DIRECT = (
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Number = Annotated[int, Field(ge=1, le=16)]
 StopString = Annotated[str, Field(min_length=1, max_length=1000)]
+Stops = StopString | Annotated[list[StopString], Field(max_length=16)]
+
+
+def listed(stop: str | list[str] | None) -> tuple[str, ...]:
+    """`stop` as the engine wants it."""
+    return (stop,) if isinstance(stop, str) else tuple(stop or ())
 
 
 class StreamOptions(Body):
@@ -86,20 +92,32 @@ class ResponseFormat(Body):
         return grammars.json_object() if self.type == "json_object" else None
 
 
-class TextBody(Body):
-    """What all requests for text have in common."""
+class SampledBody(Body):
+    """What all requests that make the model write have in common."""
 
     model: str | None = Field(None, description="Any name: the server has one model")
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
-    max_tokens: int | None = Field(None, ge=1)
-    stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
     seed: int | None = None
     top_k: int | None = Field(None, ge=-1, description="0 and -1 are all")
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0, le=10)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
+
+    def sampling(self, defaults: Sampling) -> Sampling:
+        """How tokens are drawn: as said, else as `defaults`."""
+        said = {name: value for name in _DIRECT if (value := getattr(self, name)) is not None}
+        if self.top_k is not None:
+            said["top_k"] = max(0, self.top_k)
+        return replace(defaults, **said)
+
+
+class TextBody(SampledBody):
+    """What all requests for one prompt's text have in common."""
+
+    max_tokens: int | None = Field(None, ge=1)
+    stop: Stops | None = None
     logit_bias: dict[str, Bias] | None = Field(None, description="Token id → addend")
 
     @property
@@ -111,16 +129,12 @@ class TextBody(Body):
         self, prompt: list[int], model: LoadedModel, *, max_tokens: int | None
     ) -> GenerationRequest:
         """The engine's request; what is not said is as the model's authors advise."""
-        stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        said = {name: value for name in _DIRECT if (value := getattr(self, name)) is not None}
-        if self.top_k is not None:
-            said["top_k"] = max(0, self.top_k)
-        said["logit_bias"] = self._biases(model.network.vocabulary)
+        biases = self._biases(model.network.vocabulary)
         return GenerationRequest(
             prompt=tuple(prompt),
-            sampling=replace(model.defaults, **said, logprobs=self.top),
+            sampling=replace(self.sampling(model.defaults), logit_bias=biases, logprobs=self.top),
             max_tokens=max_tokens,
-            stop=stops,
+            stop=listed(self.stop),
         )
 
     def _biases(self, vocabulary: int) -> tuple[tuple[int, float], ...]:
@@ -236,6 +250,7 @@ class GenerateBody(TextBody):
 
     prompt: str
     do_sample: bool | None = None
+    stream: Literal[False] | None = None
 
     def sampled(self) -> GenerateBody:
         """With `do_sample` expressed as a temperature."""
@@ -252,12 +267,23 @@ class TokenizeBody(Body):
     model: str | None = None
     text: str | None = None
     messages: list[dict[str, Any]] | None = Field(None, min_length=1)
+    add_special_tokens: bool | None = Field(
+        None, description="With the beginning-of-text token, which completions put before a text"
+    )
 
     @model_validator(mode="after")
     def _one_of_the_two(self) -> TokenizeBody:
         if (self.text is None) == (self.messages is None):
             raise ValueError('{"text": ...} or {"messages": [...]}')
         return self
+
+
+class DetokenizeBody(Body):
+    """`POST /detokenize`."""
+
+    model: str | None = None
+    tokens: list[int]
+    skip_special_tokens: bool | None = Field(None, description="Leave them out of the text")
 
 
 def plain_messages(raw: list[dict[str, Any]], param: str = "messages") -> list[Message]:

@@ -117,7 +117,7 @@ async def reply(
         shape: The JSON of the whole texts and the usage.
     """
     try:
-        wholes = await _unless_gone(request, _fold_all(generations))
+        wholes = await unless_gone(request, _fold_all(generations))
     finally:
         await free(generations)
     if wholes is None:
@@ -200,7 +200,7 @@ async def _fold_all(generations: Sequence[Generation]) -> list[TextDelta]:
     ]
 
 
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
     """The result of `work`, or None as soon as the client has gone away."""
     working = asyncio.ensure_future(work)
     watching = asyncio.ensure_future(_gone(request))

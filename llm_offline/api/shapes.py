@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from llm_offline.engine.detokenizing import Detokenizer
 from llm_offline.engine.interface import TextDelta, TokenLogprob
 from llm_offline.loaded import Text
 
@@ -76,32 +77,65 @@ def _calls(added: TextDelta, *, indexed: bool = False) -> dict[str, Any]:
 
 
 class CompletionShape:
-    """`choices` of completions."""
+    """`choices` of completions; one object for all of a reply, which counts its characters."""
 
-    def __init__(self, text: Text) -> None:
+    def __init__(self, text: Text, prompt: str, tokens: Sequence[int]) -> None:
+        """`prompt`: as it was sent; `tokens`: of it."""
         self._text = text
+        self._prompt = prompt
+        self._tokens = tokens
+        self._offsets: dict[int, _Offsets] = {}
 
     def whole(self, number: int, added: TextDelta) -> dict[str, Any]:
         """A choice, of a whole answer or of a chunk."""
         return {
             "index": number,
             "text": added.text,
-            "logprobs": self._logprobs(added.logprobs),
+            "logprobs": self._logprobs(number, added.logprobs),
             "finish_reason": added.finish_reason,
         }
 
-    def _logprobs(self, found: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+    def _logprobs(self, number: int, found: Sequence[TokenLogprob]) -> dict[str, Any] | None:
         if not found:
             return None
         named = self._text.token_text
+        if number not in self._offsets:
+            self._offsets[number] = _Offsets(self._text, len(self._prompt), self._tokens)
+        offsets = self._offsets[number]
         return {
             "tokens": [named(one.token) for one in found],
             "token_logprobs": [_finite(one.logprob) for one in found],
             "top_logprobs": [
                 {named(token): _finite(logprob) for token, logprob in one.top} for one in found
             ],
-            "text_offset": [],
+            "text_offset": [offsets.next(one.token) for one in found],
         }
+
+
+class _Offsets:
+    """Where in prompt and text together each token of one text begins.
+
+    In characters from the beginning of the prompt, as OpenAI counts, whether the prompt is echoed
+    or not. Tokens that hold parts of one character begin where it begins.
+    """
+
+    def __init__(self, text: Text, start: int, prompt: Sequence[int]) -> None:
+        self._text = text
+        self._detokenizer = Detokenizer(text.decode, prompt)
+        self._at = start
+        self._is_inside = False
+
+    def next(self, token: int) -> int:
+        """The offset of the token that comes next."""
+        at = self._at
+        added = self._detokenizer.push(token)
+        self._at += len(added)
+        own = self._text.token_text(token)
+        if self._is_inside and added.endswith(own) and "\N{REPLACEMENT CHARACTER}" not in own:
+            # The character that was begun before never ended, and is in `added` too.
+            at = self._at - len(own)
+        self._is_inside = not added
+        return at
 
 
 def _finite(logprob: float) -> float:

@@ -9,11 +9,13 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from llm_offline.api.body import read_body
-from llm_offline.api.openapi import takes
+from llm_offline.api.answers import Detokenized, Generated, Tokenized
+from llm_offline.api.body import read_body, shown
+from llm_offline.api.openapi import gives, takes
 from llm_offline.api.parameters import (
     ChatBody,
     CompletionBody,
+    DetokenizeBody,
     GenerateBody,
     TokenizeBody,
     plain_messages,
@@ -22,6 +24,7 @@ from llm_offline.api.replying import Head, admit, ready, reply, serving_of, stre
 from llm_offline.api.shapes import ChatShape, CompletionShape
 from llm_offline.api.tools import WithCalls
 from llm_offline.engine.interface import TextDelta
+from llm_offline.errors import BadRequest
 
 router = APIRouter()
 
@@ -77,7 +80,7 @@ async def completions(request: Request) -> Response:
     wanted = [replace(body.request(prompt, model, max_tokens=limit), number=n) for n in body.texts]
     generations = await admit(engine, wanted)
     head = Head.new("cmpl", "text_completion", serving_of(request).model_name)
-    shape = CompletionShape(model.text)
+    shape = CompletionShape(model.text, text, prompt)
     if body.stream:
         return stream(
             generations, head, shape.whole, opening=None, include_usage=body.include_usage
@@ -91,7 +94,8 @@ async def completions(request: Request) -> Response:
     )
 
 
-@router.post("/v1/generate", openapi_extra=takes(GenerateBody))
+@router.post("/generate", openapi_extra=takes(GenerateBody), responses=gives(Generated))
+@router.post("/v1/generate", openapi_extra=takes(GenerateBody), responses=gives(Generated))
 async def generate(request: Request) -> Response:
     """`{prompt, ...}` → `{text, usage, finish_reason, model}`: the new text only."""
     body = (await read_body(request, GenerateBody)).sampled()
@@ -112,7 +116,7 @@ async def generate(request: Request) -> Response:
     return await reply(request, generations, shape)
 
 
-@router.post("/tokenize", openapi_extra=takes(TokenizeBody))
+@router.post("/tokenize", openapi_extra=takes(TokenizeBody), responses=gives(Tokenized))
 async def tokenize(request: Request) -> JSONResponse:
     """`{text}` or `{messages}` → `{tokens, count}`; messages with the template around them."""
     body = await read_body(request, TokenizeBody)
@@ -120,5 +124,22 @@ async def tokenize(request: Request) -> JSONResponse:
     if body.messages is not None:
         tokens = await asyncio.to_thread(text.encode_chat, plain_messages(body.messages))
     else:
-        tokens = await asyncio.to_thread(text.encode, body.text or "", add_special_tokens=False)
+        special = bool(body.add_special_tokens)
+        tokens = await asyncio.to_thread(text.encode, body.text or "", add_special_tokens=special)
     return JSONResponse({"tokens": tokens, "count": len(tokens)})
+
+
+@router.post("/detokenize", openapi_extra=takes(DetokenizeBody), responses=gives(Detokenized))
+async def detokenize(request: Request) -> JSONResponse:
+    """`{tokens}` → `{text, count}`: the text that `/tokenize` was given."""
+    body = await read_body(request, DetokenizeBody)
+    text = ready(request).model.text
+    unknown = await asyncio.to_thread(text.first_unknown, body.tokens)
+    if unknown is not None:
+        raise BadRequest(
+            f"tokens[{unknown}]={shown(body.tokens[unknown])} is not a token of this model",
+            param=f"tokens[{unknown}]",
+        )
+    special = not body.skip_special_tokens
+    written = await asyncio.to_thread(text.decode, body.tokens, special=special)
+    return JSONResponse({"text": written, "count": len(body.tokens)})

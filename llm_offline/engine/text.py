@@ -62,6 +62,7 @@ class ModelText:
         self._tokenizer = tokenizer
         self._template = chat_template
         special = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
+        self._ids = frozenset(tokenizer.get_vocab().values())
         self._special = re.compile("|".join(map(re.escape, special)) or r"(?!)")
 
     def encode_chat(
@@ -96,13 +97,21 @@ class ModelText:
         """Token ids of plain text; with special tokens, as the model saw texts in training."""
         return self._encode(text, add_special_tokens=add_special_tokens)
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Text of token ids, special tokens left out."""
+    def decode(self, tokens: Sequence[int], *, special: bool = False) -> str:
+        """Text of token ids, special tokens left out or (`special`) written."""
         return str(
             self._tokenizer.decode(
-                list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
+                list(tokens), skip_special_tokens=not special, clean_up_tokenization_spaces=False
             )
         )
+
+    def first_unknown(self, tokens: Sequence[int]) -> int | None:
+        """Where the first id stands that the tokenizer does not have; None if it has all.
+
+        The logits may be wider than the tokenizer: decoding leaves such ids out without a word.
+        """
+        known = self._ids
+        return next((at for at, token in enumerate(tokens) if token not in known), None)
 
     def token_text(self, token: int) -> str:
         """One token as it stands, special ones included."""

@@ -89,10 +89,6 @@ async def test_json_that_is_no_call_is_text() -> None:
     assert (delta.text, delta.finish_reason, delta.tool_calls) == ('{"a": 1}', "stop", ())
 
 
-TEMPLATE = """{%- if tools %}{{ tools | tojson }}{% endif %}
-{%- for message in messages %}{{ message.role }}: {{ message.content }}
-{%- for call in message.tool_calls or [] %}{{ call.function.arguments.vehicle }}{% endfor %}
-{% endfor %}"""
 TOOLS: list[Any] = [
     {
         "type": "function",
@@ -113,11 +109,8 @@ HELLO: list[Any] = [{"role": "user", "content": "How much?"}]
 
 @pytest.fixture(scope="module")
 def running(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    folder = tmp_path_factory.mktemp("server")
-    template = folder / "tools.jinja"
-    template.write_text(TEMPLATE, encoding="utf-8")
-    flags = ("--model", str(tiny_folder), "--device", "cpu", "--chat-template", str(template))
-    with server(folder, *flags) as process:
+    flags = ("--model", str(tiny_folder), "--device", "cpu", "--chat-template", "llama3")
+    with server(tmp_path_factory.mktemp("server"), *flags) as process:
         yield process.until_ready()
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
 
+from llm_offline.api.tools import calls_in
 from llm_offline.engine.text import ModelText, choose_template
 from llm_offline.errors import BadRequest, StartError, UnsupportedFeature
 from tests.tiny_model import CHAT_TEMPLATE
@@ -44,6 +46,65 @@ def test_a_model_without_one_gets_the_one_whose_tokens_it_knows(tokenizer: Any) 
     template, origin = choose_template(tokenizer, None)
     assert origin.startswith("llama3")
     assert _rendered(tokenizer, template) == LLAMA3
+
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "fine",
+        "description": "Mức phạt.",
+        "parameters": {"type": "object", "properties": {"vehicle": {"type": "string"}}},
+    },
+}
+
+
+def _call(vehicle: str) -> dict[str, Any]:
+    function = {"name": "fine", "arguments": {"vehicle": vehicle}}
+    return {"id": "c1", "type": "function", "function": function}
+
+
+def _turns(tokenizer: Any, messages: list[Any], tools: list[Any]) -> list[tuple[str, str]]:
+    """(role, text) as the shipped Llama 3 template writes them."""
+    template, _ = choose_template(tokenizer, "llama3")
+    text = str(tokenizer.decode(ModelText(tokenizer, template).encode_chat(messages, tools)))
+    assert text.startswith("<|begin_of_text|><|start_header_id|>")
+    turns = text.removeprefix("<|begin_of_text|>").split("<|start_header_id|>")[1:]
+    parted = [turn.partition("<|end_header_id|>\n\n") for turn in turns]
+    assert all(said.endswith("<|eot_id|>") for _, _, said in parted[:-1])
+    assert parted[-1] == ("assistant", "<|end_header_id|>\n\n", "")
+    return [(role, said.removesuffix("<|eot_id|>")) for role, _, said in parted[:-1]]
+
+
+@pytest.mark.parametrize("system", [True, False])
+def test_tools_in_the_shipped_llama3_template(tokenizer: Any, system: bool) -> None:
+    messages = CONVERSATION if system else CONVERSATION[1:]
+    (role, said), user = _turns(tokenizer, messages, [TOOL])
+    assert role == "system"
+    assert json.loads(said.split("\n\n")[2]) == TOOL
+    assert "Mức phạt." in said
+    assert '{"name": function name, "parameters":' in said
+    assert said.endswith("\n\nBe short." if system else "}\n\n")
+    assert user == ("user", "Xin chào")
+
+
+def test_calls_and_results_in_the_shipped_llama3_template(tokenizer: Any) -> None:
+    messages = [
+        *CONVERSATION,
+        {"role": "assistant", "content": "", "tool_calls": [_call("xe máy"), _call("ô tô")]},
+        {"role": "tool", "tool_call_id": "c1", "content": "200.000"},
+        {"role": "tool", "tool_call_id": "c2", "content": " 400.000 "},
+        {"role": "assistant", "content": "I look.", "tool_calls": [_call("tàu")]},
+    ]
+    for tools in ([TOOL], []):
+        turns = _turns(tokenizer, messages, tools)
+        assert [role for role, _ in turns] == [
+            *("system", "user", "assistant", "ipython", "ipython", "assistant")
+        ]
+        calls = calls_in(turns[2][1], {"fine"})
+        # What the model reads of its calls is what is found in its own.
+        assert [json.loads(call.arguments)["vehicle"] for call in calls] == ["xe máy", "ô tô"]
+        assert [said for _, said in turns[3:5]] == ["200.000", "400.000"]
+        assert turns[5][1].startswith('I look.\n{"name": "fine"')
 
 
 def test_chatml_by_name(tokenizer: Any) -> None:
