@@ -63,7 +63,6 @@ def load_model(settings: Settings, progress: Progress) -> LoadedModel:
     _arrange(weights, settings.quantization, dtype, device, progress)
     progress.enter(f"moving the weights to {device}")
     stops = _stop_ids(config, weights.generation_config, tokenizer)
-    quantized = settings.quantization != "none"
     network = Runner(weights, device=device, stop_ids=stops, quantized=quantized)
     room = _room(settings, network)
     context, limited_by = _context(settings, config, room)

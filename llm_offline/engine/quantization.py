@@ -76,7 +76,7 @@ def to_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     for rows in _slices(weight):
         part = weight[rows].float()
         scales[rows] = part.abs().amax(1).clamp_(min=1e-12) / _LEVELS
-        codes[rows] = part.div_(scales[rows, None]).round_()
+        codes[rows] = (part / scales[rows, None]).round_()
     return codes, scales
 
 
