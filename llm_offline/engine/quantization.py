@@ -25,7 +25,7 @@ _MIDDLE = 8
 # Of the range between a group's extremes, before fitting; found by trying 1, .95, .9 and .85.
 _SHRINK = 0.95
 _FITS = 2
-_AT_ONCE = 2**22  # numbers that are quantized together: bounds the temporaries, fits caches
+_AT_ONCE = 2**20  # numbers that are quantized together: bounds the temporaries, fits caches
 # Outputs must be a multiple of it for torch's 4-bit kernel on CPUs; everywhere, so that what is
 # measured on one device holds on another.
 _OUTPUTS = 16

@@ -1,4 +1,4 @@
-"""Run as a process: `interpret` compares the kernels with PyTorch, `compile` makes GPU code of them.
+"""A process: `interpret` compares the kernels with PyTorch, `compile` makes GPU code of them.
 
 Compiling needs no GPU: Triton brings NVIDIA's assembler along.
 """
