@@ -109,7 +109,7 @@ def _compare(folder: Path, text: str, most: int) -> None:
     for kind in KINDS:
         found = _Judged(_model(folder, kind), windows, full)
         print(
-            f"| {kind} | {found.same_top:.1%} | {found.divergence:.4f} "
+            f"| {kind} | {found.same_top:.1%} | {found.divergence:.5f} "
             f"| × {math.exp(found.loss - full.loss):.4f} | {found.same_greedy:.0%} |",
             flush=True,
         )

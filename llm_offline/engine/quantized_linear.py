@@ -125,7 +125,9 @@ if HAS_TRITON:
 
         if len(x) > triton_matmul.FEW_ROWS:
             return functional.linear(x, from_int8(codes, scales, x.dtype))
-        return triton_matmul.times_int8(x.contiguous(), codes, scales)
+        # Triton launches on the current device, which need not be the tensors'.
+        with torch.cuda.device(x.device):
+            return triton_matmul.times_int8(x.contiguous(), codes, scales)
 
     @linear4.register_kernel("cuda")
     def _(
@@ -133,6 +135,8 @@ if HAS_TRITON:
     ) -> torch.Tensor:
         from llm_offline.engine import triton_matmul
 
-        if len(x) > triton_matmul.FEW_ROWS:
-            return functional.linear(x, triton_matmul.write_int4(packed, scales, zeros, x.dtype))
-        return triton_matmul.times_int4(x.contiguous(), packed, scales, zeros)
+        with torch.cuda.device(x.device):
+            if len(x) <= triton_matmul.FEW_ROWS:
+                return triton_matmul.times_int4(x.contiguous(), packed, scales, zeros)
+            weight = triton_matmul.write_int4(packed, scales, zeros, x.dtype)
+        return functional.linear(x, weight)
