@@ -2,7 +2,7 @@
 
     python -m bench.quantization --model FOLDER   # agreement of a model of yours
     python -m bench.quantization                  # of a tiny one that is trained first
-    python -m bench.quantization speed memory --shape 100M
+    python -m bench.quantization speed layer memory
 
 `agreement` compares with the same model in fp32, on texts of this repository: how often the most
 likely token is the same at each place of a text, the Kullback-Leibler divergence there in nats, the
@@ -11,8 +11,9 @@ that differs. Weights that are random say nothing about this, so without `--mode
 trained for `--minutes` on nine of ten paragraphs of the repository and asked for the tenth. Larger
 models lose less than small ones.
 
-`speed` and `memory` need no trained weights: tokens a second in the engine, and the memory of the
-process (Linux: `RssAnon`, which mapped files are no part of) at its highest while loading.
+`speed`, `layer` and `memory` need no trained weights: tokens a second in the engine, the CPU time
+of one layer, and the memory of the process (Linux: `RssAnon`, which mapped files are no part of) at
+its highest while loading.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
+from torch import nn
 from torch.nn import functional
 from transformers import (
     AutoModelForCausalLM,
@@ -47,6 +49,7 @@ from transformers import (
 )
 
 from bench.engine import GREEDY, PROMPT, SHAPES, aside, load, prompts, run, write_model
+from llm_offline.engine.cpu_linear import Int4Linear, Int8Linear, PackedLinear
 from llm_offline.engine.device import choose_device
 from llm_offline.engine.interface import GenerationRequest
 from llm_offline.engine.weights import arrange
@@ -69,7 +72,7 @@ KINDS = {
 def main() -> None:
     """Measure what is asked for, and print one table a section."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    sections = {"agreement": agreement, "speed": speed, "memory": memory}
+    sections = {"agreement": agreement, "speed": speed, "layer": layer, "memory": memory}
     parser.add_argument("sections", nargs="*", default=["agreement"], help=", ".join(sections))
     parser.add_argument("--model", type=Path, help="a folder; without it a tiny one is trained")
     parser.add_argument("--minutes", type=float, default=2.0, help="of training")
@@ -268,6 +271,38 @@ def speed(options: argparse.Namespace) -> None:
                 + " |",
                 flush=True,
             )
+
+
+def layer(options: argparse.Namespace) -> None:
+    """One layer of a 3B model by the CPU time of one thread, which a busy machine changes least."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    linear = nn.Linear(3072, 8192, bias=False).bfloat16()
+    layers = {
+        "bf16": PackedLinear(linear), "int8": Int8Linear(linear), "int4": Int4Linear(linear)
+    }  # fmt: skip
+    print("Milliseconds for a layer of 3072 x 8192\n")
+    print("| rows | bf16 | int8 | | int4 | |")
+    print("|---|---|---|---|---|---|")
+    for rows in (1, 4, 16, 64, 256):
+        x = torch.randn(rows, 3072).bfloat16()
+        took: dict[str, list[float]] = {name: [] for name in layers}
+        for _ in range(options.rounds * 5):
+            for name, one in layers.items():
+                began = time.thread_time()
+                with torch.inference_mode():
+                    one(x)
+                took[name].append((time.thread_time() - began) * 1000)
+        best = {name: min(found) for name, found in took.items()}
+        print(
+            f"| {rows} | {best['bf16']:.2f} "
+            + " ".join(
+                f"| {best[name]:.2f} | × {best['bf16'] / best[name]:.2f}"
+                for name in ("int8", "int4")
+            )
+            + " |",
+            flush=True,
+        )
 
 
 def memory(options: argparse.Namespace) -> None:
