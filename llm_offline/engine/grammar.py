@@ -6,7 +6,7 @@ The only module that imports llguidance.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -68,9 +68,7 @@ class Grammars:
             reason = matcher.get_error().strip().splitlines()[0]
             raise BadRequest(f"{param}: the schema cannot be used: {reason}", param=param)
         found = Matcher(matcher, self._vocabulary)
-        allowed = found.allowed()
-        allowed[self._stop_ids] = False
-        if not bool(allowed.any()):
+        if not found.can_begin(self._stop_ids):
             raise BadRequest(f"{param}: no text can follow this schema", param=param)
         return found
 
@@ -100,18 +98,45 @@ class Matcher:
         """See `interface.Grammar`."""
         return self._matcher.is_stopped()
 
-    def allowed(self) -> torch.Tensor:
+    def can_begin(self, stop_ids: Sequence[int]) -> bool:
+        """Whether some text, other than the empty one, can follow the grammar."""
+        try:
+            first = self.allowed()[0]
+        except GenerationFailed:
+            return False
+        first[list(stop_ids)] = False
+        return bool(first.any())
+
+    def forced(self) -> list[int]:
         """See `interface.Grammar`."""
-        words = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.uint8)
-        bits = (words[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1
-        return bits.flatten()[: self._vocabulary].bool()
+        return self._matcher.compute_ff_tokens()
+
+    def fitting(self, tokens: Sequence[int]) -> int:
+        """See `interface.Grammar`."""
+        return self._matcher.validate_tokens(list(tokens))
+
+    def allowed(self, draft: Sequence[int] = ()) -> torch.Tensor:
+        """See `interface.Grammar`."""
+        masks = [self._matcher.compute_bitmask()]
+        for token in draft:
+            self._matcher.consume_token(token)
+            masks.append(self._matcher.compute_bitmask())
+        if draft:
+            self._matcher.rollback(len(draft))
+        # A matcher that met a limit of llguidance's says so here, and would only end the text.
+        self._fail_if(self._matcher.is_error())
+        words = torch.frombuffer(bytearray(b"".join(masks)), dtype=torch.uint8)
+        bits = (words.view(len(masks), -1, 1) >> torch.arange(8, dtype=torch.uint8)) & 1
+        return bits.flatten(1)[:, : self._vocabulary].bool()
 
     def consume(self, token: int) -> None:
         """See `interface.Grammar`."""
-        if not self._matcher.consume_token(token):
-            raise GenerationFailed(
-                f"the text left its grammar: {self._matcher.get_error() or 'no token fits'}"
-            )
+        self._fail_if(not self._matcher.consume_token(token))
+
+    def _fail_if(self, lost: bool) -> None:
+        if lost:
+            reason = (self._matcher.get_error().strip() or "no token fits").splitlines()[0]
+            raise GenerationFailed(f"the text left its grammar: {reason}")
 
 
 def bounded(schema: Any, depth: int = 0) -> Any:

@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 
-from llm_offline.engine import attention, sampler
+from llm_offline.engine import attention, drawing, sampler
 from llm_offline.engine.attention import Paged, Segment
 from llm_offline.engine.device import memory, memory_errors
 from llm_offline.engine.interface import GenerationRequest, TokenLogprob
 from llm_offline.engine.kv_cache import BlockPool
-from llm_offline.engine.sampler import Draw
 from llm_offline.engine.sequence import Drawn, Sequence
 from llm_offline.engine.step import Row
 from llm_offline.errors import StartError
@@ -140,7 +139,7 @@ class Runner:
     def _draw(self, logits: torch.Tensor, rows: Items[Row]) -> list[Drawn]:
         if not len(logits):
             return [Drawn([], []) for _ in rows]
-        draws = [draw for row in rows for draw in _draws(row)]
+        draws = [draw for row in rows for draw in drawing.draws(row)]
         numbers = torch.isfinite(logits.amax(-1)).tolist()
         asked = [draw.sampling.logprobs for draw in draws]
         before = logits.log_softmax(-1) if any(n is not None for n in asked) else None
@@ -202,23 +201,6 @@ def _own_logits(model: Any) -> torch.Tensor:
         ids = torch.tensor([_PROBE], device=model.device)
         logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits[0]
         return logits.float()
-
-
-def _draws(row: Row) -> list[Draw]:
-    """What decides the token after each of the row's last positions."""
-    sequence = row.sequence
-    sampling = sequence.request.sampling
-    end = row.start + len(row.tokens)
-    prompt: Items[int] = ()
-    said: Items[int] = ()
-    if sampling.penalised:
-        prompt = sequence.request.prompt
-        said = sequence.tokens[len(prompt) :]
-    allowed = sequence.grammar.allowed() if sequence.grammar is not None and row.samples else None
-    return [
-        Draw(sampling, sequence.seed, position, prompt, said, allowed)
-        for position in range(end - row.samples + 1, end + 1)
-    ]
 
 
 def _logprob(logprobs: torch.Tensor, token: int, count: int) -> TokenLogprob:
