@@ -70,13 +70,13 @@ class Grammar(Protocol):
     def allowed(self, draft: Sequence[int] = ()) -> Any:
         """Tokens that may come next, and after each token of a fitting draft.
 
-        bool tensor `[len(draft) + 1, vocabulary]`; raises `GenerationFailed` if the grammar
-        is too complex to tell.
+        bool tensor `[len(draft) + 1, vocabulary]`; raises `BadRequest` if the grammar is too
+        complex to tell.
         """
         ...
 
     def consume(self, token: int) -> None:
-        """The text goes on with `token`; raises `GenerationFailed` if it may not."""
+        """The text goes on with `token`; raises `BadRequest` if the grammar is too complex."""
         ...
 
 

@@ -125,7 +125,7 @@ class Sequence:
         """Find out which tokens may come after the last one, and after each of the draft's.
 
         Raises:
-            GenerationFailed: The grammar is too complex to tell.
+            BadRequest: The grammar is too complex to tell.
         """
         if self.grammar is not None:
             self.allowed = self.grammar.allowed(draft)

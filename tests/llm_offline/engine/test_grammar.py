@@ -103,7 +103,11 @@ def test_limits_where_there_are_none() -> None:
     assert bounded({"type": "string", "maxLength": 9})["maxLength"] == 9
     assert "maxLength" not in bounded({"type": "string", "pattern": "a"})
     assert bounded({"type": "array", "items": {"type": "integer"}})["items"]["maximum"] == 10**15
-    assert "anyOf" in bounded({"type": "object"})["additionalProperties"]
+    free = bounded({"type": "object", "properties": {"a": {"type": "integer", "minimum": 3}}})
+    assert free["additionalProperties"]["$ref"].removeprefix("#/$defs/") in free["$defs"]
+    assert free["properties"]["a"]["maximum"] >= 10**15
+    assert bounded({"minLength": 3})["maxItems"] == 1000
+    assert bounded({"not": {"type": "string"}})["not"] == {"type": "string"}
     assert bounded({"enum": [1]}) == {"enum": [1]}
     closed = {"type": "object", "properties": {}, "additionalProperties": False}
     assert bounded(closed) == closed
