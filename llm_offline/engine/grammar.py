@@ -20,6 +20,8 @@ from llm_offline.errors import BadRequest
 _SPACE = r"[ \n]{0,2}"
 _LONGEST_STRING = 4000
 _MOST_ITEMS = 1000
+_MOST_ENTRIES = 100
+_NAME = "^.{0,100}$"
 _LARGEST = 10**15
 _SMALLEST_STEP = 1e-9
 _DEEPEST = 6
@@ -212,9 +214,29 @@ def _limited(schema: dict[str, Any], kinds: list[Any], *, is_part: bool = False)
         found.setdefault("maxItems", max(_MOST_ITEMS, found.get("minItems", 0)))
         if found.get("items", True) is True:
             found["items"] = _any_value(_DEEPEST)
-    if "object" in kinds and not is_part and found.get("additionalProperties", True) is True:
-        found["additionalProperties"] = _any_value(_DEEPEST)
+    if "object" in kinds and not is_part:
+        found |= _closed(found)
     return found
+
+
+def _closed(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Limits for an object's entries that the schema does not describe."""
+    found: dict[str, Any] = {}
+    if schema.get("additionalProperties", True) is True:
+        described = schema.keys() & {"properties", "patternProperties"}
+        found = {"additionalProperties": _any_value(_DEEPEST)} if described else _entries(_DEEPEST)
+    named = schema.get("properties", {})
+    names = set(named) if isinstance(named, dict) else set()  # llguidance says what is wrong
+    # llguidance counts entries only where none of those named may be left out.
+    if schema.get("additionalProperties") is not False and names <= {*schema.get("required", ())}:
+        most = max(_MOST_ENTRIES, len(names), schema.get("minProperties", 0))
+        found.setdefault("maxProperties", schema.get("maxProperties", most))
+    return found
+
+
+def _entries(depth: int) -> dict[str, Any]:
+    """Keywords for an object of any entries, whose names are short."""
+    return {"patternProperties": {_NAME: _any_value(depth)}, "additionalProperties": False}
 
 
 def _between(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -243,8 +265,7 @@ def _any_values() -> dict[str, Any]:
     plain = [_limited({"type": kind}, [kind]) for kind in ("string", "number", "boolean", "null")]
     found: dict[str, Any] = {f"{_ANY}0": {"anyOf": plain}}
     for depth in range(_DEEPEST):
-        inner = _any_value(depth)
-        items = {"type": "array", "items": inner, "maxItems": _MOST_ITEMS}
-        entries = {"type": "object", "additionalProperties": inner}
+        items = {"type": "array", "items": _any_value(depth), "maxItems": _MOST_ITEMS}
+        entries = {"type": "object", **_entries(depth), "maxProperties": _MOST_ENTRIES}
         found[f"{_ANY}{depth + 1}"] = {"anyOf": [*plain, items, entries]}
     return found

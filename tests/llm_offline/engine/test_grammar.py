@@ -106,6 +106,8 @@ def test_limits_where_there_are_none() -> None:
     free = bounded({"type": "object", "properties": {"a": {"type": "integer", "minimum": 3}}})
     assert free["additionalProperties"]["$ref"].removeprefix("#/$defs/") in free["$defs"]
     assert free["properties"]["a"]["maximum"] >= 10**15
+    assert "maxProperties" not in free  # "a" may be left out
+    assert bounded({"type": "object"})["maxProperties"] == 100
     assert bounded({"minLength": 3})["maxItems"] == 1000
     assert bounded({"not": {"type": "string"}})["not"] == {"type": "string"}
     assert bounded({"enum": [1]}) == {"enum": [1]}

@@ -62,14 +62,14 @@ def test_greedy_is_token_for_token_what_generate_gives(kind: str, options: Any) 
     assert Stepper(_runner(kind), **options).texts_of(_greedy()) == _expected(kind)
 
 
-@pytest.mark.parametrize("share", [False, True])
-@pytest.mark.parametrize("speculate", [False, True])
-@pytest.mark.parametrize("step_tokens", [7, 256])
-@pytest.mark.parametrize("blocks", [10, 128])
+@pytest.mark.parametrize("kind", ["llama, tied weights", "qwen3", "gemma3, a window"])
+@pytest.mark.parametrize("share", [False, True], ids=["", "prefix cache"])
+@pytest.mark.parametrize("speculate", [False, True], ids=["", "speculation"])
+@pytest.mark.parametrize("step_tokens", [7, 256], ids=["chunks", ""])
+@pytest.mark.parametrize("blocks", [10, 128], ids=["preemption", ""])
 def test_nothing_but_the_model_decides(
-    share: bool, speculate: bool, step_tokens: int, blocks: int
+    kind: str, share: bool, speculate: bool, step_tokens: int, blocks: int
 ) -> None:
-    kind = "llama, tied weights"
     stepper = Stepper(
         _runner(kind), blocks=blocks, share=share, speculate=speculate, step_tokens=step_tokens
     )
@@ -120,13 +120,24 @@ def test_logits_that_differ_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
         runner.allocate(256)
 
 
-def test_sampled_texts_do_not_depend_on_the_batch() -> None:
+PENALISED = [
+    Sampling(temperature=0, repetition_penalty=1.3),
+    Sampling(temperature=0, frequency_penalty=0.7, presence_penalty=0.4),
+    Sampling(temperature=0, frequency_penalty=-0.8),
+    Sampling(temperature=0.7, seed=3, repetition_penalty=0.8, top_k=40),
+    Sampling(temperature=0.4, seed=4, presence_penalty=-1.5, min_p=0.02),
+    Sampling(temperature=1.0, seed=5, frequency_penalty=0.2, top_p=0.9),
+]
+SAMPLED = [
+    Sampling(temperature=temperature, top_p=0.95, seed=seed)
+    for temperature, seed in ((0.3, 1), (0.8, 1), (0.3, 2), (0.1, 5), (1.0, 4), (0.2, 9))
+]
+
+
+@pytest.mark.parametrize("wishes", [SAMPLED, PENALISED], ids=["sampled", "penalised"])
+@pytest.mark.parametrize("kind", ["llama, tied weights", "qwen3", "gemma3, a window"])
+def test_texts_do_not_depend_on_the_batch(kind: str, wishes: list[Sampling]) -> None:
     """Alone or together, cut, guessed or preempted: a seed gives one text."""
-    kind = "llama, tied weights"
-    wishes = [
-        Sampling(temperature=temperature, top_p=0.95, seed=seed)
-        for temperature, seed in ((0.3, 1), (0.8, 1), (0.3, 2), (0.1, 5), (1.0, 4), (0.2, 9))
-    ]
     requests = [
         GenerationRequest(prompt, sampling)
         for prompt, sampling in zip(_prompts(), wishes, strict=True)
@@ -134,7 +145,20 @@ def test_sampled_texts_do_not_depend_on_the_batch() -> None:
     together = Stepper(_runner(kind), blocks=12, step_tokens=21).texts_of(requests)
     for request, text in zip(requests, together, strict=True):
         alone = Stepper(_runner(kind), share=False, speculate=False).texts_of([request])
-        assert alone == [text]
+        guessed = Stepper(_runner(kind)).texts_of([request])
+        assert alone == guessed == [text]
+
+
+def test_a_repetition_penalty_is_the_librarys_to_the_last_token() -> None:
+    """Also over a whole text, with guesses."""
+    kind = "llama, tied weights"
+    model = random_model(CONFIGS[kind]())
+    requests = [
+        GenerationRequest(prompt, Sampling(temperature=0, repetition_penalty=1.3))
+        for prompt in _prompts()
+    ]
+    wanted = [generated(model, p, LENGTH, repetition_penalty=1.3) for p in _prompts()]
+    assert Stepper(_runner(kind)).texts_of(requests) == wanted
 
 
 def test_guesses_are_tried_and_some_are_right() -> None:
