@@ -220,23 +220,25 @@ def _limited(schema: dict[str, Any], kinds: list[Any], *, is_part: bool = False)
 
 
 def _closed(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Limits for an object's entries that the schema does not describe."""
-    found: dict[str, Any] = {}
-    if schema.get("additionalProperties", True) is True:
-        described = schema.keys() & {"properties", "patternProperties"}
-        found = {"additionalProperties": _any_value(_DEEPEST)} if described else _entries(_DEEPEST)
+    """Limits for an object's entries that the schema does not name."""
+    value = schema.get("additionalProperties", True)
+    if value is False:
+        return {}
+    value = _any_value(_DEEPEST) if value is True else value
+    described = schema.keys() & {"properties", "patternProperties"}
+    found = {"additionalProperties": value} if described else _entries(value)
     named = schema.get("properties", {})
     names = set(named) if isinstance(named, dict) else set()  # llguidance says what is wrong
-    # llguidance counts entries only where none of those named may be left out.
-    if schema.get("additionalProperties") is not False and names <= {*schema.get("required", ())}:
+    # It counts entries only where none of those named may be left out.
+    if names <= {*schema.get("required", ())}:
         most = max(_MOST_ENTRIES, len(names), schema.get("minProperties", 0))
-        found.setdefault("maxProperties", schema.get("maxProperties", most))
+        found["maxProperties"] = schema.get("maxProperties", most)
     return found
 
 
-def _entries(depth: int) -> dict[str, Any]:
-    """Keywords for an object of any entries, whose names are short."""
-    return {"patternProperties": {_NAME: _any_value(depth)}, "additionalProperties": False}
+def _entries(value: Any) -> dict[str, Any]:
+    """Keywords for an object of such values, under any short names."""
+    return {"patternProperties": {_NAME: value}, "additionalProperties": False}
 
 
 def _between(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -266,6 +268,6 @@ def _any_values() -> dict[str, Any]:
     found: dict[str, Any] = {f"{_ANY}0": {"anyOf": plain}}
     for depth in range(_DEEPEST):
         items = {"type": "array", "items": _any_value(depth), "maxItems": _MOST_ITEMS}
-        entries = {"type": "object", **_entries(depth), "maxProperties": _MOST_ENTRIES}
+        entries = {"type": "object", **_entries(_any_value(depth)), "maxProperties": _MOST_ENTRIES}
         found[f"{_ANY}{depth + 1}"] = {"anyOf": [*plain, items, entries]}
     return found

@@ -170,6 +170,15 @@ def test_guesses_are_tried_and_some_are_right() -> None:
     assert guessing.steps <= plain.steps
 
 
+def test_guesses_are_tried_under_penalties_too() -> None:
+    request = GenerationRequest(
+        _prompts()[3], Sampling(temperature=0, frequency_penalty=-2), max_tokens=64
+    )
+    plain, guessing = (Stepper(_runner("qwen3"), speculate=on) for on in (False, True))
+    assert plain.texts_of([request]) == guessing.texts_of([request])
+    assert guessing.steps < 0.7 * plain.steps
+
+
 def test_a_prefix_is_read_once_even_by_those_that_come_together() -> None:
     kind = "llama, tied weights"
     shared = _prompts()[4]
