@@ -14,6 +14,7 @@ from llm_offline.engine.continuous import PROBE, ContinuousBatching
 from llm_offline.engine.interface import GenerationRequest, Sampling, TextDelta
 from llm_offline.engine.scheduler import Scheduler
 from llm_offline.engine.sequence import Drawn
+from llm_offline.engine.speculation import NewGuesser, PromptLookup
 from llm_offline.engine.step import Row
 from llm_offline.errors import (
     ContextExceeded,
@@ -231,6 +232,39 @@ async def test_a_real_model_behind_it(loaded: LoadedModel) -> None:
     assert one[0] == two[0]
     assert (one[1].cached_tokens, two[1].cached_tokens) == (0, len(prompt) // 16 * 16)
     assert one[1].completion_tokens + len(prompt) <= 64
+
+
+@pytest.mark.parametrize("guesser", [None, PromptLookup], ids=["", "guesses"])
+async def test_a_text_is_cut_at_the_same_token_with_and_without_guesses(
+    loaded: LoadedModel, guesser: NewGuesser | None
+) -> None:
+    """At each place of a text: by a string that ends there, and by max_tokens."""
+    engine = ContinuousBatching(
+        loaded.network, loaded.text.decode, context=512, max_queue=99, max_batch=4, guesser=guesser
+    )
+    # It goes round in circles, which is guessed well.
+    prompt = tuple(loaded.text.encode("Điều 5. Mức phạt tiền " * 4))
+    wishes = Sampling(temperature=0, frequency_penalty=-1)
+    deltas = [one async for one in engine.generate(GenerationRequest(prompt, wishes, 40))]
+    whole = "".join(one.text for one in deltas)
+    if guesser is not None:
+        assert len(deltas) < 30
+    shorter = [
+        await _text(engine.generate(GenerationRequest(prompt, wishes, count)))
+        for count in range(1, 40)
+    ]
+    for count, (text, last) in enumerate(shorter, start=1):
+        assert whole.startswith(text)
+        assert (last.completion_tokens, last.finish_reason) == (count, "length")
+    for at in range(0, len(whole) - 5, 3):
+        stop = whole[at : at + 5]
+        request = GenerationRequest(prompt, wishes, 40, stop=(stop, "never said"))
+        text, last = await _text(engine.generate(request))
+        assert text == whole[: whole.index(stop)]
+        needed = [len(found) >= len(text) + len(stop) for found, _ in shorter].index(True) + 1
+        assert (last.completion_tokens, last.finish_reason) == (needed, "stop")
+    engine.stop()
+    assert engine.join(10)
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+from collections.abc import Sequence as Items
 from functools import cache
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from transformers import BloomConfig, MambaConfig, Qwen3NextConfig
 
 from llm_offline.engine import attention, sampler
+from llm_offline.engine.continuous import ContinuousBatching
 from llm_offline.engine.interface import GenerationRequest, Sampling
 from llm_offline.engine.runner import Runner
 from llm_offline.errors import OutOfMemory, StartError
@@ -19,6 +22,8 @@ from tests.llm_offline.engine.stepping import Stepper
 
 GREEDY = Sampling(temperature=0)
 LENGTH = 32
+THREE = ["llama, tied weights", "qwen3", "gemma3, a window"]
+"""Without and with norms of queries and keys, with layers that see a window only."""
 
 
 def _prompts() -> list[tuple[int, ...]]:
@@ -62,13 +67,16 @@ def test_greedy_is_token_for_token_what_generate_gives(kind: str, options: Any) 
     assert Stepper(_runner(kind), **options).texts_of(_greedy()) == _expected(kind)
 
 
-@pytest.mark.parametrize("kind", ["llama, tied weights", "qwen3", "gemma3, a window"])
+@pytest.mark.parametrize(
+    ("kind", "blocks"),
+    [*((kind, 128) for kind in THREE), ("llama, tied weights", 10)],
+    ids=[*THREE, "llama, preempted"],
+)
 @pytest.mark.parametrize("share", [False, True], ids=["", "prefix cache"])
 @pytest.mark.parametrize("speculate", [False, True], ids=["", "speculation"])
 @pytest.mark.parametrize("step_tokens", [7, 256], ids=["chunks", ""])
-@pytest.mark.parametrize("blocks", [10, 128], ids=["preemption", ""])
 def test_nothing_but_the_model_decides(
-    kind: str, share: bool, speculate: bool, step_tokens: int, blocks: int
+    kind: str, blocks: int, share: bool, speculate: bool, step_tokens: int
 ) -> None:
     stepper = Stepper(
         _runner(kind), blocks=blocks, share=share, speculate=speculate, step_tokens=step_tokens
@@ -79,6 +87,26 @@ def test_nothing_but_the_model_decides(
     assert stepper.pool.available == blocks
     if blocks == 10:
         assert stepper.scheduler.preemptions > 0
+
+
+@pytest.mark.parametrize("kind", THREE)
+async def test_the_engine_says_what_generate_says(kind: str) -> None:
+    """Through its thread and as text, all together and one after the other."""
+
+    def decode(tokens: Items[int]) -> str:
+        return "".join(chr(0x100 + token) for token in tokens if token != STOP)
+
+    engine = ContinuousBatching(_runner(kind), decode, context=512, max_queue=9, max_batch=4)
+    wanted = [decode(tokens) for tokens in _expected(kind)]
+
+    async def text(prompt: tuple[int, ...]) -> str:
+        request = GenerationRequest(prompt, GREEDY, LENGTH)
+        return "".join([delta.text async for delta in engine.generate(request)])
+
+    assert await asyncio.gather(*map(text, _prompts())) == wanted
+    assert [await text(prompt) for prompt in _prompts()] == wanted
+    engine.stop()
+    assert engine.join(10)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +163,7 @@ SAMPLED = [
 
 
 @pytest.mark.parametrize("wishes", [SAMPLED, PENALISED], ids=["sampled", "penalised"])
-@pytest.mark.parametrize("kind", ["llama, tied weights", "qwen3", "gemma3, a window"])
+@pytest.mark.parametrize("kind", THREE)
 def test_texts_do_not_depend_on_the_batch(kind: str, wishes: list[Sampling]) -> None:
     """Alone or together, cut, guessed or preempted: a seed gives one text."""
     requests = [
