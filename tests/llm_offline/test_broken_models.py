@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.llm_offline.processes import server
 from tests.tiny_model import build_tiny_llama
@@ -42,6 +43,7 @@ BROKEN: dict[Callable[[Path], None], str] = {
 }
 
 
+@pytest.mark.slow
 def test_a_broken_checkpoint_ends_the_start_with_one_line(
     tmp_path: Path, tiny_folder: Path
 ) -> None:
