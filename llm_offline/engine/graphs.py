@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
@@ -36,6 +37,8 @@ class Steps(Protocol):
 
     name: str
     """What a person reads in the start's remarks."""
+    batch: StaticBatch
+    """The buffers."""
 
     def run(self, shape: Bucket) -> torch.Tensor:
         """Logits `[T, vocabulary]`, which the next call overwrites."""
@@ -47,8 +50,13 @@ class Anew:
 
     name = "no CUDA graphs"
 
-    def __init__(self, compute: Compute) -> None:
-        self.run = compute
+    def __init__(self, compute: Compute, batch: StaticBatch) -> None:
+        self.batch = batch
+        self._compute = compute
+
+    def run(self, shape: Bucket) -> torch.Tensor:
+        """See `Steps`."""
+        return self._compute(shape)
 
 
 class Graphs:
@@ -61,12 +69,13 @@ class Graphs:
             RuntimeError: The model does something that no graph can hold; or memory runs out.
         """
         self.name = name
+        self.batch = batch
         self._graphs: dict[Bucket, tuple[Any, torch.Tensor]] = {}
         pool = None
         # The largest first: the others find room in its memory.
         for shape in reversed(batch.shapes):
             batch.clear(shape)
-            graph, logits = _recorded(lambda shape=shape: compute(shape), pool)
+            graph, logits = _recorded(partial(compute, shape), pool)
             pool = pool or graph.pool()
             self._graphs[shape] = graph, logits
 
@@ -79,7 +88,7 @@ class Graphs:
 
 def _recorded(work: Callable[[], torch.Tensor], pool: Any) -> tuple[Any, torch.Tensor]:
     """The graph of `work`, which shares memory with those of `pool`, and where its result lies."""
-    aside = torch.cuda.Stream()
+    aside: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
         for _ in range(_WARM_UP):
@@ -112,7 +121,7 @@ def record(
         except (RuntimeError, OSError, ImportError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             log.warning("%s CUDA graphs do not work here, going on without: %s", way, reason)
-    return Anew(compute)
+    return Anew(compute, batch)
 
 
 @contextmanager
@@ -124,7 +133,7 @@ def compiled(layers: Iterable[nn.Module], **options: Any) -> Iterator[None]:
     """
     some = list(layers)
     for layer in some:
-        layer.forward = torch.compile(layer.forward, **options)  # type: ignore[method-assign]
+        layer.forward = torch.compile(layer.forward, **options)
     try:
         yield
     finally:

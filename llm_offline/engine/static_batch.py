@@ -8,7 +8,8 @@ zeros and therefore writes there, and is never read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence as Items
+from collections.abc import Iterator
+from collections.abc import Sequence as Items
 from math import prod
 from typing import Any, NamedTuple
 
@@ -90,7 +91,7 @@ class StaticBatch:
         """Whether a bucket has room for what the row is fed."""
         return len(row.tokens) <= self.shapes[-1].fed
 
-    def steps(self, rows: Items[Row]) -> Iterator[Items[Row]]:
+    def parts(self, rows: Items[Row]) -> Iterator[Items[Row]]:
         """The rows, as many at a time as the largest bucket holds."""
         most = self.shapes[-1].rows
         return (rows[at : at + most] for at in range(0, len(rows), most))
@@ -131,14 +132,16 @@ class StaticBatch:
         return shape
 
     def _numbers(self, shape: Bucket) -> int:
-        return sum(prod(part) for part in self._parts(shape))
+        return sum(prod(part) for part in self._fields(shape))
 
-    def _parts(self, shape: Bucket) -> list[tuple[int, ...]]:
+    def _fields(self, shape: Bucket) -> list[tuple[int, ...]]:
         """The shapes of the fields of `Inputs`, in their order."""
         tokens = shape.rows * shape.fed
         return [(tokens,)] * 4 + [(shape.rows,), (shape.rows, self._blocks)]
 
     def _cut(self, whole: torch.Tensor, shape: Bucket) -> Inputs:
-        parts = self._parts(shape)
-        pieces = whole[: self._numbers(shape)].split([prod(part) for part in parts])
-        return Inputs(*(piece.view(part) for piece, part in zip(pieces, parts, strict=True)))
+        parts, at = [], 0
+        for field in self._fields(shape):
+            parts.append(whole[at : at + prod(field)].view(field))
+            at += prod(field)
+        return Inputs(*parts)

@@ -25,7 +25,7 @@ from triton.errors import TritonError
 
 _TILE_BYTES = 32 * 1024  # of keys and values at a time: two such fit every GPU since Turing
 _MOST_SPLITS = 32
-_LEAST_ROWS = 16  # of a matrix product on tensor cores
+_LEAST = 16  # rows and columns of a matrix product on tensor cores
 
 
 @triton.jit
@@ -154,13 +154,18 @@ def _add_splits(
 def choose_splits(sequences: int, kv_heads: int, processors: int) -> int:
     """Into how many parts keys are cut, so that two programs go to each of a GPU's processors."""
     wanted = -(-2 * processors // (sequences * kv_heads))
-    return min(_MOST_SPLITS, triton.next_power_of_2(max(1, wanted)))
+    return min(_MOST_SPLITS, _power(wanted))
 
 
 def tile_size(key_dim: int, value_dim: int, itemsize: int) -> int:
     """Keys that are read at a time."""
-    wide = triton.next_power_of_2(key_dim) + triton.next_power_of_2(value_dim)
-    return max(16, min(128, _TILE_BYTES // (wide * itemsize)))
+    wide = _power(key_dim) + _power(value_dim)
+    return max(_LEAST, min(128, _TILE_BYTES // (wide * itemsize)))
+
+
+def _power(number: int) -> int:
+    """The next power of two, as Triton's blocks need it."""
+    return int(triton.next_power_of_2(max(1, number)))
 
 
 # An operator of torch's own, so that its compiler takes the call as it is.
@@ -226,7 +231,7 @@ def launch(
     heads, tokens, key_dim = query.shape
     kv_heads, _, value_dim = values.shape
     fed, groups = tokens // len(lengths), heads // kv_heads
-    wide_value = max(16, triton.next_power_of_2(value_dim))
+    wide_value = max(_LEAST, _power(value_dim))
     parts = query.new_empty(tokens, heads, splits, value_dim, dtype=torch.float32)
     weights, tops = parts.new_empty(2, tokens, heads, splits)
     output = query.new_empty(tokens, heads, value_dim)
@@ -235,9 +240,9 @@ def launch(
         query.stride(0), query.stride(1), keys.stride(0), keys.stride(1),
         values.stride(0), values.stride(1), tables.stride(0),
         fed=fed, groups=groups,
-        rows=max(_LEAST_ROWS, triton.next_power_of_2(fed * groups)),
+        rows=max(_LEAST, _power(fed * groups)),
         key_dim=key_dim, value_dim=value_dim,
-        wide_key=max(16, triton.next_power_of_2(key_dim)), wide_value=wide_value,
+        wide_key=max(_LEAST, _power(key_dim)), wide_value=wide_value,
         page=page, tile=tile_size(key_dim, value_dim, query.element_size()), splits=splits,
         window=window or 0, softcap=softcap or 0.0, exact=query.dtype == torch.float32,
         num_warps=4, num_stages=3,

@@ -11,6 +11,7 @@ import torch
 from transformers import BloomConfig, MambaConfig, Qwen3NextConfig
 
 from llm_offline.engine import attention, sampler
+from llm_offline.engine.decoding import plain_decode
 from llm_offline.engine.interface import GenerationRequest, Sampling
 from llm_offline.engine.runner import Runner
 from llm_offline.errors import OutOfMemory, StartError
@@ -39,9 +40,16 @@ def _expected(kind: str) -> list[list[int]]:
 
 
 @cache
-def _runner(kind: str) -> Runner:
-    runner = Runner(random_model(CONFIGS[kind]()), device="cpu", stop_ids=frozenset({STOP}))
-    runner.allocate(2048)
+def _runner(kind: str, fixed: bool = False) -> Runner:
+    """`fixed`: with steps of fixed shape, as on a GPU."""
+    runner = Runner(
+        random_model(CONFIGS[kind]()),
+        device="cpu",
+        stop_ids=frozenset({STOP}),
+        decode=plain_decode if fixed else None,
+    )
+    runner.allocate(2048, context=256)
+    assert (runner.decoding is not None) == fixed
     return runner
 
 
@@ -49,6 +57,7 @@ def _greedy() -> list[GenerationRequest]:
     return [GenerationRequest(prompt, GREEDY) for prompt in _prompts()]
 
 
+@pytest.mark.parametrize("fixed", [False, True])
 @pytest.mark.parametrize("kind", CONFIGS)
 @pytest.mark.parametrize(
     "options",
@@ -58,20 +67,27 @@ def _greedy() -> list[GenerationRequest]:
     ],
     ids=["plain", "all"],
 )
-def test_greedy_is_token_for_token_what_generate_gives(kind: str, options: Any) -> None:
-    assert Stepper(_runner(kind), **options).texts_of(_greedy()) == _expected(kind)
+def test_greedy_is_token_for_token_what_generate_gives(
+    kind: str, options: Any, fixed: bool
+) -> None:
+    assert Stepper(_runner(kind, fixed), **options).texts_of(_greedy()) == _expected(kind)
 
 
+@pytest.mark.parametrize("fixed", [False, True])
 @pytest.mark.parametrize("share", [False, True])
 @pytest.mark.parametrize("speculate", [False, True])
 @pytest.mark.parametrize("step_tokens", [7, 256])
 @pytest.mark.parametrize("blocks", [10, 128])
 def test_nothing_but_the_model_decides(
-    share: bool, speculate: bool, step_tokens: int, blocks: int
+    share: bool, speculate: bool, step_tokens: int, blocks: int, fixed: bool
 ) -> None:
     kind = "llama, tied weights"
     stepper = Stepper(
-        _runner(kind), blocks=blocks, share=share, speculate=speculate, step_tokens=step_tokens
+        _runner(kind, fixed),
+        blocks=blocks,
+        share=share,
+        speculate=speculate,
+        step_tokens=step_tokens,
     )
     assert stepper.texts_of(_greedy()) == _expected(kind)
     # Once more: now the cache may know the beginnings.
