@@ -29,6 +29,7 @@ Recording = Literal["compiled", "plain", "off"]
 Compute = Callable[[Bucket], torch.Tensor]
 """Logits of a bucket's `wanted` tokens, from what its buffers hold: `[T, vocabulary]`."""
 
+_MOST_COMPILED = 32
 _WARM_UP = 2  # runs before recording: kernels are built, libraries take their memory
 
 
@@ -131,11 +132,17 @@ def compiled(layers: Iterable[nn.Module], **options: Any) -> Iterator[None]:
     Layer by layer and not the whole model: alike layers share one compiled graph, in seconds
     instead of a minute. `options` are `torch.compile`'s.
     """
+    # Only here: it takes a second to import.
+    from torch._dynamo import config
+
     some = list(layers)
+    # A few shapes are compiled before the rest share one; a model may mix kinds of layers.
+    patience = config.patch(recompile_limit=_MOST_COMPILED)
     for layer in some:
         layer.forward = torch.compile(layer.forward, **options)
     try:
-        yield
+        with patience:
+            yield
     finally:
         for layer in some:
             del layer.forward

@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from llm_offline.engine.decoding import plain_decode
+from llm_offline.engine.graphs import compiled, layers_around
+from llm_offline.engine.runner import Runner
 from llm_offline.engine.triton_decode import choose_splits, decode, launch, tile_size
+from tests.llm_offline.engine.models import CONFIGS, random_model
 
 PAGE = 16
 BLOCKS = 64
@@ -88,3 +91,20 @@ def test_tiles_fit_every_gpu() -> None:
         # 99 KiB is what consumer GPUs give a program; three tiles are on their way at a time.
         assert 16 <= tile <= 128
         assert 3 * tile * 2 * max(dim, 16) * size <= 99 * 1024
+
+
+@pytest.mark.parametrize("kind", ["llama, tied weights", "gemma2, capped scores"])
+def test_a_model_computes_the_same_through_them(kind: str) -> None:
+    """As an operator, called by the model and by its compiled layers."""
+    model = random_model(CONFIGS[kind]())
+    runner = Runner(model, device="cpu", stop_ids=frozenset(), decode=decode)
+    runner.allocate(128, context=64, most_rows=2)
+    # The check at the start went through them, else they were given up.
+    steps = runner._steps
+    assert steps is not None
+    layers = layers_around(model, [module for module, _ in runner._layers])
+    shape = steps.batch.shapes[-1]
+    with torch.inference_mode():
+        expected = steps.run(shape)
+        with compiled(layers, backend="aot_eager", fullgraph=True):
+            torch.testing.assert_close(steps.run(shape), expected)
