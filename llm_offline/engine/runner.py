@@ -14,11 +14,12 @@ from llm_offline.engine import attention
 from llm_offline.engine.attention import Segment, Separately, Together
 from llm_offline.engine.decoding import Decode, gpu_decode
 from llm_offline.engine.device import memory, memory_errors
-from llm_offline.engine.drawing import draw_rows
 from llm_offline.engine.graphs import Recording, Steps, layers_around, record
 from llm_offline.engine.interface import GenerationRequest
 from llm_offline.engine.kv_cache import BlockPool
+from llm_offline.engine.outcome import outcome
 from llm_offline.engine.sequence import Drawn, Sequence
+from llm_offline.engine.sizing import gpu_room, step_memory
 from llm_offline.engine.speculation import MOST
 from llm_offline.engine.static_batch import Bucket, StaticBatch, buckets
 from llm_offline.engine.step import Row
@@ -95,6 +96,17 @@ class Runner:
         numbers = sum(s.heads * (s.key_dim + s.value_dim) for _, s in self._layers)
         return numbers * int(self._model.dtype.itemsize)
 
+    def room(self, most_rows: int, kv_memory: float | None = None) -> int:
+        """Tokens for whose keys and values a CUDA device has memory; see `sizing.gpu_room`."""
+        step = step_memory(
+            self._model.config.get_text_config(),
+            tokens=self.step_tokens,
+            rows=most_rows,
+            kv_heads=min(shape.heads for _, shape in self._layers),
+            itemsize=self._model.dtype.itemsize,
+        )
+        return gpu_room(self.device, self.memory(), self.bytes_per_token, step, kv_memory)
+
     def allocate(
         self,
         tokens: int,
@@ -142,7 +154,7 @@ class Runner:
         """
         with memory_errors(), torch.inference_mode(), self._here():
             ordered, logits = self._forward(rows)
-            drawn = dict(zip(map(id, ordered), draw_rows(logits, ordered), strict=True))
+            drawn = dict(zip(map(id, ordered), outcome(logits, ordered), strict=True))
         return [drawn[id(row)] for row in rows]
 
     def memory(self) -> dict[str, int]:
