@@ -96,7 +96,8 @@ def _recorded(work: Callable[[], torch.Tensor], pool: Any) -> tuple[Any, torch.T
             work()
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool, stream=aside):
+    # What other threads ask of the driver meanwhile, such as its free memory, is not recorded.
+    with torch.cuda.graph(graph, pool=pool, stream=aside, capture_error_mode="thread_local"):
         found = work()
     return graph, found
 

@@ -136,7 +136,39 @@ def test_logits_that_differ_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
         runner.allocate(256)
 
 
-def test_sampled_texts_do_not_depend_on_the_batch() -> None:
+def _broken(*arguments: Any) -> torch.Tensor:
+    raise RuntimeError("Failed to find a C compiler")
+
+
+def _wrong(*arguments: Any) -> torch.Tensor:
+    return plain_decode(*arguments) * 1.5
+
+
+@pytest.mark.parametrize(
+    ("decode", "reason"), [(_broken, "C compiler"), (_wrong, "differs from the model's own by")]
+)
+def test_a_kernel_that_does_not_work_here_is_left_out(
+    decode: Any, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    kind = "llama, tied weights"
+    model = random_model(CONFIGS[kind]())
+    runner = Runner(model, device="cpu", stop_ids=frozenset({STOP}), decode=decode)
+    runner.allocate(2048, context=256)
+    assert runner.decoding is None
+    assert [reason in line for line in caplog.messages] == [True]
+    assert Stepper(runner).texts_of(_greedy()) == _expected(kind)
+
+
+def test_more_rows_than_the_largest_bucket_go_in_parts() -> None:
+    kind = "llama, tied weights"
+    model = random_model(CONFIGS[kind]())
+    runner = Runner(model, device="cpu", stop_ids=frozenset({STOP}), decode=plain_decode)
+    runner.allocate(2048, context=256, most_rows=2)
+    assert Stepper(runner).texts_of(_greedy()) == _expected(kind)
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_sampled_texts_do_not_depend_on_the_batch(fixed: bool) -> None:
     """Alone or together, cut, guessed or preempted: a seed gives one text."""
     kind = "llama, tied weights"
     wishes = [
@@ -147,7 +179,7 @@ def test_sampled_texts_do_not_depend_on_the_batch() -> None:
         GenerationRequest(prompt, sampling)
         for prompt, sampling in zip(_prompts(), wishes, strict=True)
     ]
-    together = Stepper(_runner(kind), blocks=12, step_tokens=21).texts_of(requests)
+    together = Stepper(_runner(kind, fixed), blocks=12, step_tokens=21).texts_of(requests)
     for request, text in zip(requests, together, strict=True):
         alone = Stepper(_runner(kind), share=False, speculate=False).texts_of([request])
         assert alone == [text]

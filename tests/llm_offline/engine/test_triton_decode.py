@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 
 needs_triton = pytest.mark.skipif(
     find_spec("triton") is None,
-    reason="Triton is not installed (1 GB): pip install -c constraints.txt '.[triton]'",
+    reason="Triton is not installed (1 GB): pip install '.[triton]'",
 )
 
 
