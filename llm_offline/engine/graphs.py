@@ -71,24 +71,31 @@ class Graphs:
         """
         self.name = name
         self.batch = batch
-        self._graphs: dict[Bucket, tuple[Any, torch.Tensor]] = {}
+        self._compute = compute
+        # One place for all graphs' results: each with its own would take as much as the cache.
+        self._logits = torch.empty(0)
+        self._graphs: dict[Bucket, Any] = {}
         pool = None
         # The largest first: the others find room in its memory.
         for shape in reversed(batch.shapes):
             batch.clear(shape)
-            graph, logits = _recorded(partial(compute, shape), pool)
-            pool = pool or graph.pool()
-            self._graphs[shape] = graph, logits
+            self._graphs[shape] = _recorded(partial(self._write, shape), pool)
+            pool = pool or self._graphs[shape].pool()
 
     def run(self, shape: Bucket) -> torch.Tensor:
         """See `Steps`."""
-        graph, logits = self._graphs[shape]
-        graph.replay()
-        return logits
+        self._graphs[shape].replay()
+        return self._logits[: shape.rows * shape.fed]
+
+    def _write(self, shape: Bucket) -> None:
+        logits = self._compute(shape)
+        if not len(self._logits):
+            self._logits = torch.empty_like(logits)
+        self._logits[: len(logits)].copy_(logits)
 
 
-def _recorded(work: Callable[[], torch.Tensor], pool: Any) -> tuple[Any, torch.Tensor]:
-    """The graph of `work`, which shares memory with those of `pool`, and where its result lies."""
+def _recorded(work: Callable[[], None], pool: Any) -> Any:
+    """The graph of `work`, which shares memory with those of `pool`."""
     aside: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
@@ -98,8 +105,8 @@ def _recorded(work: Callable[[], torch.Tensor], pool: Any) -> tuple[Any, torch.T
     graph = torch.cuda.CUDAGraph()
     # What other threads ask of the driver meanwhile, such as its free memory, is not recorded.
     with torch.cuda.graph(graph, pool=pool, stream=aside, capture_error_mode="thread_local"):
-        found = work()
-    return graph, found
+        work()
+    return graph
 
 
 def record(

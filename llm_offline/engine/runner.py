@@ -102,6 +102,7 @@ class Runner:
             self._model.config.get_text_config(),
             tokens=self.step_tokens,
             rows=most_rows,
+            fed=1 + MOST,
             kv_heads=min(shape.heads for _, shape in self._layers),
             itemsize=self._model.dtype.itemsize,
         )

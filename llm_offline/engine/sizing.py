@@ -40,13 +40,16 @@ class StepMemory:
     per_token: int
 
 
-def step_memory(config: Any, *, tokens: int, rows: int, kv_heads: int, itemsize: int) -> StepMemory:
+def step_memory(
+    config: Any, *, tokens: int, rows: int, fed: int, kv_heads: int, itemsize: int
+) -> StepMemory:
     """An upper bound from a model's configuration.
 
     Args:
         config: The text model's, of transformers.
         tokens: Of the largest step, all of one prompt.
         rows: Whose next token is drawn in a step, at most.
+        fed: Tokens of each of them whose logits are computed, at most.
         kv_heads: Of a layer.
         itemsize: Bytes of a number.
     """
@@ -56,7 +59,9 @@ def step_memory(config: Any, *, tokens: int, rows: int, kv_heads: int, itemsize:
     heads = config.num_attention_heads
     mask = tokens * (1 + heads // kv_heads * (1 + itemsize))
     scores = tokens * heads * _SCORES if getattr(config, "attn_logit_softcapping", None) else 0
-    return StepMemory(layer + rows * vocabulary * _DRAWING + _GRAPHS, mask + scores)
+    # Computed, then kept where the next step finds it.
+    logits = rows * vocabulary * (_DRAWING + 2 * fed * itemsize)
+    return StepMemory(layer + logits + _GRAPHS, mask + scores)
 
 
 def gpu_room(

@@ -79,6 +79,8 @@ class StaticBatch:
         most = max(self._numbers(shape) for shape in shapes)
         self._device = torch.zeros(most, dtype=torch.long, device=device)
         self._pinned = torch.zeros(most, dtype=torch.long, pin_memory=device.type == "cuda")
+        cuda: Any = torch.cuda
+        self._copied = cuda.Event() if device.type == "cuda" else None
         # The same memory for numpy, which takes Python's lists several times faster.
         self._host: Any = self._pinned.numpy()
         self._views = {shape: self._cut(self._device, shape) for shape in shapes}
@@ -111,6 +113,8 @@ class StaticBatch:
         numbers, room = self._numbers(shape), shape.rows * shape.fed
         tokens, positions, slots = [0] * room, [0] * room, [0] * room
         lengths, wanted = [0] * shape.rows, list[int]()
+        if self._copied is not None:
+            self._copied.synchronize()  # the last copy may still be reading
         self._host[:numbers] = 0
         host = self._host_views[shape]
         for number, row in enumerate(rows):
@@ -129,6 +133,8 @@ class StaticBatch:
         host.lengths[:] = lengths
         host.wanted[: len(wanted)] = wanted
         self._device[:numbers].copy_(self._pinned[:numbers], non_blocking=True)
+        if self._copied is not None:
+            self._copied.record()
         return shape
 
     def _numbers(self, shape: Bucket) -> int:

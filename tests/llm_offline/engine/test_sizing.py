@@ -20,7 +20,7 @@ CONFIG = LlamaConfig(
 WEIGHTS = {"bf16": 6.0, "int8": 3.4, "int4": 2.2}
 """GiB, roughly."""
 PER_TOKEN = 28 * 8 * 128 * 2 * 2
-STEP = step_memory(CONFIG, tokens=1024, rows=16, kv_heads=8, itemsize=2)
+STEP = step_memory(CONFIG, tokens=1024, rows=16, fed=5, kv_heads=8, itemsize=2)
 
 
 def _card(monkeypatch: pytest.MonkeyPatch, total: float, weights: str) -> dict[str, int]:
@@ -38,7 +38,7 @@ def test_what_a_step_takes() -> None:
     assert STEP.per_token < 0.1 * PER_TOKEN
     capped = Gemma2Config(hidden_size=3072, intermediate_size=8192, num_attention_heads=24,
                           num_key_value_heads=8, vocab_size=128256)  # fmt: skip
-    more = step_memory(capped, tokens=1024, rows=16, kv_heads=8, itemsize=2)
+    more = step_memory(capped, tokens=1024, rows=16, fed=5, kv_heads=8, itemsize=2)
     assert more.per_token > 10 * STEP.per_token
 
 
