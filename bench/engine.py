@@ -2,13 +2,16 @@
 
     python -m bench.engine                     # a Llama of 100M parameters, all sections, CPU
     python -m bench.engine throughput --dtypes bf16 --rounds 3
-    python -m bench.engine --shape 3B          # Llama-3.2-3B's shape: for a GPU
+    python -m bench.engine gpu                 # Llama-3.2-3B's shape, on a CUDA GPU
+    python -m bench.engine gpu --rehearse      # that every line of it runs, on a CPU
 
 Random weights are written to disk and loaded as a user's are. Every figure stands beside its peer
 from the same run, and the two take turns. Sections: `throughput` (tokens a second against
 `model.generate` of the same batch), `http` (against `transformers serve --continuous-batching`),
-`prefix` (time to first token with and without the prefix cache) and `speculation` (guesses that are
-right 70 % of the time, and prompts with nothing to copy), `start` (to the first token, and memory).
+`prefix` (time to first token with and without the prefix cache), `speculation` (guesses that are
+right 70 % of the time, and prompts with nothing to copy), `start` (to the first token, and memory)
+and `gpu` (`bench.engine_gpu`: how near decoding is to the memory's bandwidth, with and without CUDA
+graphs, in 16, 8 and 4 bits).
 """
 
 from __future__ import annotations
@@ -21,12 +24,14 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
+from bench import engine_gpu
 from bench.engine_http import over_http
 from bench.engine_start import start
 from llm_offline.engine.continuous import ContinuousBatching
@@ -39,13 +44,14 @@ from llm_offline.progress import Progress
 from llm_offline.settings import Settings
 from tests.tiny_model import CHAT_TEMPLATE, _tokenizer
 
-SHAPES: dict[str, dict[str, int]] = {
+SHAPES: dict[str, dict[str, Any]] = {
     "10M": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4,
             "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 8000},
     "100M": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12,
              "num_attention_heads": 12, "num_key_value_heads": 4, "vocab_size": 16000},
     "3B": {"hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28,
-           "num_attention_heads": 24, "num_key_value_heads": 8, "vocab_size": 128256},
+           "num_attention_heads": 24, "num_key_value_heads": 8, "vocab_size": 128256,
+           "tie_word_embeddings": True},
 }  # fmt: skip
 PROMPT, ANSWER = 256, 64
 T = TypeVar("T")
@@ -61,17 +67,26 @@ def main() -> None:
         "prefix": prefix,
         "speculation": guesses,
         "start": starting,
+        "gpu": gpu,
     }
     parser.add_argument("sections", nargs="*", help=f"{', '.join(sections)}; none is all")
-    parser.add_argument("--shape", choices=SHAPES, default="100M")
+    parser.add_argument("--shape", choices=SHAPES, help="100M; for the GPU part 3B")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["bf16", "fp32"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 16])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rehearse", action="store_true", help="run the GPU part on the CPU")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        model = aside(write_model, Path(folder) / "model", options.shape)
         for name in options.sections or sections:
-            print(f"\n## {name}: {options.shape}, {choose_device('auto')}\n", flush=True)
+            if name == "gpu" and not (torch.cuda.is_available() or options.rehearse):
+                print(f"\n## gpu\n\n{engine_gpu.NOT_MEASURED}")
+                continue
+            usual = "3B" if name == "gpu" and not options.rehearse else "100M"
+            shape = options.shape or usual
+            print(f"\n## {name}: {shape}, {choose_device('auto')}\n", flush=True)
+            model = Path(folder) / shape
+            if not model.is_dir():
+                aside(write_model, model, shape)
             sections[name](model, options)
 
 
@@ -95,7 +110,8 @@ def write_model(folder: Path, shape: str, *, sure: bool = False) -> Path:
     tokenizer = _tokenizer(600, 8192, CHAT_TEMPLATE)
     tokenizer.save_pretrained(folder)
     config = LlamaConfig(
-        **SHAPES[shape],
+        # The output's weights are made from the input's.
+        **SHAPES[shape] | ({"tie_word_embeddings": False} if sure else {}),
         max_position_embeddings=8192,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -105,7 +121,8 @@ def write_model(folder: Path, shape: str, *, sure: bool = False) -> Path:
     torch.manual_seed(0)
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
-    model = LlamaForCausalLM(config)
+    with torch.device(choose_device("auto")):  # billions of random numbers take minutes on a CPU
+        model = LlamaForCausalLM(config)
     torch.set_default_dtype(before)
     with torch.no_grad():
         if sure:
@@ -229,6 +246,15 @@ def starting(folder: Path, options: argparse.Namespace) -> None:
     start(folder, options.dtypes[0], options.rounds)
 
 
+def gpu(folder: Path, options: argparse.Namespace) -> None:
+    """Near the memory's bandwidth? See `bench.engine_gpu`."""
+
+    def ask(count: int, prompt: int, answer: int) -> list[GenerationRequest]:
+        return [GenerationRequest(one, GREEDY, answer) for one in prompts(count, prompt, count)]
+
+    engine_gpu.measure(folder, options, partial(aside, load), ask)
+
+
 def prefix(folder: Path, options: argparse.Namespace) -> None:
     """Sixteen requests with 1,500 tokens in common: milliseconds to the first token."""
     model = aside(load, folder, options.dtypes[0])
@@ -272,7 +298,7 @@ class Oracle:
 
 def guesses(folder: Path, options: argparse.Namespace) -> None:
     """One request at a time: guesses right 70 % of the time, and nothing to guess from."""
-    sure = aside(write_model, folder.with_name("sure"), options.shape, sure=True)
+    sure = aside(write_model, folder.with_name("sure"), folder.name, sure=True)
     model, certain = (aside(load, where, options.dtypes[0]) for where in (folder, sure))
     prompt = prompts(1, PROMPT, 3)[0]
     greedy = GenerationRequest(prompt, GREEDY, ANSWER * 2)

@@ -69,7 +69,9 @@ def load_model(settings: Settings, progress: Progress) -> LoadedModel:
     context, limited_by = _context(settings, config, room)
     progress.enter("trying the model")
     tokens = min(room, settings.max_batch * context)
-    network.allocate(tokens)
+    network.allocate(
+        tokens, context=context, most_rows=settings.max_batch, graphs=settings.cuda_graphs
+    )
     held = tokens * network.bytes_per_token / 2**30
     return LoadedModel(
         network=network,
@@ -84,6 +86,7 @@ def load_model(settings: Settings, progress: Progress) -> LoadedModel:
             + ("" if settings.quantization == "none" else f", {settings.quantization}"),
             f"context {context} tokens ({limited_by})",
             f"KV cache {held:.2f} GiB: {tokens / context:.1f} requests of full length",
+            *([f"decoding by {network.decoding}"] if network.decoding else []),
             f"chat template: {origin}",
         ),
     )
@@ -253,10 +256,11 @@ def _defaults(generation: GenerationConfig) -> Sampling:
 
 def _room(settings: Settings, network: Runner) -> int:
     """Tokens for which there is memory."""
+    if network.device.startswith("cuda"):
+        return network.room(settings.max_batch, settings.kv_memory)
     if settings.kv_memory is not None:
         return int(settings.kv_memory * 2**30 / network.bytes_per_token)
-    share = 0.5 if network.device == "cpu" else 0.8
-    return int(network.memory()["free_bytes"] * share / network.bytes_per_token)
+    return int(network.memory()["free_bytes"] * 0.5 / network.bytes_per_token)
 
 
 def _context(settings: Settings, config: Any, room: int) -> tuple[int, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
@@ -80,7 +80,13 @@ class Settings(BaseSettings):
         gt=0,
         le=10_000,
         description="GiB for the keys and values of requests; empty: what --max-batch requests of "
-        "full length need, at most half of a CPU's free memory or 80 % of a GPU's",
+        "full length need, at most half of a CPU's free memory or what a GPU has left",
+    )
+    cuda_graphs: Literal["compiled", "plain", "off"] = Field(
+        "compiled",
+        description="On a CUDA GPU, `compiled` records decoding once and replays it, in layers "
+        "compiled at the start; `plain` does without compiling, `off` without recording; what "
+        "does not work on a machine is left out by itself",
     )
     chat_template: str | None = Field(
         None,

@@ -12,11 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.nn import functional
 from transformers import AttentionInterface, PreTrainedModel
+
+from llm_offline.engine.decoding import Decode
+from llm_offline.engine.static_batch import Inputs
 
 NAME = "llm_offline_paged"
 _PROBE = "llm_offline_probe"
@@ -60,17 +63,27 @@ class Segment:
         return self.masks[key]
 
 
-@dataclass(slots=True)
-class Paged:
-    """Where the tokens of a flattened row belong.
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """How a model scores what a token sees; see `paged_attention`."""
 
-    Attributes:
-        slots: int64 `[T]`, where each token's keys and values are written.
-        segments: The sequences, in the order of the row.
-    """
+    scaling: float
+    window: int | None = None
+    softcap: float | None = None
+    sinks: torch.Tensor | None = None
 
-    slots: torch.Tensor
-    segments: list[Segment]
+
+class Paged(Protocol):
+    """Where the tokens of a flattened row belong, and how they look back."""
+
+    @property
+    def slots(self) -> torch.Tensor:
+        """int64 `[T]`, where each token's keys and values are written."""
+        ...
+
+    def attend(self, query: torch.Tensor, cache: LayerCache, how: Scoring) -> torch.Tensor:
+        """`[1, heads, T, dim]` → `[1, T, heads, dim]`."""
+        ...
 
 
 class LayerCache:
@@ -144,22 +157,62 @@ def paged_attention(
     """
     cache: LayerCache = module.paged_cache
     cache.write(paged.slots, key[0], value[0])
-    _, heads, tokens, _ = query.shape
-    output = query.new_empty(1, tokens, heads, value.shape[-1])
-    attend = _attend if softcap is None and s_aux is None else _attend_plainly
-    for segment in paged.segments:
-        rows = slice(segment.first, segment.first + segment.count)
-        start = segment.beginning(sliding_window)
-        keys, values = cache.read(segment, start)
-        # The heads that share keys become rows of one head: each key is read once.
-        packed = query[:, :, rows].reshape(1, keys.shape[1], -1, query.shape[-1])
-        mask = None
-        if segment.count > 1:
-            groups = heads // keys.shape[1]
-            mask = segment.mask(sliding_window).repeat(groups, 1)
-        found = attend(packed, keys, values, mask, scaling, softcap, s_aux)
-        output[0, rows] = found.reshape(heads, segment.count, -1).transpose(0, 1)
-    return output, None
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    how = Scoring(scale, sliding_window, softcap, s_aux)
+    return paged.attend(query, cache, how), None
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Sequences that are fed the same number of tokens, all in one call of fixed shape."""
+
+    inputs: Inputs
+    decode: Decode
+
+    @property
+    def slots(self) -> torch.Tensor:
+        """See `Paged`."""
+        return self.inputs.slots
+
+    def attend(self, query: torch.Tensor, cache: LayerCache, how: Scoring) -> torch.Tensor:
+        """See `Paged`."""
+        found = self.decode(
+            query[0], cache.keys, cache.values,
+            self.inputs.tables, self.inputs.lengths, self.inputs.positions,
+            cache.size, how.scaling, how.window, how.softcap, how.sinks,
+        )  # fmt: skip
+        return found[None]
+
+
+@dataclass(frozen=True, slots=True)
+class Separately:
+    """Sequences of any number of tokens, one after the other.
+
+    Attributes:
+        slots: See `Paged`.
+        segments: The sequences, in the order of the row.
+    """
+
+    slots: torch.Tensor
+    segments: list[Segment]
+
+    def attend(self, query: torch.Tensor, cache: LayerCache, how: Scoring) -> torch.Tensor:
+        """See `Paged`."""
+        _, heads, tokens, _ = query.shape
+        output = query.new_empty(1, tokens, heads, cache.values.shape[-1])
+        attend = _attend if how.softcap is None and how.sinks is None else _attend_plainly
+        for segment in self.segments:
+            rows = slice(segment.first, segment.first + segment.count)
+            keys, values = cache.read(segment, segment.beginning(how.window))
+            # The heads that share keys become rows of one head: each key is read once.
+            packed = query[:, :, rows].reshape(1, keys.shape[1], -1, query.shape[-1])
+            mask = None
+            if segment.count > 1:
+                groups = heads // keys.shape[1]
+                mask = segment.mask(how.window).repeat(groups, 1)
+            found = attend(packed, keys, values, mask, how)
+            output[0, rows] = found.reshape(heads, segment.count, -1).transpose(0, 1)
+        return output
 
 
 def _attend(
@@ -167,11 +220,9 @@ def _attend(
     keys: torch.Tensor,
     values: torch.Tensor,
     mask: torch.Tensor | None,
-    scaling: float | None,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
+    how: Scoring,
 ) -> torch.Tensor:
-    return functional.scaled_dot_product_attention(query, keys, values, mask, scale=scaling)
+    return functional.scaled_dot_product_attention(query, keys, values, mask, scale=how.scaling)
 
 
 def _attend_plainly(
@@ -179,20 +230,17 @@ def _attend_plainly(
     keys: torch.Tensor,
     values: torch.Tensor,
     mask: torch.Tensor | None,
-    scaling: float | None,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
+    how: Scoring,
 ) -> torch.Tensor:
     """With what torch's own attention does not know: capped scores and sinks."""
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = (query @ keys.transpose(-1, -2)).float() * scale
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
+    scores = (query @ keys.transpose(-1, -2)).float() * how.scaling
+    if how.softcap is not None:
+        scores = how.softcap * torch.tanh(scores / how.softcap)
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
-    if sinks is not None:
-        rows = scores.shape[2] // (sinks.numel() // scores.shape[1])
-        sink = sinks.float().repeat_interleave(rows).view(1, scores.shape[1], -1, 1)
+    if how.sinks is not None:
+        rows = scores.shape[2] // (how.sinks.numel() // scores.shape[1])
+        sink = how.sinks.float().repeat_interleave(rows).view(1, scores.shape[1], -1, 1)
         scores = torch.cat([scores, sink], dim=-1)
     shares = torch.softmax(scores, dim=-1)[..., : keys.shape[2]]
     return shares.to(values.dtype) @ values

@@ -6,6 +6,8 @@ way reuses it instead of computing it again (PagedAttention, Kwon et al. 2023). 
 `(uid of the block before, its tokens)`: compared as it is, so no hash can collide, and one look-up
 a block, however long the prefix.
 
+Block 0 belongs to nobody: steps of fixed shape fill themselves up with rows that write there.
+
 Blocks of one sequence lie side by side where there is room: then attention reads them where they
 are, and need not collect them first.
 """
@@ -26,14 +28,14 @@ class BlockPool:
     """All blocks: free, owned by sequences, or idle (owned by none, but of known content)."""
 
     def __init__(self, blocks: int, size: int, *, share: bool = True) -> None:
-        """`blocks` of `size` tokens each; `share`: keep and find blocks by their content."""
+        """Blocks 1 to `blocks`, of `size` tokens each; `share`: find blocks by their content."""
         self.size = size
         self.blocks = blocks
         self.shares = share
-        self._free = bytearray(b"\x01" * blocks)
+        self._free = bytearray(b"\x00" + b"\x01" * blocks)
         self._free_count = blocks
         self._cursor = 0  # where the next sequence begins
-        self._owners = [0] * blocks
+        self._owners = [0] * (blocks + 1)
         self._by_content: dict[Content, int] = {}
         self._content: dict[int, Content] = {}
         self._uid: dict[int, int] = {}
@@ -57,13 +59,13 @@ class BlockPool:
         """
         if not self._free_count:
             self._evict()
-        if after is not None and after + 1 < self.blocks and self._free[after + 1]:
+        if after is not None and after < self.blocks and self._free[after + 1]:
             block = after + 1
         else:
             block = self._free.find(1, self._cursor)
             if block < 0:
                 block = self._free.find(1)
-            self._cursor = (block + span) % self.blocks
+            self._cursor = (block + span) % len(self._free)
         self._free[block] = 0
         self._free_count -= 1
         self._owners[block] = 1

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence as Items
+from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 from typing import Any
 
 import torch
 
-from llm_offline.engine import attention, drawing, sampler
-from llm_offline.engine.attention import Paged, Segment
+from llm_offline.engine import attention
+from llm_offline.engine.attention import Segment, Separately, Together
+from llm_offline.engine.decoding import Decode, gpu_decode
 from llm_offline.engine.device import memory, memory_errors
-from llm_offline.engine.interface import GenerationRequest, TokenLogprob
+from llm_offline.engine.graphs import Recording, Steps, layers_around, record
+from llm_offline.engine.interface import GenerationRequest
 from llm_offline.engine.kv_cache import BlockPool
+from llm_offline.engine.outcome import outcome
 from llm_offline.engine.sequence import Drawn, Sequence
+from llm_offline.engine.sizing import gpu_room, step_memory
+from llm_offline.engine.speculation import MOST
+from llm_offline.engine.static_batch import Bucket, StaticBatch, buckets
 from llm_offline.engine.step import Row
 from llm_offline.errors import StartError
+
+log = logging.getLogger(__name__)
 
 BLOCK = 16
 """Tokens a block of the KV cache."""
 
 # A step's tokens: a client that goes away, and the other sequences, wait no longer than it takes.
 _STEP_CPU = 256
-_STEP_GPU = 2048
+_STEP_GPU = 1024
 # Any text will do to compare two ways of computing the same; some blocks long.
 _PROBE = tuple(range(3, 3 + 2 * BLOCK + 5))
 
@@ -30,11 +41,19 @@ class Runner:
     """Weights and KV cache on a device, used by one thread."""
 
     def __init__(
-        self, model: Any, *, device: str, stop_ids: frozenset[int], quantized: bool = False
+        self,
+        model: Any,
+        *,
+        device: str,
+        stop_ids: frozenset[int],
+        quantized: bool = False,
+        decode: Decode | None = None,
     ) -> None:
         """`model` is a transformers causal LM in its final dtype; it moves to `device`.
 
-        `quantized`: its linear layers round more than the dtype does.
+        `quantized`: its linear layers round more than the dtype does. `decode`: the attention of
+        steps of fixed shape; None is Triton's on a CUDA device, and no such steps elsewhere, where
+        they would only compute more.
 
         Raises:
             StartError: It does not fit on the device, or its attention is of another kind.
@@ -62,7 +81,9 @@ class Runner:
         if len(self._layers) != model.config.get_text_config().num_hidden_layers:
             raise self._unfit("not all of their layers are attention that can be replaced")
         self.blocks = 0
-        """Blocks of the KV cache."""
+        """Blocks of the KV cache that sequences may have."""
+        self._decode = decode
+        self._steps: Steps | None = None
 
     @property
     def vocabulary(self) -> int:
@@ -75,21 +96,56 @@ class Runner:
         numbers = sum(s.heads * (s.key_dim + s.value_dim) for _, s in self._layers)
         return numbers * int(self._model.dtype.itemsize)
 
-    def allocate(self, tokens: int) -> None:
+    def room(self, most_rows: int, kv_memory: float | None = None) -> int:
+        """Tokens for whose keys and values a CUDA device has memory; see `sizing.gpu_room`."""
+        step = step_memory(
+            self._model.config.get_text_config(),
+            tokens=self.step_tokens,
+            rows=most_rows,
+            fed=1 + MOST,
+            kv_heads=min(shape.heads for _, shape in self._layers),
+            itemsize=self._model.dtype.itemsize,
+        )
+        return gpu_room(self.device, self.memory(), self.bytes_per_token, step, kv_memory)
+
+    def allocate(
+        self,
+        tokens: int,
+        *,
+        context: int | None = None,
+        most_rows: int = 16,
+        graphs: Recording = "compiled",
+    ) -> None:
         """Make the KV cache, for `tokens` tokens, and try the model with it.
+
+        Args:
+            tokens: Of all sequences together.
+            context: Of one sequence; None is `tokens`.
+            most_rows: Sequences that are computed together.
+            graphs: How steps of fixed shape run, on a CUDA device.
 
         Raises:
             StartError: It does not fit, or the model's attention is none that is supported.
         """
         self.blocks = -(-tokens // BLOCK)
-        try:
-            attention.install(self._model, self._layers, self.blocks, BLOCK)
-        except torch.OutOfMemoryError as error:
-            raise StartError(
-                f"a KV cache of {tokens} tokens does not fit on {self.device}: start with a "
-                "smaller --kv-memory or --max-context"
-            ) from error
-        self._check()
+        self._steps = None
+        with self._here():
+            try:
+                # One more: block 0 belongs to nobody.
+                attention.install(self._model, self._layers, self.blocks + 1, BLOCK)
+            except torch.OutOfMemoryError as error:
+                raise StartError(
+                    f"a KV cache of {tokens} tokens does not fit on {self.device}: start with a "
+                    "smaller --kv-memory or --max-context"
+                ) from error
+            if not (wrong := self._difference()) < self._allowed:
+                raise self._unfit(f"their output differs from the model's own by {wrong:.1%}")
+            self._prepare_decoding(-(-(context or tokens) // BLOCK), most_rows, graphs)
+
+    @property
+    def decoding(self) -> str | None:
+        """How steps of fixed shape run; None where there are none."""
+        return self._steps.name if self._steps is not None else None
 
     def step(self, rows: Items[Row]) -> list[Drawn]:
         """Compute all rows together and draw their tokens.
@@ -97,16 +153,45 @@ class Runner:
         Raises:
             OutOfMemory: The device has not enough memory left.
         """
-        with memory_errors(), torch.inference_mode():
-            logits = self._forward(rows)
-            return self._draw(logits, rows)
+        with memory_errors(), torch.inference_mode(), self._here():
+            ordered, logits = self._forward(rows)
+            drawn = dict(zip(map(id, ordered), outcome(logits, ordered), strict=True))
+        return [drawn[id(row)] for row in rows]
 
     def memory(self) -> dict[str, int]:
         """Bytes in use by this process and free on its device, for `/health`."""
         return memory(self._device)
 
-    def _forward(self, rows: Items[Row]) -> torch.Tensor:
-        """Logits of all positions that are sampled: `[samples, vocabulary]`, fp32."""
+    def _forward(self, rows: Items[Row]) -> tuple[Items[Row], torch.Tensor]:
+        """Logits of all positions that are sampled, `[samples, vocabulary]` in fp32, and the rows
+        in the order in which they come.
+
+        Rows of few tokens go together in steps of fixed shape, where there are such steps.
+        """
+        steps = self._steps
+        if steps is None:
+            return rows, self._separately(rows)
+        few = [row for row in rows if steps.batch.takes(row)]
+        many = [row for row in rows if not steps.batch.takes(row)]
+        parts = [_together(steps, some) for some in steps.batch.parts(few)]
+        if many:
+            parts.append(self._separately(many))
+        return [*few, *many], torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _compute(self, batch: StaticBatch, decode: Decode, shape: Bucket) -> torch.Tensor:
+        """The logits of what lies in a bucket's buffers: `[T, vocabulary]`."""
+        inputs = batch.inputs(shape)
+        output = self._model(
+            input_ids=inputs.tokens[None],
+            position_ids=inputs.positions[None],
+            use_cache=False,
+            logits_to_keep=inputs.wanted,
+            paged=Together(inputs, decode),
+        )
+        logits: torch.Tensor = output.logits[0]
+        return logits
+
+    def _separately(self, rows: Items[Row]) -> torch.Tensor:
         tokens: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
@@ -128,7 +213,7 @@ class Runner:
             position_ids=self._ids(positions)[None],
             use_cache=False,
             logits_to_keep=self._ids(wanted or [0]),
-            paged=Paged(self._ids(slots), segments),
+            paged=Separately(self._ids(slots), segments),
         )
         logits: torch.Tensor = output.logits[0]
         return logits[: len(wanted)].float()
@@ -136,33 +221,45 @@ class Runner:
     def _ids(self, values: Items[int]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.long, device=self._device)
 
-    def _draw(self, logits: torch.Tensor, rows: Items[Row]) -> list[Drawn]:
-        if not len(logits):
-            return [Drawn([], []) for _ in rows]
-        draws = [draw for row in rows for draw in drawing.draws(row)]
-        numbers = torch.isfinite(logits.amax(-1)).tolist()
-        asked = [draw.sampling.logprobs for draw in draws]
-        before = logits.log_softmax(-1) if any(n is not None for n in asked) else None
-        tokens = sampler.draw(logits, draws).tolist()
-        found = []
-        at = 0
-        for row in rows:
-            until = at + row.samples
-            logprobs = (
-                []
-                if before is None or row.sequence.request.sampling.logprobs is None
-                else [_logprob(before[n], tokens[n], asked[n] or 0) for n in range(at, until)]
-            )
-            found.append(Drawn(tokens[at:until], logprobs, all(numbers[at:until])))
-            at = until
-        return found
+    def _prepare_decoding(self, blocks: int, most_rows: int, graphs: Recording) -> None:
+        """Make the steps of fixed shape, if they work here; `blocks`: most of one sequence."""
+        cuda = self._device.type == "cuda"
+        try:
+            decode = self._decode or (gpu_decode() if cuda else None)
+        except ImportError as error:
+            log.warning("decoding is slow: Triton, which PyTorch's build brings, lacks: %s", error)
+            return
+        if decode is None:
+            return
+        shapes = buckets(most_rows, 1 + MOST)
+        batch = StaticBatch(shapes, blocks=blocks, block_size=BLOCK, device=self._device)
+        layers = layers_around(self._model, (module for module, _ in self._layers))
 
-    def _check(self) -> None:
-        """Compare with the model's own attention, also to page the weights in before users come.
+        def compute(shape: Bucket) -> torch.Tensor:
+            with torch.inference_mode():
+                return self._compute(batch, decode, shape)
 
-        Raises:
-            StartError: The logits differ: this model's attention is of another kind.
-        """
+        self._steps = record(graphs if cuda else "off", compute, batch, layers)
+        try:
+            wrong = self._difference()
+        except RuntimeError as error:
+            reason = str(error)
+        else:
+            if wrong < self._allowed:
+                return
+            reason = f"its output differs from the model's own by {wrong:.1%}"
+        log.warning("decoding is slow, for %s does not work here: %s", self._steps.name, reason)
+        self._steps = None
+
+    @property
+    def _allowed(self) -> float:
+        """How far logits may be from the model's own."""
+        # bf16 rounds to 8 bits, as activations of 8 bits do, and layer upon layer adds to it.
+        exact = self._model.dtype == torch.float32 and not self._quantized
+        return 1e-3 if exact else 0.1
+
+    def _difference(self) -> float:
+        """How far logits are from the model's own; also pages the weights in before users come."""
         pool = BlockPool(self.blocks, BLOCK, share=False)
         sequence = Sequence(
             GenerationRequest(_PROBE),
@@ -173,20 +270,20 @@ class Runner:
         )
         ids = sequence.tokens
         sequence.table.reserve(len(ids))
-        half = len(ids) // 2
+        # Pieces of many tokens, of as many as guesses make, and of one.
+        ends = [0, len(ids) // 2, len(ids) - 2 - MOST, len(ids) - 1, len(ids)]
         with torch.inference_mode():
             pieces = [
-                self._forward([Row(sequence, start, ids[start:until], until - start)])
-                for start, until in ((0, half), (half, len(ids) - 1), (len(ids) - 1, len(ids)))
+                self._forward([Row(sequence, start, ids[start:until], until - start)])[1]
+                for start, until in pairwise(ends)
             ]
         sequence.table.release()
         ours, theirs = torch.cat(pieces), self._reference
-        wrong = (ours - theirs).norm() / theirs.norm()
-        # bf16 rounds to 8 bits, as activations of 8 bits do, and layer upon layer adds to it.
-        exact = self._model.dtype == torch.float32 and not self._quantized
-        allowed = 1e-3 if exact else 0.1
-        if not bool(wrong < allowed):
-            raise self._unfit(f"their output differs from the model's own by {float(wrong):.1%}")
+        return float((ours - theirs).norm() / theirs.norm())
+
+    def _here(self) -> AbstractContextManager[object]:
+        """Kernels are launched on the current device, which belongs to the thread."""
+        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
 
     def _unfit(self, reason: str) -> StartError:
         return StartError(
@@ -195,15 +292,16 @@ class Runner:
         )
 
 
+def _together(steps: Steps, rows: Items[Row]) -> torch.Tensor:
+    """As `_separately`, in a step of fixed shape."""
+    logits = steps.run(steps.batch.fill(rows))
+    # A copy in any case: the next step overwrites what is drawn from.
+    return logits[: sum(row.samples for row in rows)].to(torch.float32, copy=True)
+
+
 def _own_logits(model: Any) -> torch.Tensor:
     """The model's own logits, with its own attention, for a fixed text: `[n, vocabulary]`."""
     with torch.inference_mode():
         ids = torch.tensor([_PROBE], device=model.device)
         logits: torch.Tensor = model(input_ids=ids, use_cache=False).logits[0]
         return logits.float()
-
-
-def _logprob(logprobs: torch.Tensor, token: int, count: int) -> TokenLogprob:
-    best = logprobs.topk(count)
-    top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-    return TokenLogprob(token, float(logprobs[token]), top)

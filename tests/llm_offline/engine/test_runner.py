@@ -14,6 +14,7 @@ from transformers import BloomConfig, MambaConfig, Qwen3NextConfig
 
 from llm_offline.engine import attention, sampler
 from llm_offline.engine.continuous import ContinuousBatching
+from llm_offline.engine.decoding import plain_decode
 from llm_offline.engine.interface import GenerationRequest, Sampling
 from llm_offline.engine.runner import Runner
 from llm_offline.errors import OutOfMemory, StartError
@@ -44,9 +45,16 @@ def _expected(kind: str) -> list[list[int]]:
 
 
 @cache
-def _runner(kind: str) -> Runner:
-    runner = Runner(random_model(CONFIGS[kind]()), device="cpu", stop_ids=frozenset({STOP}))
-    runner.allocate(2048)
+def _runner(kind: str, fixed: bool = False) -> Runner:
+    """`fixed`: with steps of fixed shape, as on a GPU."""
+    runner = Runner(
+        random_model(CONFIGS[kind]()),
+        device="cpu",
+        stop_ids=frozenset({STOP}),
+        decode=plain_decode if fixed else None,
+    )
+    runner.allocate(2048, context=256)
+    assert (runner.decoding is not None) == fixed
     return runner
 
 
@@ -54,6 +62,7 @@ def _greedy() -> list[GenerationRequest]:
     return [GenerationRequest(prompt, GREEDY) for prompt in _prompts()]
 
 
+@pytest.mark.parametrize("fixed", [False, True])
 @pytest.mark.parametrize("kind", CONFIGS)
 @pytest.mark.parametrize(
     "options",
@@ -63,8 +72,10 @@ def _greedy() -> list[GenerationRequest]:
     ],
     ids=["plain", "all"],
 )
-def test_greedy_is_token_for_token_what_generate_gives(kind: str, options: Any) -> None:
-    assert Stepper(_runner(kind), **options).texts_of(_greedy()) == _expected(kind)
+def test_greedy_is_token_for_token_what_generate_gives(
+    kind: str, options: Any, fixed: bool
+) -> None:
+    assert Stepper(_runner(kind, fixed), **options).texts_of(_greedy()) == _expected(kind)
 
 
 @pytest.mark.parametrize(
@@ -72,14 +83,19 @@ def test_greedy_is_token_for_token_what_generate_gives(kind: str, options: Any) 
     [*((kind, 128) for kind in THREE), ("llama, tied weights", 10)],
     ids=[*THREE, "llama, preempted"],
 )
+@pytest.mark.parametrize("fixed", [False, True])
 @pytest.mark.parametrize("share", [False, True], ids=["", "prefix cache"])
 @pytest.mark.parametrize("speculate", [False, True], ids=["", "speculation"])
 @pytest.mark.parametrize("step_tokens", [7, 256], ids=["chunks", ""])
 def test_nothing_but_the_model_decides(
-    kind: str, blocks: int, share: bool, speculate: bool, step_tokens: int
+    kind: str, blocks: int, share: bool, speculate: bool, step_tokens: int, fixed: bool
 ) -> None:
     stepper = Stepper(
-        _runner(kind), blocks=blocks, share=share, speculate=speculate, step_tokens=step_tokens
+        _runner(kind, fixed),
+        blocks=blocks,
+        share=share,
+        speculate=speculate,
+        step_tokens=step_tokens,
     )
     assert stepper.texts_of(_greedy()) == _expected(kind)
     # Once more: now the cache may know the beginnings.
@@ -148,6 +164,37 @@ def test_logits_that_differ_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
         runner.allocate(256)
 
 
+def _broken(*arguments: Any) -> torch.Tensor:
+    raise RuntimeError("Failed to find a C compiler")
+
+
+def _wrong(*arguments: Any) -> torch.Tensor:
+    return plain_decode(*arguments) * 1.5
+
+
+@pytest.mark.parametrize(
+    ("decode", "reason"), [(_broken, "C compiler"), (_wrong, "differs from the model's own by")]
+)
+def test_a_kernel_that_does_not_work_here_is_left_out(
+    decode: Any, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    kind = "llama, tied weights"
+    model = random_model(CONFIGS[kind]())
+    runner = Runner(model, device="cpu", stop_ids=frozenset({STOP}), decode=decode)
+    runner.allocate(2048, context=256)
+    assert runner.decoding is None
+    assert [reason in line for line in caplog.messages] == [True]
+    assert Stepper(runner).texts_of(_greedy()) == _expected(kind)
+
+
+def test_more_rows_than_the_largest_bucket_go_in_parts() -> None:
+    kind = "llama, tied weights"
+    model = random_model(CONFIGS[kind]())
+    runner = Runner(model, device="cpu", stop_ids=frozenset({STOP}), decode=plain_decode)
+    runner.allocate(2048, context=256, most_rows=2)
+    assert Stepper(runner).texts_of(_greedy()) == _expected(kind)
+
+
 PENALISED = [
     Sampling(temperature=0, repetition_penalty=1.3),
     Sampling(temperature=0, frequency_penalty=0.7, presence_penalty=0.4),
@@ -164,13 +211,14 @@ SAMPLED = [
 
 @pytest.mark.parametrize("wishes", [SAMPLED, PENALISED], ids=["sampled", "penalised"])
 @pytest.mark.parametrize("kind", THREE)
-def test_texts_do_not_depend_on_the_batch(kind: str, wishes: list[Sampling]) -> None:
+@pytest.mark.parametrize("fixed", [False, True])
+def test_texts_do_not_depend_on_the_batch(kind: str, wishes: list[Sampling], fixed: bool) -> None:
     """Alone or together, cut, guessed or preempted: a seed gives one text."""
     requests = [
         GenerationRequest(prompt, sampling)
         for prompt, sampling in zip(_prompts(), wishes, strict=True)
     ]
-    together = Stepper(_runner(kind), blocks=12, step_tokens=21).texts_of(requests)
+    together = Stepper(_runner(kind, fixed), blocks=12, step_tokens=21).texts_of(requests)
     for request, text in zip(requests, together, strict=True):
         alone = Stepper(_runner(kind), share=False, speculate=False).texts_of([request])
         guessed = Stepper(_runner(kind)).texts_of([request])
