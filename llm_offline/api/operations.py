@@ -20,10 +20,11 @@ router = APIRouter()
 
 @open_router.get("/health")
 async def health(request: Request) -> JSONResponse:
-    """200 and the state of a ready server, or 503 and how far the loading is."""
+    """200 and the state of a ready server, or 503: how far the loading is, or what fails."""
     serving = serving_of(request)
     try:
-        return JSONResponse(_state(serving, serving.ready()))
+        state = _state(serving, serving.ready())
+        return JSONResponse(state, status_code=200 if state["status"] == "ok" else 503)
     except LLMOfflineError as error:
         loading = {
             "status": error.code,
@@ -66,7 +67,7 @@ async def metrics(request: Request) -> PlainTextResponse:
 def _state(serving: Serving, now: Ready) -> dict[str, Any]:
     status = now.engine.status()
     return {
-        "status": "ok",
+        "status": "ok" if status.failing is None else "failing",
         "model": serving.model_name,
         "device": now.model.device,
         "dtype": now.model.dtype,
@@ -77,7 +78,10 @@ def _state(serving: Serving, now: Ready) -> dict[str, Any]:
             "running": status.running,
             "limit": status.queue_limit,
         },
+        # After each of them the engine began anew; `failing`: it computes nothing any more.
         "step_failures": status.counters.get("step_failures", 0),
+        "out_of_memory": status.counters.get("out_of_memory", 0),
+        "failing": status.failing,
         "embedding_model": serving.settings.embedding_model,
     }
 

@@ -3,6 +3,10 @@
 Admission, waiting and counters belong to the event loop; the thread owns the sequences, the
 scheduler and the KV cache. They talk through an inbox and through each job's events. A request
 that is given up leaves before the next step.
+
+A step changes nothing before it has succeeded. One that fails is computed again in halves, until
+it is known whose fault it is: that request fails, the others' tokens stand. After anything but a
+lack of memory the engine begins anew: an empty KV cache, and those that are left wait again.
 """
 
 from __future__ import annotations
@@ -41,6 +45,11 @@ _NOT_NUMBERS = (
 )
 _SEE_LOG = "the model failed on this request; the server's log says why"
 
+PROBE = (0,)
+"""A prompt that asks for nothing: whether the model still computes."""
+PROBE_EVERY = 5.0
+"""Seconds between two such attempts, while it does not."""
+
 
 class ContinuousBatching:
     """At most `max_batch` requests are computed together, at most `max_queue` more wait."""
@@ -69,14 +78,12 @@ class ContinuousBatching:
         """
         self._network = network
         self._decode = decode
-        self._pool = BlockPool(network.blocks, network.block_size, share=share_prefixes)
+        self._share_prefixes = share_prefixes
         self._context = min(context, network.blocks * network.block_size)
         self._max_queue = max_queue
         self._max_batch = max_batch
         self._guesser = guesser
-        self._scheduler = Scheduler(
-            self._pool, most_running=max_batch, step_tokens=network.step_tokens
-        )
+        self._scheduler = self._new_scheduler()
         self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._jobs: dict[Sequence, Job] = {}
         self._open: set[Job] = set()
@@ -86,6 +93,7 @@ class ContinuousBatching:
         self._seconds_each = 1.0
         self._stopped = False
         self._measures = Measures()
+        self._failing: str | None = None
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
@@ -121,7 +129,7 @@ class ContinuousBatching:
 
     def status(self) -> EngineStatus:
         """See `interface.Engine.status`."""
-        measures = self._measures
+        measures, pool = self._measures, self._scheduler.pool
         return EngineStatus(
             waiting=self._count("waiting"),
             running=self._count("running"),
@@ -129,9 +137,10 @@ class ContinuousBatching:
             finished=dict(self._finished),
             prompt_tokens=self._prompt_tokens,
             generation_tokens=self._generation_tokens + sum(job.produced for job in self._open),
-            kv_cache_usage=1 - self._pool.available / self._pool.blocks,
+            kv_cache_usage=1 - pool.available / pool.blocks,
             counters=measures.counters | {"num_preemptions": self._scheduler.preemptions},
             histograms=measures.histograms,
+            failing=self._failing,
         )
 
     def stop(self) -> None:
@@ -146,6 +155,11 @@ class ContinuousBatching:
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
+    def _new_scheduler(self) -> Scheduler:
+        network = self._network
+        pool = BlockPool(network.blocks, network.block_size, share=self._share_prefixes)
+        return Scheduler(pool, most_running=self._max_batch, step_tokens=network.step_tokens)
+
     def _count(self, state: str) -> int:
         return sum(job.state == state for job in self._open)
 
@@ -159,56 +173,152 @@ class ContinuousBatching:
     # In the thread
 
     def _work(self) -> None:
-        """Step while there is work; nothing that one request does may end it."""
-        while self._take_inbox():
-            for sequence, job in list(self._jobs.items()):
-                if job.given_up.is_set():
-                    self._leave(sequence)
-            if self._scheduler.busy:
-                self._step()
+        """Turn after turn; nothing that one request does may end it."""
+        while True:
+            try:
+                if not self._turn():
+                    return
+            except Exception as error:
+                # Between two steps: whose fault it is cannot be told.
+                log.exception("the engine failed")
+                jobs, self._jobs = self._jobs, {}
+                for job in jobs.values():
+                    job.post(GenerationFailed(_SEE_LOG))
+                    job.post(Mark.LEFT)
+                self._restart(error, [])
+
+    def _turn(self) -> bool:
+        """Let requests in and out, and compute a step; False when told to stop."""
+        if not self._take_inbox():
+            return False
+        for sequence, job in list(self._jobs.items()):
+            if job.given_up.is_set():
+                self._leave(sequence)
+        if self._scheduler.busy:
+            self._step()
+        return True
 
     def _take_inbox(self) -> bool:
         """Take new requests in, waiting for one when idle; False when told to stop."""
         wait = not self._scheduler.busy
         while wait or not self._inbox.empty():
-            job = self._inbox.get()
+            try:
+                job = self._inbox.get(timeout=None if self._failing is None else PROBE_EVERY)
+            except queue.Empty:
+                self._probe()
+                return True
             if job is None:
                 return False
             wait = False
+            self._take(job)
+        return True
+
+    def _take(self, job: Job) -> None:
+        try:
             sequence = Sequence(
                 job.request,
                 limit=job.limit,
-                pool=self._pool,
+                pool=self._scheduler.pool,
                 decode=self._decode,
                 stop_ids=self._network.stop_ids,
                 noise=secrets.randbits(64),
                 guesser=self._guesser,
             )
+        except Exception:
+            log.exception("a request could not begin")
+            job.post(GenerationFailed(_SEE_LOG))
+            job.post(Mark.LEFT)
+        else:
             self._jobs[sequence] = job
             self._scheduler.add(sequence)
-        return True
 
     def _step(self) -> None:
-        """Compute the next tokens; what fails takes only those with it that took part."""
-        rows: list[Row] = []
+        """Compute the next tokens; what fails takes only those with it whose fault it is."""
+        rows = self._restricted(self._scheduler.plan())
+        self._announce(rows)
         began = time.monotonic()
+        outcomes = self._compute(rows)
+        seconds = time.monotonic() - began
+        broken: Exception | None = None
+        for row, outcome in zip(rows, outcomes, strict=True):
+            if isinstance(outcome, Drawn):
+                self._failing = None
+                self._advance(row, outcome, seconds)
+            elif isinstance(outcome, OutOfMemory):
+                self._measures.counters["out_of_memory"] += 1
+                self._fail(row.sequence, outcome)
+            else:
+                broken = outcome
+                self._fail(row.sequence, GenerationFailed(_SEE_LOG))
+        if broken is not None:
+            self._restart(broken, self._scheduler.all())
+
+    def _restricted(self, rows: list[Row]) -> list[Row]:
+        """The rows, with their grammars asked what may come; without those that cannot tell."""
+        kept = []
+        for row in rows:
+            try:
+                if row.samples:
+                    row.sequence.restrict(row.draft)
+                kept.append(row)
+            except LLMOfflineError as error:
+                self._fail(row.sequence, error)
+        return kept
+
+    def _compute(self, rows: list[Row]) -> list[Drawn | Exception]:
+        """What each row drew, or why it cannot be computed.
+
+        Together they may need memory that none needs alone, and one may fail them all: the
+        halves of a step that failed are computed one after the other.
+        """
+        if not rows:
+            return []
         try:
-            rows = self._scheduler.plan()
-            self._announce(rows)
-            drawn = self._network.step(rows)
-        except OutOfMemory as error:
-            # The others have not moved: the next step computes theirs again, without this one.
-            largest = max(rows, key=lambda row: (len(row.tokens), row.sequence.arrival))
-            self._fail(largest.sequence, error)
-        except Exception:
-            log.exception("a step failed")
-            self._measures.counters["step_failures"] += 1
-            affected = [row.sequence for row in rows] or self._scheduler.all()
-            for sequence in affected:
-                self._fail(sequence, GenerationFailed(_SEE_LOG))
+            return [*self._network.step(rows)]
+        except Exception as error:
+            if len(rows) == 1:
+                if not isinstance(error, OutOfMemory):
+                    log.exception("a step failed")
+                # Its traceback would keep the step's tensors alive, which are what ran out of
+                # memory.
+                error.__cause__ = error.__context__ = None
+                return [error.with_traceback(None)]
+            log.warning("a step of %d requests failed (%s): in parts", len(rows), _named(error))
+        half = len(rows) // 2
+        return self._compute(rows[:half]) + self._compute(rows[half:])
+
+    def _restart(self, error: Exception, survivors: list[Sequence]) -> None:
+        """Begin anew with an empty KV cache: nothing that a failure may have left is trusted."""
+        self._measures.counters["step_failures"] += 1
+        scheduler = self._new_scheduler()
+        scheduler.preemptions = self._scheduler.preemptions
+        for sequence in sorted(survivors, key=lambda one: one.arrival):
+            sequence.move(scheduler.pool)
+            scheduler.add(sequence)
+        self._scheduler = scheduler
+        log.warning("the engine began anew after %s", _named(error))
+        self._probe()
+
+    def _probe(self) -> None:
+        """Find out whether the model still computes: some failures of a device are for good."""
+        sequence = Sequence(
+            GenerationRequest(PROBE),
+            limit=1,
+            pool=BlockPool(1, self._network.block_size, share=False),
+            decode=self._decode,
+            stop_ids=frozenset(),
+        )
+        sequence.table.reserve(1)
+        try:
+            # It overwrites the first block, which is nobody's: nothing was computed since the
+            # failure.
+            self._network.step([Row(sequence, 0, list(PROBE), 1)])
+        except Exception as error:
+            if self._failing is None:
+                log.exception("the model computes nothing any more")
+            self._failing = _named(error)
         else:
-            for row, tokens in zip(rows, drawn, strict=True):
-                self._advance(row, tokens, time.monotonic() - began)
+            self._failing = None
 
     def _announce(self, rows: list[Row]) -> None:
         for row in rows:
@@ -244,11 +354,14 @@ class ContinuousBatching:
 
     def _fail(self, sequence: Sequence, error: LLMOfflineError) -> None:
         log.warning("a request failed: %s", error)
-        # Its traceback would keep the step's tensors alive, which are what ran out of memory.
-        error.__cause__ = error.__context__ = None
-        self._jobs[sequence].post(error.with_traceback(None))
+        self._jobs[sequence].post(error)
         self._leave(sequence)
 
     def _leave(self, sequence: Sequence) -> None:
         self._scheduler.remove(sequence)
         self._jobs.pop(sequence).post(Mark.LEFT)
+
+
+def _named(error: Exception) -> str:
+    """The kind of error: its words may hold what a request said."""
+    return type(error).__name__

@@ -6,28 +6,33 @@ The only module that imports llguidance.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from llguidance import LLMatcher, LLTokenizer
 from llguidance.hf import from_tokenizer
 
-from llm_offline.errors import BadRequest, GenerationFailed
+from llm_offline.errors import BadRequest
 
 # Without limits a model that has lost its way writes digits, spaces or brackets until its tokens
 # are used up, and what it leaves behind is no JSON. These are far from what anybody wants.
 _SPACE = r"[ \n]{0,2}"
 _LONGEST_STRING = 4000
 _MOST_ITEMS = 1000
+_MOST_ENTRIES = 100
+_NAME = "^.{0,100}$"
 _LARGEST = 10**15
 _SMALLEST_STEP = 1e-9
 _DEEPEST = 6
 _MOST_NESTED = 200
 _MOST_KEPT = 64
+_LONGEST_KEPT = 100_000
+_ANY = "_any_value_"
 
 # Keywords whose values are schemas, lists of schemas, and schemas by name.
-_ONE = ("items", "additionalProperties", "contains", "not", "if", "then", "else")
+# What stands in `not` and `if` must stay as wide as it is.
+_ONE = ("items", "additionalProperties", "contains", "then", "else")
 _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _DECIDED = ("enum", "const", "$ref", *_LISTS)
@@ -60,17 +65,17 @@ class Grammars:
                 bounded(dict(schema)), overrides={"whitespace_pattern": _SPACE}
             )
         except (ValueError, TypeError) as error:
-            raise BadRequest(f"{param}: this is not a JSON schema: {error}", param=param) from error
+            raise BadRequest(
+                f"{param}: this is not a JSON schema: {_short(str(error))}", param=param
+            ) from error
         except RecursionError as error:
             raise BadRequest(f"{param}: the schema is nested too deeply", param=param) from error
         matcher = self._fresh(text)
         if matcher.is_error():
-            reason = matcher.get_error().strip().splitlines()[0]
+            reason = _short(matcher.get_error())
             raise BadRequest(f"{param}: the schema cannot be used: {reason}", param=param)
-        found = Matcher(matcher, self._vocabulary)
-        allowed = found.allowed()
-        allowed[self._stop_ids] = False
-        if not bool(allowed.any()):
+        found = Matcher(matcher, self._vocabulary, param)
+        if not found.can_begin(self._stop_ids):
             raise BadRequest(f"{param}: no text can follow this schema", param=param)
         return found
 
@@ -81,7 +86,12 @@ class Grammars:
                 self._tokens = from_tokenizer(
                     self._tokenizer, n_vocab=self._vocabulary, eos_token=self._stop_ids
                 )
-            made = self._made.pop(grammar, None) or LLMatcher(self._tokens, grammar, log_level=0)
+            made = self._made.pop(grammar, None)
+        # Not under the lock: a large schema takes seconds, and others would wait for it.
+        made = made or LLMatcher(self._tokens, grammar, log_level=0)
+        if len(grammar) > _LONGEST_KEPT:
+            return made
+        with self._lock:
             self._made[grammar] = made
             if len(self._made) > _MOST_KEPT:
                 del self._made[next(iter(self._made))]
@@ -91,79 +101,173 @@ class Grammars:
 class Matcher:
     """How far one text has come in its grammar; an `interface.Grammar`."""
 
-    def __init__(self, matcher: LLMatcher, vocabulary: int) -> None:
+    def __init__(self, matcher: LLMatcher, vocabulary: int, param: str) -> None:
+        """`param`: of the request, to be named where the grammar meets a limit."""
         self._matcher = matcher
         self._vocabulary = vocabulary
+        self._param = param
 
     @property
     def is_complete(self) -> bool:
         """See `interface.Grammar`."""
         return self._matcher.is_stopped()
 
-    def allowed(self) -> torch.Tensor:
+    def can_begin(self, stop_ids: Sequence[int]) -> bool:
+        """Whether some text, other than the empty one, can follow the grammar."""
+        first = self._mask()[0]
+        first[list(stop_ids)] = False
+        return bool(first.any())
+
+    def forced(self) -> list[int]:
         """See `interface.Grammar`."""
-        words = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.uint8)
-        bits = (words[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1
-        return bits.flatten()[: self._vocabulary].bool()
+        return self._matcher.compute_ff_tokens()
+
+    def fitting(self, tokens: Sequence[int]) -> int:
+        """See `interface.Grammar`."""
+        return self._matcher.validate_tokens(list(tokens))
+
+    def allowed(self, draft: Sequence[int] = ()) -> torch.Tensor:
+        """See `interface.Grammar`."""
+        masks = self._mask(draft)
+        # A matcher that met a limit allows the end of the text, and says so only here.
+        self._refuse_if(self._matcher.is_error())
+        return masks
+
+    def _mask(self, draft: Sequence[int] = ()) -> torch.Tensor:
+        masks = [self._matcher.compute_bitmask()]
+        for token in draft:
+            self._matcher.consume_token(token)
+            masks.append(self._matcher.compute_bitmask())
+        if draft:
+            self._matcher.rollback(len(draft))
+        words = torch.frombuffer(bytearray(b"".join(masks)), dtype=torch.uint8)
+        bits = (words.view(len(masks), -1, 1) >> torch.arange(8, dtype=torch.uint8)) & 1
+        return bits.flatten(1)[:, : self._vocabulary].bool()
 
     def consume(self, token: int) -> None:
         """See `interface.Grammar`."""
-        if not self._matcher.consume_token(token):
-            raise GenerationFailed(
-                f"the text left its grammar: {self._matcher.get_error() or 'no token fits'}"
+        self._refuse_if(not self._matcher.consume_token(token))
+
+    def _refuse_if(self, lost: bool) -> None:
+        """What was drawn is always allowed: only llguidance's limits can end a text."""
+        if lost:
+            reason = _short(self._matcher.get_error()) or "no token fits"
+            raise BadRequest(
+                f"{self._param}: the schema is too complex: {reason}", param=self._param
             )
 
 
-def bounded(schema: Any, depth: int = 0) -> Any:
+def _short(reason: str) -> str:
+    """The first line of what llguidance says, without what it quotes of a schema."""
+    return (reason.strip().splitlines() or [""])[0][:200]
+
+
+def bounded(schema: Mapping[str, Any]) -> dict[str, Any]:
     """The schema with limits where it sets none, so that every text of it comes to an end."""
+    found: dict[str, Any] = _bounded(schema)
+    if _ANY in str(found):
+        found["$defs"] = {**found.get("$defs", {}), **_any_values()}
+    return found
+
+
+def _bounded(schema: Any, depth: int = 0, *, is_part: bool = False) -> Any:
+    """`is_part`: of a schema whose other parts hold as well."""
     if depth > _MOST_NESTED:
         raise RecursionError
-    if not isinstance(schema, dict):
+    if not isinstance(schema, Mapping):
         return schema
     found = dict(schema)
     for name in _ONE:
         if isinstance(found.get(name), dict):
-            found[name] = bounded(found[name], depth + 1)
+            found[name] = _bounded(found[name], depth + 1)
     for name in _LISTS:
         if isinstance(found.get(name), list):
-            found[name] = [bounded(one, depth + 1) for one in found[name]]
+            part = name == "allOf"
+            found[name] = [_bounded(one, depth + 1, is_part=part) for one in found[name]]
     for name in _NAMED:
         if isinstance(found.get(name), dict):
-            found[name] = {key: bounded(one, depth + 1) for key, one in found[name].items()}
+            found[name] = {key: _bounded(one, depth + 1) for key, one in found[name].items()}
     if any(name in found for name in _DECIDED):
         return found
     kinds = found.get("type")
-    if kinds is None and not (found.keys() - {"title", "description", "$schema", "default"}):
-        return found | _any_value(_DEEPEST)
-    return _limited(found, kinds if isinstance(kinds, list) else [kinds])
+    if kinds is None:
+        if is_part:
+            return found
+        if not (found.keys() - {"title", "description", "$schema", "default"}):
+            return found | _any_value(_DEEPEST)
+        # What is said of a type holds for the values that are of it.
+        kinds = ["object", "array", "string", "number", "boolean", "null"]
+    return _limited(found, kinds if isinstance(kinds, list) else [kinds], is_part=is_part)
 
 
-def _limited(schema: dict[str, Any], kinds: list[Any]) -> dict[str, Any]:
+def _limited(schema: dict[str, Any], kinds: list[Any], *, is_part: bool = False) -> dict[str, Any]:
     """Limits for each of the types that the schema names."""
     found = dict(schema)
     if "string" in kinds and not found.keys() & {"pattern", "format"}:
         found.setdefault("maxLength", max(_LONGEST_STRING, found.get("minLength", 0)))
-    if ("integer" in kinds or "number" in kinds) and not found.keys() & _RANGE:
-        found |= {"minimum": -_LARGEST, "maximum": _LARGEST}
-    if "number" in kinds and "integer" not in kinds:
+    if "integer" in kinds or "number" in kinds:
+        found |= _between(found)
+    if "number" in kinds:
+        # Each integer is a multiple of this, too.
         found.setdefault("multipleOf", _SMALLEST_STEP)
     if "array" in kinds:
         found.setdefault("maxItems", max(_MOST_ITEMS, found.get("minItems", 0)))
-        if "prefixItems" not in found:
-            found.setdefault("items", _any_value(_DEEPEST))
-    if "object" in kinds and not found.keys() & {"properties", "patternProperties"}:
-        found.setdefault("additionalProperties", _any_value(_DEEPEST))
+        if found.get("items", True) is True:
+            found["items"] = _any_value(_DEEPEST)
+    if "object" in kinds and not is_part:
+        found |= _closed(found)
     return found
 
 
-_RANGE = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
+def _closed(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Limits for an object's entries that the schema does not name."""
+    value = schema.get("additionalProperties", True)
+    if value is False:
+        return {}
+    value = _any_value(_DEEPEST) if value is True else value
+    described = schema.keys() & {"properties", "patternProperties"}
+    found = {"additionalProperties": value} if described else _entries(value)
+    named = schema.get("properties", {})
+    names = set(named) if isinstance(named, dict) else set()  # llguidance says what is wrong
+    # It counts entries only where none of those named may be left out.
+    if names <= {*schema.get("required", ())}:
+        most = max(_MOST_ENTRIES, len(names), schema.get("minProperties", 0))
+        found["maxProperties"] = schema.get("maxProperties", most)
+    return found
+
+
+def _entries(value: Any) -> dict[str, Any]:
+    """Keywords for an object of such values, under any short names."""
+    return {"patternProperties": {_NAME: value}, "additionalProperties": False}
+
+
+def _between(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The lower and the upper limit that the schema lacks."""
+    lower = schema.get("minimum", schema.get("exclusiveMinimum"))
+    upper = schema.get("maximum", schema.get("exclusiveMaximum"))
+    found: dict[str, Any] = {}
+    if lower is None:
+        found["minimum"] = min(-_LARGEST, _number(upper) - _LARGEST)
+    if upper is None:
+        found["maximum"] = max(_LARGEST, _number(lower) + _LARGEST)
+    return found
+
+
+def _number(limit: Any) -> float:
+    return limit if isinstance(limit, int | float) and abs(limit) < 2**53 else 0
 
 
 def _any_value(depth: int) -> dict[str, Any]:
-    """A schema of any JSON value that is at most `depth` levels deep."""
-    kinds = [_limited({"type": kind}, [kind]) for kind in ("string", "number", "boolean", "null")]
-    if depth:
-        inner = _any_value(depth - 1)
-        kinds.append({"type": "array", "items": inner, "maxItems": _MOST_ITEMS})
-        kinds.append({"type": "object", "additionalProperties": inner})
-    return {"anyOf": kinds}
+    """A schema of any JSON value that is at most `depth` levels deep; needs `_any_values`."""
+    return {"$ref": f"#/$defs/{_ANY}{depth}"}
+
+
+def _any_values() -> dict[str, Any]:
+    """What `_any_value` refers to: each depth is described once, however often it is used."""
+    plain = [_limited({"type": kind}, [kind]) for kind in ("string", "number", "boolean", "null")]
+    found: dict[str, Any] = {f"{_ANY}0": {"anyOf": plain}}
+    for depth in range(_DEEPEST):
+        items = {"type": "array", "items": _any_value(depth), "maxItems": _MOST_ITEMS}
+        entries = {"type": "object", **_entries(_any_value(depth)), "maxProperties": _MOST_ENTRIES}
+        found[f"{_ANY}{depth + 1}"] = {"anyOf": [*plain, items, entries]}
+    return found

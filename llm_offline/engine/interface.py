@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Literal, Protocol
@@ -59,12 +59,24 @@ class Grammar(Protocol):
         """Whether the text can only end now."""
         ...
 
-    def allowed(self) -> Any:
-        """bool tensor `[vocabulary]`: tokens that may come next."""
+    def forced(self) -> list[int]:
+        """The tokens that come next whatever the model says; often empty."""
+        ...
+
+    def fitting(self, tokens: Sequence[int]) -> int:
+        """How many of `tokens`, from the first one on, may come next."""
+        ...
+
+    def allowed(self, draft: Sequence[int] = ()) -> Any:
+        """Tokens that may come next, and after each token of a fitting draft.
+
+        bool tensor `[len(draft) + 1, vocabulary]`; raises `BadRequest` if the grammar is too
+        complex to tell.
+        """
         ...
 
     def consume(self, token: int) -> None:
-        """The text goes on with `token`; raises `GenerationFailed` if it may not."""
+        """The text goes on with `token`; raises `BadRequest` if the grammar is too complex."""
         ...
 
 
@@ -188,6 +200,7 @@ class EngineStatus:
         kv_cache_usage: Share of the KV cache that running requests hold.
         counters: What else was counted, by its name in `/metrics`.
         histograms: Durations in seconds, by name.
+        failing: The kind of error that every step meets by now; None while the model computes.
     """
 
     waiting: int
@@ -199,6 +212,7 @@ class EngineStatus:
     kv_cache_usage: float = 0.0
     counters: dict[str, int] = field(default_factory=dict)
     histograms: dict[str, Histogram] = field(default_factory=dict)
+    failing: str | None = None
 
 
 class Engine(Protocol):

@@ -18,6 +18,7 @@ class Measures:
             spec_decode_num_draft_tokens=0,
             spec_decode_num_accepted_tokens=0,
             step_failures=0,
+            out_of_memory=0,
         )
         self.histograms = {
             "time_to_first_token_seconds": Histogram(),

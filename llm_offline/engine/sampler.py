@@ -69,13 +69,14 @@ def _adjust(logits: torch.Tensor, row: Draw) -> None:
     for token, bias in wishes.logit_bias:
         logits[token] += bias
     if row.allowed is not None:
-        logits.masked_fill_(~row.allowed, -torch.inf)
+        logits.masked_fill_(~row.allowed.to(logits.device), -torch.inf)
 
 
 def _penalise(logits: torch.Tensor, row: Draw) -> None:
     wishes = row.sampling
     if wishes.repetition_penalty != 1:
-        seen = torch.tensor(sorted({*row.prompt, *row.said}), device=logits.device)
+        # One that comes twice is written twice, with the same value.
+        seen = torch.tensor([*row.prompt, *row.said], device=logits.device)
         values = logits[seen]
         factor = wishes.repetition_penalty
         logits[seen] = torch.where(values < 0, values * factor, values / factor)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 from llm_offline.engine.detokenizing import Decode, Detokenizer
 from llm_offline.engine.interface import FinishReason, GenerationRequest, TextDelta, TokenLogprob
 from llm_offline.engine.kv_cache import BlockPool, BlockTable
-from llm_offline.engine.speculation import NewGuesser, PromptLookup
+from llm_offline.engine.speculation import MOST, NewGuesser, PromptLookup
 from llm_offline.engine.stopping import StopStrings
 
 _arrivals = count()
@@ -40,6 +41,8 @@ class Sequence:
         computed: How many of them have their keys and values in the cache.
         cached_tokens: Tokens of the prompt that were found in the cache when it first ran.
         announced: Whether its client knows that it runs.
+        allowed: What `restrict` found: bool `[guesses + 1, vocabulary]`, or None without a
+            grammar.
     """
 
     def __init__(
@@ -64,15 +67,15 @@ class Sequence:
         self.announced = False
         self.table = BlockTable(pool, len(request.prompt) + limit)
         self.grammar = request.grammar
+        self.allowed: Any = None
         seed = request.sampling.seed
         self.seed = (noise if seed is None else seed) + request.number * _ANOTHER
         self._limit = limit
         self._stop_ids = stop_ids
         self._detokenizer = Detokenizer(decode, request.prompt)
         self._stops = StopStrings(request.stop)
-        # Penalties and a grammar depend on the tokens before each guess.
-        plain = self.grammar is None and not request.sampling.penalised
-        self._guesser = guesser(request.prompt) if guesser and plain else None
+        self._guesser = guesser(request.prompt) if guesser else None
+        self._was_guessed = False  # the last draft; else it was forced by the grammar
 
     @property
     def produced(self) -> int:
@@ -95,12 +98,37 @@ class Sequence:
         self.table.release()
         self.computed = 0
 
+    def move(self, pool: BlockPool) -> None:
+        """Begin again in another KV cache; nothing of the old one is given back."""
+        self.table = BlockTable(pool, len(self.request.prompt) + self._limit)
+        self.computed = 0
+
     def guess(self, rows: int) -> list[int]:
-        """Tokens that may come after the last one, in a step of `rows` sequences."""
+        """Tokens that may come after the last one, in a step of `rows` sequences.
+
+        What a grammar leaves no choice about is no guess: it costs a step's row and always pays.
+        """
         if self._guesser is None:
             return []
         # The last one that may be produced needs no guess after it.
-        return self._guesser.guess(rows)[: max(0, self._limit - self.produced - 1)]
+        room = max(0, self._limit - self.produced - 1)
+        forced = [] if self.grammar is None else self.grammar.forced()[: min(room, MOST)]
+        self._was_guessed = not forced
+        if forced:
+            return forced
+        draft = self._guesser.guess(rows)[:room]
+        if draft and self.grammar is not None:
+            draft = draft[: self.grammar.fitting(draft)]
+        return draft
+
+    def restrict(self, draft: Tokens[int]) -> None:
+        """Find out which tokens may come after the last one, and after each of the draft's.
+
+        Raises:
+            BadRequest: The grammar is too complex to tell.
+        """
+        if self.grammar is not None:
+            self.allowed = self.grammar.allowed(draft)
 
     def read(self, count: int) -> None:
         """A chunk of the prompt was computed."""
@@ -131,7 +159,8 @@ class Sequence:
         self.computed += fed - len(draft) + len(new) - 1
         self.table.remember(self.tokens, self.computed)
         if self._guesser is not None:
-            self._guesser.judge(len(draft), right)
+            if self._was_guessed:
+                self._guesser.judge(len(draft), right)
             self._guesser.extend(new)
         logprobs = tuple(drawn.logprobs[: len(new)])
         return TextDelta(text, self.produced, finish, logprobs, self.cached_tokens)

@@ -75,7 +75,11 @@ def free_port() -> int:
 
 @contextmanager
 def server(
-    folder: Path, *flags: str, port: int | None = None, **env: str
+    folder: Path,
+    *flags: str,
+    port: int | None = None,
+    module: str = "llm_offline.main",
+    **env: str,
 ) -> Iterator[ServerProcess]:
     """Start the server in `folder` (its working directory); stop it at the end."""
     port = port or free_port()
@@ -91,7 +95,7 @@ def server(
     }
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "llm_offline.main", "--port", str(port), *flags],
+            [sys.executable, "-m", module, "--port", str(port), *flags],
             cwd=folder,
             env=environment | env,
             stdout=out,

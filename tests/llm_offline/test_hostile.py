@@ -7,13 +7,14 @@ import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.llm_offline.bystander import bystander
 from tests.llm_offline.processes import ServerProcess, server
 
 HELLO: list[Any] = [{"role": "user", "content": "Xin chào 😀"}]
@@ -36,29 +37,8 @@ def http(running: ServerProcess) -> Iterator[httpx.Client]:
         yield client
 
 
-def _reference(http: httpx.Client) -> str:
-    """What the bystander says when it is alone."""
-    body = {"messages": HELLO, "temperature": 0, "max_tokens": 200}
-    text: str = http.post(CHAT, json=body).json()["choices"][0]["message"]["content"]
-    return text
-
-
-@contextmanager
-def _bystander(http: httpx.Client) -> Iterator[None]:
-    """A stream that runs before, while and after something happens; it says what it always says."""
-    wanted = _reference(http)
-    body = {"messages": HELLO, "temperature": 0, "max_tokens": 200, "stream": True}
-    said: list[str] = []
-    with http.stream("POST", CHAT, json=body) as answer:
-        lines = answer.iter_lines()
-        next(lines)
-        yield
-        for line in lines:
-            if line.startswith("data: {"):
-                chunk = json.loads(line[6:])
-                assert "error" not in chunk, chunk
-                said.append(chunk["choices"][0]["delta"].get("content", ""))
-    assert "".join(said) == wanted
+def _bystander(http: httpx.Client) -> AbstractContextManager[None]:
+    return bystander(str(http.base_url).rstrip("/"))
 
 
 def _idle(running: ServerProcess) -> dict[str, Any]:
@@ -112,34 +92,130 @@ def test_numbers_that_are_none(http: httpx.Client, raw: bytes) -> None:
         assert http.post(CHAT, content=body).status_code == 400
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        b'"messages": [{"role": "user", "content": "\\ud83d"}]',
+        b'"stop": "\\udc00"',
+        b'"user": "\\uDFFF"',
+        b'"response_format": {"type": "json_schema", "json_schema": {"schema": {"enum": '
+        b'["\\ud800"]}}}',
+    ],
+)
+def test_a_lone_surrogate(http: httpx.Client, change: bytes) -> None:
+    with _bystander(http):
+        body = b'{"messages": [{"role": "user", "content": "x"}], ' + change + b"}"
+        answer = http.post(CHAT, content=body)
+        assert answer.status_code == 400
+        assert "half of a surrogate pair" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/generate"])
+def test_an_empty_prompt(http: httpx.Client, path: str) -> None:
+    """There is still the token that begins a text."""
+    with _bystander(http):
+        answer = http.post(path, json={"prompt": "", "max_tokens": 2, "temperature": 0})
+        assert answer.status_code == 200
+        assert answer.json()["usage"]["prompt_tokens"] == 1
+
+
 def test_the_counts_of_a_prompt_that_is_too_long(http: httpx.Client) -> None:
-    answer = http.post("/v1/completions", json={"prompt": "mũ bảo hiểm " * 3000})
-    message = answer.json()["error"]["message"]
+    prompt = "mũ bảo hiểm " * 3000
+    with _bystander(http):
+        answer = http.post("/v1/completions", json={"prompt": prompt})
+    count = http.post("/tokenize", json={"text": prompt}).json()["count"] + 1
     assert answer.status_code == 400
-    assert "this server's context is 4096" in message
+    assert answer.json()["error"]["message"].startswith(
+        f"the prompt has {count} tokens and this server's context is 4096"
+    )
 
 
-def test_a_schema_that_never_ends(http: httpx.Client) -> None:
-    """Nesting without an end in the schema: the text is cut at max_tokens, nothing else."""
-    node: dict[str, Any] = {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}}}
-    node |= {"required": ["next"], "additionalProperties": False}
-    schema = {"$defs": {"node": node}, "$ref": "#/$defs/node"}
+NODE = {
+    "type": "object",
+    "properties": {"next": {"$ref": "#/$defs/node"}},
+    "required": ["next"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$defs": {"node": NODE}, "$ref": "#/$defs/node"},
+        {"type": "array", "items": {"type": "null"}, "minItems": 10**9},
+        {"type": "string", "minLength": 10**9},
+    ],
+    ids=["nesting", "items", "letters"],
+)
+def test_a_schema_that_never_ends(http: httpx.Client, schema: dict[str, Any]) -> None:
+    """The text is cut at max_tokens, nothing else."""
     form = {"type": "json_schema", "json_schema": {"schema": schema}}
     with _bystander(http):
         body = {"messages": HELLO, "max_tokens": 50, "response_format": form}
         answer = http.post(CHAT, json=body)
-        assert answer.status_code in (200, 400)
-        if answer.status_code == 200:
-            assert answer.json()["choices"][0]["finish_reason"] == "length"
+        assert answer.status_code == 200
+        assert answer.json()["choices"][0]["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {f"p{n}": {"type": "string"} for n in range(5000)}},
+        {"enum": [f"word {n}" for n in range(100_000)]},
+        {"type": "integer", "multipleOf": 1_000_003},
+    ],
+    ids=["properties", "words", "multiples"],
+)
+def test_a_schema_that_is_too_much(http: httpx.Client, schema: dict[str, Any]) -> None:
+    form = {"type": "json_schema", "json_schema": {"schema": schema}}
+    with _bystander(http):
+        answer = http.post(CHAT, json={"messages": HELLO, "response_format": form})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "response_format"
+
+
+@pytest.mark.parametrize("liked", [" ", "\n", "0", "[", "a"])
+def test_a_model_that_has_lost_its_way_still_ends_its_json(http: httpx.Client, liked: str) -> None:
+    """White space, digits and brackets that it would write for ever are bounded."""
+    tokens = http.post("/tokenize", json={"text": liked}).json()["tokens"]
+    schema = {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 50},
+            "amount": {"type": "integer", "minimum": 3},
+            "share": {"type": "number"},
+        },
+        "required": ["name", "amount", "share"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"schema": schema}}
+    body = {"messages": HELLO, "max_tokens": 3000, "response_format": form, "temperature": 0}
+    with _bystander(http):
+        answer = http.post(CHAT, json=body | {"logit_bias": {str(tokens[0]): 100}}).json()
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    assert json.loads(answer["choices"][0]["message"]["content"])["name"] is not None
 
 
 def test_more_than_the_memory_holds_waits(running: ServerProcess, http: httpx.Client) -> None:
     """Four long prompts where the cache holds two: all are answered, one after the other."""
     body = {"messages": [{"role": "user", "content": "mũ bảo hiểm " * 700}], "max_tokens": 40}
+    body["temperature"] = 0  # which never ends the text
     with _bystander(http), ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: http.post(CHAT, json=body), range(4)))
     assert [answer.status_code for answer in answers] == [200] * 4
     assert all(answer.json()["usage"]["completion_tokens"] == 40 for answer in answers)
+    _idle(running)
+
+
+def test_more_than_the_memory_holds_is_refused_once_the_queue_is_full(
+    running: ServerProcess, http: httpx.Client
+) -> None:
+    body = {"messages": [{"role": "user", "content": "mũ bảo hiểm " * 700}], "max_tokens": 3}
+    with _bystander(http), ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(lambda _: http.post(CHAT, json=body), range(50)))
+    assert {answer.status_code for answer in answers} == ANSWERS
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
     _idle(running)
 
 
@@ -174,25 +250,33 @@ def _cancelled(http: httpx.Client) -> float:
     return next(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
 
+SCHEMA = {"enum": ["đỏ", "xanh", "vàng", "một câu dài hơn"]}
+KINDS: list[dict[str, Any]] = [
+    {},
+    {"frequency_penalty": 1, "repetition_penalty": 1.2, "top_p": 0.9},
+    {"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA}}},
+]
+
+
 def test_two_hundred_clients_at_once(running: ServerProcess, http: httpx.Client) -> None:
+    """Each is answered or told when to come back; a seed says the same in any company."""
     gate = threading.Barrier(200)
     body = {"messages": HELLO, "max_tokens": 20, "seed": 1}
 
-    def ask(number: int) -> httpx.Response:
+    def ask(number: int) -> tuple[int, httpx.Response]:
+        kind = number % len(KINDS)
         gate.wait(60)
-        return httpx.post(running.url + CHAT, json=body, timeout=90)
+        return kind, httpx.post(running.url + CHAT, json=body | KINDS[kind], timeout=90)
 
-    with ThreadPoolExecutor(200) as pool:
+    alone = [http.post(CHAT, json=body | kind).json() for kind in KINDS]
+    with _bystander(http), ThreadPoolExecutor(200) as pool:
         answers = list(pool.map(ask, range(200)))
-    assert {answer.status_code for answer in answers} == ANSWERS
-    refused = [answer for answer in answers if answer.status_code == 429]
-    assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
-    texts = {
-        answer.json()["choices"][0]["message"]["content"]
-        for answer in answers
-        if answer.status_code == 200
-    }
-    assert len(texts) == 1
+    assert {answer.status_code for _, answer in answers} == ANSWERS
+    for kind, answer in answers:
+        if answer.status_code == 429:
+            assert int(answer.headers["retry-after"]) >= 1
+        else:
+            assert answer.json()["choices"] == alone[kind]["choices"]
     _idle(running)
 
 

@@ -64,11 +64,14 @@ def random_model(config: Any, seed: int = 0) -> Any:
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 
 
-def generated(model: Any, prompt: Sequence[int], count: int) -> list[int]:
-    """What transformers says after `prompt`, greedily: at most `count` tokens."""
+def generated(model: Any, prompt: Sequence[int], count: int, **more: Any) -> list[int]:
+    """What transformers says after `prompt`, greedily: at most `count` tokens.
+
+    `more` goes to its `GenerationConfig`.
+    """
     ids = torch.tensor([list(prompt)])
     wishes = GenerationConfig(
-        max_new_tokens=count, do_sample=False, eos_token_id=STOP, pad_token_id=0
+        max_new_tokens=count, do_sample=False, eos_token_id=STOP, pad_token_id=0, **more
     )
     mask = torch.ones_like(ids)
     said = model.generate(input_ids=ids, attention_mask=mask, generation_config=wishes)

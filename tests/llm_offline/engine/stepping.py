@@ -46,6 +46,9 @@ class Stepper:
 
     def step(self) -> None:
         rows = self.scheduler.plan()
+        for row in rows:
+            if row.samples:
+                row.sequence.restrict(row.draft)
         self.steps += 1
         for row, drawn in zip(rows, self.network.step(rows), strict=True):
             assert drawn.is_number

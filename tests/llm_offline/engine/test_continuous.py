@@ -9,9 +9,12 @@ from collections.abc import Sequence as Items
 
 import pytest
 
-from llm_offline.engine.continuous import ContinuousBatching
+from llm_offline.engine import continuous
+from llm_offline.engine.continuous import PROBE, ContinuousBatching
 from llm_offline.engine.interface import GenerationRequest, Sampling, TextDelta
+from llm_offline.engine.scheduler import Scheduler
 from llm_offline.engine.sequence import Drawn
+from llm_offline.engine.speculation import NewGuesser, PromptLookup
 from llm_offline.engine.step import Row
 from llm_offline.errors import (
     ContextExceeded,
@@ -30,6 +33,7 @@ class Puppet:
     """A model whose every step waits for the test: `steps.put(token)` or an exception.
 
     Each row of a step gets the same token; `before` looks at a step's rows, and may raise.
+    A probe does not wait.
     """
 
     stop_ids = frozenset({END})
@@ -42,8 +46,15 @@ class Puppet:
         self.started: list[WHOLE] = []
         self.batches: list[list[WHOLE]] = []
         self.before: Callable[[Items[Row]], None] = lambda rows: None
+        self.broken = False
+        self.probes = 0
 
     def step(self, rows: Items[Row]) -> list[Drawn]:
+        if rows[0].sequence.request.prompt == PROBE:
+            self.probes += 1
+            if self.broken:
+                raise ZeroDivisionError("for good")
+            return [Drawn([END])]
         for row in rows:
             prompt = row.sequence.request.prompt
             if row.start == 0:
@@ -223,6 +234,39 @@ async def test_a_real_model_behind_it(loaded: LoadedModel) -> None:
     assert one[1].completion_tokens + len(prompt) <= 64
 
 
+@pytest.mark.parametrize("guesser", [None, PromptLookup], ids=["", "guesses"])
+async def test_a_text_is_cut_at_the_same_token_with_and_without_guesses(
+    loaded: LoadedModel, guesser: NewGuesser | None
+) -> None:
+    """At each place of a text: by a string that ends there, and by max_tokens."""
+    engine = ContinuousBatching(
+        loaded.network, loaded.text.decode, context=512, max_queue=99, max_batch=4, guesser=guesser
+    )
+    # It goes round in circles, which is guessed well.
+    prompt = tuple(loaded.text.encode("Điều 5. Mức phạt tiền " * 4))
+    wishes = Sampling(temperature=0, frequency_penalty=-1)
+    deltas = [one async for one in engine.generate(GenerationRequest(prompt, wishes, 40))]
+    whole = "".join(one.text for one in deltas)
+    if guesser is not None:
+        assert len(deltas) < 30
+    shorter = [
+        await _text(engine.generate(GenerationRequest(prompt, wishes, count)))
+        for count in range(1, 40)
+    ]
+    for count, (text, last) in enumerate(shorter, start=1):
+        assert whole.startswith(text)
+        assert (last.completion_tokens, last.finish_reason) == (count, "length")
+    for at in range(0, len(whole) - 5, 3):
+        stop = whole[at : at + 5]
+        request = GenerationRequest(prompt, wishes, 40, stop=(stop, "never said"))
+        text, last = await _text(engine.generate(request))
+        assert text == whole[: whole.index(stop)]
+        needed = [len(found) >= len(text) + len(stop) for found, _ in shorter].index(True) + 1
+        assert (last.completion_tokens, last.finish_reason) == (needed, "stop")
+    engine.stop()
+    assert engine.join(10)
+
+
 @pytest.fixture
 async def batching(puppet: Puppet) -> AsyncIterator[ContinuousBatching]:
     """Up to three at once."""
@@ -268,40 +312,145 @@ async def test_a_place_is_free_within_a_step_of_giving_up(
     assert batching.status().finished["cancelled"] == 1
 
 
-async def test_out_of_memory_takes_the_largest_and_spares_the_others(
-    batching: ContinuousBatching, puppet: Puppet
-) -> None:
-    first = batching.generate(_request("1", max_tokens=3))
-    puppet.say("a")
-    await anext(first)
+def _refusing(prompt: str, error: Exception) -> Callable[[Items[Row]], None]:
+    """Fails each step that a prompt takes part in."""
 
     def refuse(rows: Items[Row]) -> None:
-        if any(len(row.tokens) > 50 for row in rows):
+        if any(row.sequence.request.prompt == tuple(map(ord, prompt)) for row in rows):
+            raise error
+
+    return refuse
+
+
+@pytest.mark.parametrize("tokens", [1, 60])
+async def test_out_of_memory_takes_whom_it_needs_and_spares_the_others(
+    batching: ContinuousBatching, puppet: Puppet, tokens: int
+) -> None:
+    others = [batching.generate(_request(name, max_tokens=4)) for name in "12"]
+    puppet.say("a")
+    for other in others:
+        await anext(other)
+    puppet.before = _refusing("x" * tokens, OutOfMemory("no memory"))
+    victim = batching.generate(_request("x" * tokens))
+    puppet.say("b" * 12)
+    with pytest.raises(OutOfMemory):
+        await _text(victim)
+    assert [(await _text(other))[0] for other in others] == ["bbb"] * 2
+    assert batching.status().counters["out_of_memory"] == 1
+    assert batching.status().counters["step_failures"] == 0
+
+
+async def test_memory_that_is_too_small_for_all_together_fails_nobody(
+    batching: ContinuousBatching, puppet: Puppet
+) -> None:
+    def refuse(rows: Items[Row]) -> None:
+        if len(rows) > 1:
             raise OutOfMemory("no memory")
 
     puppet.before = refuse
-    large = batching.generate(_request("x" * 60))
-    for _ in range(4):
-        puppet.say("b")
-    with pytest.raises(OutOfMemory):
-        await _text(large)
-    assert (await _text(first))[0] == "bb"
+    three = [batching.generate(_request(name, max_tokens=2)) for name in "123"]
+    puppet.say("a" * 20)
+    assert [(await _text(one))[0] for one in three] == ["aa"] * 3
+    assert batching.status().counters["out_of_memory"] == 0
 
 
-async def test_a_failed_step_takes_those_that_took_part(
+async def test_a_failed_step_takes_whose_fault_it_is_and_the_engine_begins_anew(
     batching: ContinuousBatching, puppet: Puppet
 ) -> None:
-    both = [batching.generate(_request(name)) for name in "12"]
+    other = batching.generate(_request("1234", max_tokens=4))
     puppet.say("a")
+    await anext(other)
+    puppet.before = _refusing("x", ZeroDivisionError("in a kernel"))
+    puppet.started.clear()
+    victim = batching.generate(_request("x"))
+    puppet.say("b" * 12)
+    with pytest.raises(GenerationFailed, match="log says why"):
+        await _text(victim)
+    assert (await _text(other))[0] == "bbb"
+    assert puppet.started.count((*map(ord, "1234"),)) == 1  # read again, into an empty cache
+    assert puppet.probes == 1
+    await _until(batching, running=0)
+    status = batching.status()
+    assert (status.counters["step_failures"], status.failing) == (1, None)
+    assert status.kv_cache_usage == 0
+    assert status.finished["error"] == 1
+
+
+async def test_a_model_that_computes_nothing_any_more_is_told_until_it_does(
+    batching: ContinuousBatching, puppet: Puppet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(continuous, "PROBE_EVERY", 0.001)
+    puppet.broken = True
+    for _ in range(3):
+        puppet.steps.put(ZeroDivisionError("for good"))
+    both = [batching.generate(_request(name)) for name in "12"]
     for generation in both:
-        await anext(generation)
-    puppet.steps.put(ZeroDivisionError("in a kernel"))
-    for generation in both:
-        with pytest.raises(GenerationFailed, match="log says why"):
+        with pytest.raises(GenerationFailed):
             await _text(generation)
-    assert batching.status().counters["step_failures"] == 1
+    while puppet.probes < 3:
+        await asyncio.sleep(0)
+    assert batching.status().failing == "ZeroDivisionError"
+    puppet.broken = False
+    while batching.status().failing:
+        await asyncio.sleep(0)
     puppet.say("ok")
     assert (await _text(batching.generate(_request(max_tokens=2))))[0] == "ok"
+
+
+async def test_a_failure_between_steps_is_survived_too(
+    batching: ContinuousBatching, puppet: Puppet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = batching.generate(_request("1"))
+    puppet.say("a")
+    await anext(first)
+
+    def fail(scheduler: Scheduler) -> list[Row]:
+        monkeypatch.undo()
+        raise KeyError("no block is available")
+
+    monkeypatch.setattr(Scheduler, "plan", fail)
+    puppet.say("b")
+    with pytest.raises(GenerationFailed):
+        await _text(first)
+    await _until(batching, running=0)
+    puppet.say("ok")
+    assert (await _text(batching.generate(_request(max_tokens=2))))[0] == "ok"
+
+
+async def test_a_request_that_cannot_begin(batching: ContinuousBatching, puppet: Puppet) -> None:
+    with pytest.raises(GenerationFailed):
+        await _text(batching.generate(_request(stop=3)))
+    puppet.say("ok")
+    assert (await _text(batching.generate(_request(max_tokens=2))))[0] == "ok"
+
+
+class Unsure:
+    """A grammar that meets a limit."""
+
+    is_complete = False
+
+    def forced(self) -> list[int]:
+        return []
+
+    def fitting(self, tokens: Items[int]) -> int:
+        return 0
+
+    def allowed(self, draft: Items[int] = ()) -> object:
+        raise GenerationFailed("the grammar is too complex")
+
+    def consume(self, token: int) -> None: ...
+
+
+async def test_a_grammar_that_fails_takes_its_own_request_only(
+    batching: ContinuousBatching, puppet: Puppet
+) -> None:
+    other = batching.generate(_request("1", max_tokens=3))
+    unsure = batching.generate(_request("2", grammar=Unsure()))
+    puppet.say("abc")
+    with pytest.raises(GenerationFailed, match="too complex"):
+        await _text(unsure)
+    assert (await _text(other))[0] == "abc"
+    assert batching.status().counters["step_failures"] == 0
 
 
 async def test_more_than_the_cache_holds_waits_its_turn(puppet: Puppet) -> None:

@@ -8,22 +8,59 @@ from typing import Any
 
 import jsonschema
 import pytest
+import torch
 
 from llm_offline.engine.continuous import ContinuousBatching
 from llm_offline.engine.grammar import bounded
 from llm_offline.engine.interface import GenerationRequest, Sampling
 from llm_offline.errors import BadRequest
 from llm_offline.loaded import LoadedModel
+from tests.llm_offline.engine.stepping import Stepper
+
+NAMES = ["name", "số tiền", "a b", "id", "x1", "điều", 'say "x"', "tên đầy đủ của người"]
+LEAVES: list[dict[str, Any]] = [
+    {"type": "string", "maxLength": 20},
+    {"type": "string", "minLength": 2, "maxLength": 5},
+    {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{1,4}$"},
+    {"type": "string", "pattern": "^(Điều|Khoản) [1-9][0-9]?$"},
+    {"type": "string", "format": "date"},
+    {"type": "string", "format": "uuid"},
+    {"type": "integer"},
+    {"type": "integer", "minimum": 3},
+    {"type": "integer", "exclusiveMaximum": -2},
+    {"type": "integer", "minimum": -20, "maximum": 1000, "multipleOf": 5},
+    {"type": "number"},
+    {"type": "number", "minimum": 0, "maximum": 1},
+    {"type": "boolean"},
+    {"type": "null"},
+    {"type": ["string", "null"], "maxLength": 8},
+    {"type": ["integer", "boolean"]},
+    {"enum": ["đỏ", "xanh", 3, None, {"a": [1]}]},
+    {"const": "Nghị định 100/2019/NĐ-CP"},
+    {"$ref": "#/$defs/money"},
+    {"$ref": "#/$defs/tree"},
+]
+DEFS: dict[str, Any] = {
+    "money": {
+        "type": "object",
+        "properties": {"amount": {"type": "integer", "minimum": 0}, "unit": {"enum": ["đ", "$"]}},
+        "required": ["amount", "unit"],
+        "additionalProperties": False,
+    },
+    "tree": {
+        "type": "object",
+        "properties": {"of": {"type": "array", "maxItems": 1, "items": {"$ref": "#/$defs/tree"}}},
+        "additionalProperties": False,
+    },
+}
 
 
 def _schema(dice: random.Random, depth: int = 0) -> dict[str, Any]:
     """A random schema whose texts are short."""
-    kinds = ["string", "integer", "number", "boolean", "null", "enum", "nullable"]
-    if depth < 3:
-        kinds += ["object", "object", "array", "anyOf"]
-    kind = "object" if depth == 0 else dice.choice(kinds)
+    deep = ["object", "object", "array", "anyOf", "tuple", "map"] if depth < 3 else []
+    kind = "object" if depth == 0 else dice.choice(["leaf"] * 6 + deep)
     if kind == "object":
-        names = dice.sample(["name", "số tiền", "a b", "id", "x1", "điều"], dice.randint(1, 4))
+        names = dice.sample(NAMES, dice.randint(1, 4))
         return {
             "type": "object",
             "properties": {name: _schema(dice, depth + 1) for name in names},
@@ -34,40 +71,102 @@ def _schema(dice: random.Random, depth: int = 0) -> dict[str, Any]:
         least = dice.randint(0, 2)
         items = _schema(dice, depth + 1)
         return {"type": "array", "items": items, "minItems": least, "maxItems": least + 2}
+    if kind == "tuple":
+        first = [_schema(dice, depth + 1) for _ in range(2)]
+        return {"type": "array", "prefixItems": first, "items": False, "minItems": 2}
+    if kind == "map":
+        value = _schema(dice, depth + 1)
+        return {"type": "object", "additionalProperties": value, "maxProperties": 2}
     if kind == "anyOf":
         return {"anyOf": [_schema(dice, depth + 1) for _ in range(2)]}
-    simple: dict[str, dict[str, Any]] = {
-        "string": {"type": "string", "maxLength": dice.randint(0, 20)},
-        "integer": dice.choice([{"type": "integer"}, {"type": "integer", "minimum": 3}]),
-        "number": {"type": "number"},
-        "enum": {"enum": ["đỏ", "xanh", 3, None]},
-        "nullable": {"type": ["string", "null"], "maxLength": 8},
-    }
-    return simple.get(kind, {"type": kind})
+    return dice.choice(LEAVES)
+
+
+def _request(loaded: LoadedModel, number: int) -> tuple[dict[str, Any], GenerationRequest]:
+    """The schema of this number, and a request for it; some of them penalised."""
+    dice = random.Random(number)
+    schema = _schema(dice) | {"$defs": DEFS}
+    sampling = Sampling(
+        temperature=dice.choice([0.0, 1.0, 1.5]),
+        seed=number,
+        frequency_penalty=dice.choice([0, 0, 0.5]),
+        repetition_penalty=dice.choice([1, 1, 1.2]),
+    )
+    prompt = tuple(loaded.text.encode(json.dumps(schema, ensure_ascii=False))[:100])
+    return schema, GenerationRequest(
+        prompt, sampling, max_tokens=1500, grammar=loaded.grammars.json_schema(schema)
+    )
 
 
 async def test_every_text_is_json_of_its_schema(loaded: LoadedModel) -> None:
-    dice = random.Random(1)
-    schemas = [_schema(dice) for _ in range(200)]
+    """200 random schemas, all at once, with guesses, in a cache that is too small for them."""
     engine = ContinuousBatching(
         loaded.network, loaded.text.decode, context=4096, max_queue=200, max_batch=16
     )
-    prompt = tuple(loaded.text.encode("Xin chào"))
-    generations = [
-        engine.generate(
-            GenerationRequest(
-                prompt,
-                Sampling(temperature=dice.choice([0.0, 1.0, 1.5]), seed=number),
-                grammar=loaded.grammars.json_schema(schema),
-            )
-        )
-        for number, schema in enumerate(schemas)
-    ]
-    for schema, generation in zip(schemas, generations, strict=True):
+    asked = [_request(loaded, number) for number in range(200)]
+    generations = [engine.generate(request) for _, request in asked]
+    for (schema, _), generation in zip(asked, generations, strict=True):
         text = "".join([delta.text async for delta in generation])
         jsonschema.validate(json.loads(text), schema)
+    counters = engine.status().counters
     engine.stop()
     assert engine.join(10)
+    assert counters["spec_decode_num_accepted_tokens"] > 1000
+
+
+def test_guesses_change_no_text_that_follows_a_grammar(loaded: LoadedModel) -> None:
+    """And what a grammar leaves no choice about costs fewer steps than tokens."""
+    numbers = range(300, 316)
+    together = Stepper(loaded.network, step_tokens=300)
+    guessed = together.texts_of([_request(loaded, number)[1] for number in numbers])
+    steps = 0
+    for number, text in zip(numbers, guessed, strict=True):
+        alone = Stepper(loaded.network, share=False, speculate=False)
+        assert alone.texts_of([_request(loaded, number)[1]]) == [text]
+        steps = max(steps, alone.steps)
+    assert together.steps < steps
+
+
+def test_forced_tokens_are_drafts(loaded: LoadedModel) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"a name that takes a lot of tokens": {"enum": ["and only one value"]}},
+        "required": ["a name that takes a lot of tokens"],
+        "additionalProperties": False,
+    }
+    texts, steps = [], []
+    for speculate in (False, True):
+        stepper = Stepper(loaded.network, speculate=speculate)
+        grammar = loaded.grammars.json_schema(schema)
+        request = GenerationRequest((5, 6), Sampling(temperature=0), 200, grammar=grammar)
+        texts.append(loaded.text.decode(stepper.texts_of([request])[0]))
+        steps.append(stepper.steps)
+    assert texts[0] == texts[1]
+    jsonschema.validate(json.loads(texts[1]), schema)
+    assert steps[1] < 0.5 * steps[0]
+
+
+def test_masks_of_a_draft_are_those_of_its_tokens_one_by_one(loaded: LoadedModel) -> None:
+    dice = random.Random(4)
+    for number in range(20):
+        grammar, same = (_request(loaded, number)[1].grammar for _ in range(2))
+        assert grammar is not None
+        assert same is not None
+        said: list[int] = []
+        masks = []
+        while not same.is_complete and len(said) < 200:
+            masks.append(same.allowed()[0])
+            said.append(dice.choice(masks[-1].nonzero()[:, 0].tolist()))
+            same.consume(said[-1])
+        at = 0
+        while at + 4 < len(said):
+            assert grammar.fitting(said[at : at + 4]) == 4
+            found = grammar.allowed(said[at : at + 4])
+            assert torch.equal(found, torch.stack(masks[at : at + 5]))
+            for token in said[at : at + 4]:
+                grammar.consume(token)
+            at += 4
+        assert grammar.fitting([-1 % loaded.network.vocabulary, 0]) <= 2
 
 
 @pytest.mark.parametrize(
@@ -103,7 +202,13 @@ def test_limits_where_there_are_none() -> None:
     assert bounded({"type": "string", "maxLength": 9})["maxLength"] == 9
     assert "maxLength" not in bounded({"type": "string", "pattern": "a"})
     assert bounded({"type": "array", "items": {"type": "integer"}})["items"]["maximum"] == 10**15
-    assert "anyOf" in bounded({"type": "object"})["additionalProperties"]
+    free = bounded({"type": "object", "properties": {"a": {"type": "integer", "minimum": 3}}})
+    assert free["additionalProperties"]["$ref"].removeprefix("#/$defs/") in free["$defs"]
+    assert free["properties"]["a"]["maximum"] >= 10**15
+    assert "maxProperties" not in free  # "a" may be left out
+    assert bounded({"type": "object"})["maxProperties"] == 100
+    assert bounded({"minLength": 3})["maxItems"] == 1000
+    assert bounded({"not": {"type": "string"}})["not"] == {"type": "string"}
     assert bounded({"enum": [1]}) == {"enum": [1]}
     closed = {"type": "object", "properties": {}, "additionalProperties": False}
     assert bounded(closed) == closed

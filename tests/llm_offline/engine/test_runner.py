@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+from collections.abc import Sequence as Items
 from functools import cache
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from transformers import BloomConfig, MambaConfig, Qwen3NextConfig
 
 from llm_offline.engine import attention, sampler
+from llm_offline.engine.continuous import ContinuousBatching
 from llm_offline.engine.decoding import plain_decode
 from llm_offline.engine.interface import GenerationRequest, Sampling
 from llm_offline.engine.runner import Runner
@@ -20,6 +23,8 @@ from tests.llm_offline.engine.stepping import Stepper
 
 GREEDY = Sampling(temperature=0)
 LENGTH = 32
+THREE = ["llama, tied weights", "qwen3", "gemma3, a window"]
+"""Without and with norms of queries and keys, with layers that see a window only."""
 
 
 def _prompts() -> list[tuple[int, ...]]:
@@ -73,15 +78,18 @@ def test_greedy_is_token_for_token_what_generate_gives(
     assert Stepper(_runner(kind, fixed), **options).texts_of(_greedy()) == _expected(kind)
 
 
+@pytest.mark.parametrize(
+    ("kind", "blocks"),
+    [*((kind, 128) for kind in THREE), ("llama, tied weights", 10)],
+    ids=[*THREE, "llama, preempted"],
+)
 @pytest.mark.parametrize("fixed", [False, True])
-@pytest.mark.parametrize("share", [False, True])
-@pytest.mark.parametrize("speculate", [False, True])
-@pytest.mark.parametrize("step_tokens", [7, 256])
-@pytest.mark.parametrize("blocks", [10, 128])
+@pytest.mark.parametrize("share", [False, True], ids=["", "prefix cache"])
+@pytest.mark.parametrize("speculate", [False, True], ids=["", "speculation"])
+@pytest.mark.parametrize("step_tokens", [7, 256], ids=["chunks", ""])
 def test_nothing_but_the_model_decides(
-    share: bool, speculate: bool, step_tokens: int, blocks: int, fixed: bool
+    kind: str, blocks: int, share: bool, speculate: bool, step_tokens: int, fixed: bool
 ) -> None:
-    kind = "llama, tied weights"
     stepper = Stepper(
         _runner(kind, fixed),
         blocks=blocks,
@@ -95,6 +103,26 @@ def test_nothing_but_the_model_decides(
     assert stepper.pool.available == blocks
     if blocks == 10:
         assert stepper.scheduler.preemptions > 0
+
+
+@pytest.mark.parametrize("kind", THREE)
+async def test_the_engine_says_what_generate_says(kind: str) -> None:
+    """Through its thread and as text, all together and one after the other."""
+
+    def decode(tokens: Items[int]) -> str:
+        return "".join(chr(0x100 + token) for token in tokens if token != STOP)
+
+    engine = ContinuousBatching(_runner(kind), decode, context=512, max_queue=9, max_batch=4)
+    wanted = [decode(tokens) for tokens in _expected(kind)]
+
+    async def text(prompt: tuple[int, ...]) -> str:
+        request = GenerationRequest(prompt, GREEDY, LENGTH)
+        return "".join([delta.text async for delta in engine.generate(request)])
+
+    assert await asyncio.gather(*map(text, _prompts())) == wanted
+    assert [await text(prompt) for prompt in _prompts()] == wanted
+    engine.stop()
+    assert engine.join(10)
 
 
 @pytest.mark.parametrize(
@@ -167,14 +195,25 @@ def test_more_rows_than_the_largest_bucket_go_in_parts() -> None:
     assert Stepper(runner).texts_of(_greedy()) == _expected(kind)
 
 
+PENALISED = [
+    Sampling(temperature=0, repetition_penalty=1.3),
+    Sampling(temperature=0, frequency_penalty=0.7, presence_penalty=0.4),
+    Sampling(temperature=0, frequency_penalty=-0.8),
+    Sampling(temperature=0.7, seed=3, repetition_penalty=0.8, top_k=40),
+    Sampling(temperature=0.4, seed=4, presence_penalty=-1.5, min_p=0.02),
+    Sampling(temperature=1.0, seed=5, frequency_penalty=0.2, top_p=0.9),
+]
+SAMPLED = [
+    Sampling(temperature=temperature, top_p=0.95, seed=seed)
+    for temperature, seed in ((0.3, 1), (0.8, 1), (0.3, 2), (0.1, 5), (1.0, 4), (0.2, 9))
+]
+
+
+@pytest.mark.parametrize("wishes", [SAMPLED, PENALISED], ids=["sampled", "penalised"])
+@pytest.mark.parametrize("kind", THREE)
 @pytest.mark.parametrize("fixed", [False, True])
-def test_sampled_texts_do_not_depend_on_the_batch(fixed: bool) -> None:
+def test_texts_do_not_depend_on_the_batch(kind: str, wishes: list[Sampling], fixed: bool) -> None:
     """Alone or together, cut, guessed or preempted: a seed gives one text."""
-    kind = "llama, tied weights"
-    wishes = [
-        Sampling(temperature=temperature, top_p=0.95, seed=seed)
-        for temperature, seed in ((0.3, 1), (0.8, 1), (0.3, 2), (0.1, 5), (1.0, 4), (0.2, 9))
-    ]
     requests = [
         GenerationRequest(prompt, sampling)
         for prompt, sampling in zip(_prompts(), wishes, strict=True)
@@ -182,7 +221,20 @@ def test_sampled_texts_do_not_depend_on_the_batch(fixed: bool) -> None:
     together = Stepper(_runner(kind, fixed), blocks=12, step_tokens=21).texts_of(requests)
     for request, text in zip(requests, together, strict=True):
         alone = Stepper(_runner(kind), share=False, speculate=False).texts_of([request])
-        assert alone == [text]
+        guessed = Stepper(_runner(kind)).texts_of([request])
+        assert alone == guessed == [text]
+
+
+def test_a_repetition_penalty_is_the_librarys_to_the_last_token() -> None:
+    """Also over a whole text, with guesses."""
+    kind = "llama, tied weights"
+    model = random_model(CONFIGS[kind]())
+    requests = [
+        GenerationRequest(prompt, Sampling(temperature=0, repetition_penalty=1.3))
+        for prompt in _prompts()
+    ]
+    wanted = [generated(model, p, LENGTH, repetition_penalty=1.3) for p in _prompts()]
+    assert Stepper(_runner(kind)).texts_of(requests) == wanted
 
 
 def test_guesses_are_tried_and_some_are_right() -> None:
@@ -192,6 +244,15 @@ def test_guesses_are_tried_and_some_are_right() -> None:
     plain, guessing = (Stepper(_runner(kind), speculate=on) for on in (False, True))
     assert plain.texts_of([request]) == guessing.texts_of([request])
     assert guessing.steps <= plain.steps
+
+
+def test_guesses_are_tried_under_penalties_too() -> None:
+    request = GenerationRequest(
+        _prompts()[3], Sampling(temperature=0, frequency_penalty=-2), max_tokens=64
+    )
+    plain, guessing = (Stepper(_runner("qwen3"), speculate=on) for on in (False, True))
+    assert plain.texts_of([request]) == guessing.texts_of([request])
+    assert guessing.steps < 0.7 * plain.steps
 
 
 def test_a_prefix_is_read_once_even_by_those_that_come_together() -> None:

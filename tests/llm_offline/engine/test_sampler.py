@@ -25,17 +25,21 @@ def _drawn(logits: torch.Tensor, sampling: Sampling, count: int, **more: Any) ->
     return draw(logits.repeat(count, 1), rows).tolist()
 
 
-def _fits(logits: torch.Tensor, sampling: Sampling, expected: torch.Tensor) -> None:
+def _fits(logits: torch.Tensor, sampling: Sampling, expected: torch.Tensor, **more: Any) -> None:
     """Chi-square at 99.9 %, over the tokens that may be drawn; the seed is fixed."""
     count = 6000
     found = torch.bincount(
-        torch.tensor(_drawn(logits, sampling, count)), minlength=logits.numel()
+        torch.tensor(_drawn(logits, sampling, count, **more)), minlength=logits.numel()
     ).double()
     assert set(found.nonzero()[:, 0].tolist()) <= set(expected.nonzero()[:, 0].tolist())
-    likely = expected > 0
-    wanted = expected[likely].double() * count
-    chi_square = float(((found[likely] - wanted) ** 2 / wanted).sum())
-    freedom = int(likely.sum()) - 1
+    wanted = expected.double() * count
+    # The statistic is chi-square's where five or more are expected: rarer ones count together.
+    rare = wanted < 5
+    found = torch.cat([found[~rare], found[rare].sum()[None]])
+    wanted = torch.cat([wanted[~rare], wanted[rare].sum()[None]])
+    found, wanted = found[wanted > 0], wanted[wanted > 0]
+    chi_square = float(((found - wanted) ** 2 / wanted).sum())
+    freedom = len(wanted) - 1
     # Wilson and Hilferty's approximation of the quantile.
     limit = freedom * (1 - 2 / (9 * freedom) + 3.09 * (2 / (9 * freedom)) ** 0.5) ** 3
     assert chi_square < limit
@@ -62,6 +66,44 @@ def test_it_follows_the_softmax(temperature: float) -> None:
 )
 def test_it_follows_the_librarys_processors(wishes: dict[str, Any]) -> None:
     _fits(SMALL, Sampling(**wishes), _library(SMALL, wishes))
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        {"temperature": 1.0},
+        {"temperature": 2.0, "min_p": 0.02},
+        {"temperature": 0.6, "top_p": 0.9},
+        {"temperature": 3.0, "top_p": 0.99},
+        {"temperature": 1.3, "top_k": 60, "top_p": 0.97, "min_p": 0.01},
+        {"temperature": 2.5, "top_k": 700, "top_p": 0.98},
+    ],
+    ids=str,
+)
+def test_it_follows_the_librarys_processors_in_a_wide_vocabulary(wishes: dict[str, Any]) -> None:
+    _fits(WIDE, Sampling(**wishes), _library(WIDE, wishes))
+
+
+def test_penalties_biases_and_masks_come_before_the_truncation() -> None:
+    """The library's order: processors first, warpers after them."""
+    prompt, said = (3, 5), tuple(WIDE.topk(4).indices.tolist())
+    wishes: dict[str, Any] = {"temperature": 0.8, "top_k": 40, "top_p": 0.95}
+    allowed = torch.arange(WIDE.numel()) % 3 != 0
+    penalised = RepetitionPenaltyLogitsProcessor(1.5)(
+        torch.tensor([[*prompt, *said]]),  # type: ignore[arg-type]
+        WIDE[None].clone(),  # type: ignore[arg-type]
+    )[0]
+    penalised[list(said)] -= 0.6
+    penalised[7] += 2
+    sampling = Sampling(
+        **wishes,
+        repetition_penalty=1.5,
+        presence_penalty=0.4,
+        frequency_penalty=0.2,
+        logit_bias=((7, 2.0),),
+    )
+    expected = _library(penalised.masked_fill(~allowed, -torch.inf), wishes)
+    _fits(WIDE, sampling, expected, prompt=prompt, said=said, allowed=allowed)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,78 @@
+"""Models that cannot be served: the process says why in one line, and what it can do it does."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.llm_offline.processes import server
+from tests.tiny_model import build_tiny_llama
+
+
+def _truncated(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+
+
+def _garbage(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"\xff" * 5000)
+
+
+def _pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def _not_numbers(folder: Path) -> None:
+    """Whole by its form, but its weights are NaN."""
+    weights = folder / "model.safetensors"
+    content = weights.read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    weights.write_bytes(content[:header] + b"\xff" * (len(content) - header))
+
+
+BROKEN: dict[Callable[[Path], None], str] = {
+    _truncated: "damaged or was not copied whole",
+    _garbage: "damaged or was not copied whole",
+    _pickled: "only pickled weights, which are refused",
+    _not_numbers: "differs from the model's own",
+}
+
+
+@pytest.mark.slow
+def test_a_broken_checkpoint_ends_the_start_with_one_line(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    with ExitStack() as stack:
+        started = []
+        for spoil, sentence in BROKEN.items():
+            folder = tmp_path / spoil.__name__
+            model = shutil.copytree(tiny_folder, folder / "model")
+            spoil(model)
+            flags = ("--model", str(model), "--device", "cpu", "--dtype", "fp32")
+            started.append((stack.enter_context(server(folder, *flags)), sentence))
+        for process, sentence in started:
+            assert process.wait() == 1
+            assert sentence in process.output().strip().splitlines()[-1]
+            assert "Traceback" not in process.output()
+
+
+def test_a_model_without_a_chat_template_says_how_to_give_one(tmp_path: Path) -> None:
+    """And serves completions all the same."""
+    model = build_tiny_llama(tmp_path / "model", chat_template=None)
+    # Nothing tells of its kind: a template that ships with the server is chosen by such tokens.
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        text = (model / file).read_text(encoding="utf-8")
+        (model / file).write_text(text.replace("<|start_header_id|>", "<|other|>"), "utf-8")
+    with server(tmp_path, "--model", str(model), "--device", "cpu") as process:
+        process.until_ready()
+        chat = {"messages": [{"role": "user", "content": "x"}]}
+        answer = httpx.post(f"{process.url}/v1/chat/completions", json=chat)
+        assert answer.status_code == 400
+        assert "--chat-template llama3" in answer.json()["error"]["message"]
+        answer = httpx.post(f"{process.url}/v1/completions", json={"prompt": "x", "max_tokens": 2})
+        assert answer.status_code == 200
