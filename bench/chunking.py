@@ -37,7 +37,7 @@ from rag_backend.knowledge.fusion import CANDIDATES
 from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.models import Store
 from rag_backend.knowledge.passages import Hit
-from rag_backend.knowledge.reading import token_counter
+from rag_backend.knowledge.reader import token_counter
 from rag_backend.knowledge.spooling import Held
 
 RESULTS = 5
