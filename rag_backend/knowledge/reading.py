@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 from ingest.chunking import StaticSize
 from ingest.errors import UnreadableFile
+from rag_backend.errors import StartError
 from rag_backend.knowledge.models import new_id
 from rag_backend.knowledge.reader_process import (
     CannotStart,
@@ -283,10 +282,16 @@ def _chunks(answer: Mapping[str, Any], spool: Path | None, memory_mb: int) -> Ch
 
 
 def _empty(folder: Path) -> None:
-    """What an earlier process left there is read again."""
-    with suppress(FileNotFoundError):
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    """What an earlier process left there is read again; the folder itself may be a mount."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.iterdir():
+            left.unlink()
+    except OSError as error:
+        raise StartError(
+            f"{folder} cannot be used: {error.strerror or error}. The backend keeps what it has "
+            "read of long files there: make it a folder that it may write to, with nothing in it."
+        ) from error
 
 
 _TOO_SLOW = (

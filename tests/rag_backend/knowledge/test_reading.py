@@ -17,6 +17,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from ingest.errors import UnreadableFile
+from rag_backend.errors import StartError
 from rag_backend.knowledge.embedding import EmbeddingProvider, SentenceTransformerEmbedding
 from rag_backend.knowledge.reader import read_and_chunk, token_counter
 from rag_backend.knowledge.reader_process import (
@@ -250,6 +251,22 @@ async def test_a_worker_that_died_while_idle_is_not_asked() -> None:
 async def test_a_process_that_cannot_begin_says_so() -> None:
     with pytest.raises(CannotStart, match="ended with status 1"):
         await asyncio.to_thread(ReaderProcess, "tests.nowhere:read", 256)
+
+
+def test_what_an_earlier_process_left_is_removed(tmp_path: Path) -> None:
+    spool = tmp_path / "data" / "reading"
+    ReadingPool(1, timeout=1, memory_mb=256, spool=spool).close()
+    (spool / "read-1").write_bytes(b"half of it")
+    before = spool.stat().st_ino
+    ReadingPool(1, timeout=1, memory_mb=256, spool=spool).close()
+    assert list(spool.iterdir()) == []
+    assert spool.stat().st_ino == before, "it may be a mount"
+
+
+def test_a_folder_that_cannot_be_used_is_said(tmp_path: Path) -> None:
+    (tmp_path / "reading").write_bytes(b"a file")
+    with pytest.raises(StartError, match="reading cannot be used: File exists"):
+        ReadingPool(1, timeout=1, memory_mb=256, spool=tmp_path / "reading")
 
 
 async def test_256_mib_read_every_example(embedding: EmbeddingProvider) -> None:
