@@ -1,6 +1,6 @@
 """Chunking: how often the gold answer lies whole in what a search returns first.
 
-    python bench/chunking.py --data DATA [--languages en,vi] [--limit 100]
+    python -m bench.chunking --data DATA [--languages en,vi] [--ways ours,recursive] [--limit 100]
 
 The paragraphs of each XQuAD article, joined by blank lines, are one long document. Everything goes
 through the backend's own write path and is found by the same encoder, index and fusion; only the
@@ -15,6 +15,9 @@ way in which documents are cut differs:
 
 Tokens are the encoder's throughout. An answer counts where its own place in the document lies
 whole in one result, not where the same words stand elsewhere.
+
+Every article must be in the store before anything is asked: it waits for that as long as it takes,
+and ends with the names and reasons of those that failed.
 """
 
 from __future__ import annotations
@@ -33,11 +36,12 @@ from typing import Any
 from bench.environments import python_of
 from bench.retrieval import _once, _only, _until, opened
 from ingest.document import Chunk
+from ingest.errors import UnreadableFile
 from rag_backend.knowledge.fusion import CANDIDATES
 from rag_backend.knowledge.library import Library
-from rag_backend.knowledge.models import Store
+from rag_backend.knowledge.models import Store, StoreFile
 from rag_backend.knowledge.passages import Hit
-from rag_backend.knowledge.reading import token_counter
+from rag_backend.knowledge.reader import token_counter
 from rag_backend.knowledge.spooling import Held
 
 RESULTS = 5
@@ -137,16 +141,22 @@ def fixed(count: Callable[[str], int], size: int, overlap: int) -> Cut:
 
 
 def recursive(tokenizer: Path, size: int, overlap: int) -> Cut:
-    """LangChain's splitter, in its own environment."""
+    """LangChain's splitter, in its own environment; SystemExit where that does not work."""
+    # Here and not in `cut`, which runs in several threads: two of them would make it at once.
+    command = [str(python_of()), str(PEERS / "recursive_splitter.py")]
 
     def cut(text: str) -> list[tuple[int, int]]:
         asked = {"text": text, "tokenizer": str(tokenizer), "size": size, "overlap": overlap}
-        command = [str(python_of()), str(PEERS / "recursive_splitter.py")]
-        done = subprocess.run(
-            command, input=json.dumps(asked), capture_output=True, text=True, check=True
-        )
+        done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True)
+        if done.returncode:
+            lines = done.stderr.strip().splitlines()
+            raise UnreadableFile(f"{command[0]}: {lines[-1] if lines else done.returncode}")
         return [(start, end) for start, end in json.loads(done.stdout)]
 
+    try:
+        cut("One sentence. Another one.")
+    except UnreadableFile as error:
+        raise SystemExit(f"The recursive splitter does not work: {error}") from error
     return cut
 
 
@@ -180,8 +190,24 @@ async def ingest(library: Library, articles: Mapping[str, str], way: Way) -> Sto
         file = await library.upload(f"{name}.txt", "user_data", _once(text.encode()))
         await library.attach(store, file.id, {"path": name})
     await _until(lambda: library.indexer.pending == 0)
+    listed = await asyncio.to_thread(library.catalog.list_store_files, store.id)
+    _check_whole(articles, listed)
     await _until(lambda: library.indexer.calibrator.idle)
     return await library.store("default")
+
+
+def _check_whole(articles: Mapping[str, str], listed: Sequence[StoreFile]) -> None:
+    """SystemExit, with names and reasons, unless every article is in the store."""
+    found = {str(file.attributes["path"]): file for file in listed}
+    missing = []
+    for name in articles:
+        file = found.get(name)
+        if file is None or file.status != "completed":
+            state = f"{file.status}: {file.error_message}" if file else "not in the store"
+            missing.append(f"  {name}: {state}")
+    if missing:
+        head = f"{len(missing)} of {len(articles)} articles are missing, so nothing is measured:"
+        raise SystemExit("\n".join([head, *missing]))
 
 
 async def hits(library: Library, store: Store, query: str, ranking: str) -> list[Hit]:
@@ -257,15 +283,15 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "-+-".join("-" * w for w in widths), *lines[1:]])
 
 
-async def run(data: Path, language: str, limit: int) -> str:
-    """Every way to cut, one language."""
+async def run(data: Path, language: str, limit: int, chosen: Sequence[str]) -> str:
+    """Every way to cut whose name begins as one of those that were chosen, one language."""
     articles, questions = load(_only(data / "xquad", language))
     asked = questions[:limit] if limit else questions
     head = ["XQuAD " + language, "chunks", "tokens each", "ranking", f"in top {RESULTS}"]
     head += [f"tokens of top {RESULTS}", *(f"in {budget} tokens" for budget in BUDGETS)]
     rows = [head]
     ways = [Way("ours", bare=False), Way("ours, bare"), *(Way(name) for name in _PEERS)]
-    for way in ways:
+    for way in [way for way in ways if way.name.startswith(tuple(chosen))]:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             async with opened(Path(folder)) as library:
                 embedding = (await library.retriever._encoders.present.wait()).embedding
@@ -303,9 +329,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with xquad/")
     parser.add_argument("--languages", default="en,vi")
     parser.add_argument("--limit", type=int, default=0, help="questions a language; all by default")
+    parser.add_argument("--ways", default="", help="names, or their beginnings; all by default")
     given = parser.parse_args()
+    chosen = given.ways.split(",")
     for language in given.languages.split(","):
-        print(asyncio.run(run(given.data, language, given.limit)), end="\n\n", flush=True)
+        print(asyncio.run(run(given.data, language, given.limit, chosen)), end="\n\n", flush=True)
 
 
 if __name__ == "__main__":

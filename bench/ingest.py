@@ -40,7 +40,7 @@ from bench.environments import python_of  # noqa: E402
 from bench.retrieval import load  # noqa: E402
 from ingest.document import with_headings  # noqa: E402
 from rag_backend.knowledge.embedding import load_embedding  # noqa: E402
-from rag_backend.knowledge.reading import read_and_chunk  # noqa: E402
+from rag_backend.knowledge.reader import read_and_chunk  # noqa: E402
 
 PEERS = ROOT / "bench" / "peers"
 PATIENCE = 1800

@@ -118,8 +118,11 @@ def open_or_create(client: Client, name: str) -> Store:
         pass
     try:
         return client.create_store(name)
-    except Refused:
-        return client.store(name)  # another client was faster; if not, this says what is wrong
+    except Refused as refusal:
+        try:
+            return client.store(name)  # another client was faster
+        except NotThere:
+            raise refusal from None  # "no such store" would not say why there is none
 
 
 def _read(files: dict[str, Path], digests: Digests, report: Report) -> list[Found]:

@@ -14,7 +14,8 @@ RAGError
 ├── Busy                  429  too many requests at once
 ├── Starting              503  the encoder is still loading
 ├── CacheUnavailable      503  the answer cache could not be cleared
-├── StorageAway           503  a database server does not answer: nothing is lost, try again
+├── StorageAway           503  a database does not answer: nothing is lost, try again
+│   ├── StorageLocked          another program holds the catalog's file: nothing was written
 │   └── StorageLost            derived data are damaged, and made anew by themselves
 ├── StorageFull           507  the disk is full
 ├── StorageBroken         500  a data directory is damaged; says how to rebuild
@@ -168,7 +169,7 @@ class Starting(RAGError):
 
 
 class StorageAway(RAGError):
-    """A database server does not answer now; what was asked for can be asked again."""
+    """A database does not answer now (its server is away, its file locked): ask again."""
 
     status = 503
     code = "storage_unavailable"
@@ -176,6 +177,12 @@ class StorageAway(RAGError):
     def headers(self) -> dict[str, str]:
         """Ask the client to come back in a few seconds."""
         return {"retry-after": "3"}
+
+
+class StorageLocked(StorageAway):
+    """Another program holds the catalog's file; what was to be written was not."""
+
+    code = "storage_locked"
 
 
 class StorageLost(StorageAway):

@@ -152,7 +152,11 @@ class Settings(BaseSettings):
         200_000, ge=1000, le=100_000_000, description="Longest message, in characters"
     )
     max_file_mb: int = Field(512, ge=1, le=4096, description="Largest file accepted, in MiB")
-    read_timeout: Seconds = Field(120, description="Longest time to read one file, in seconds")
+    read_timeout: Seconds = Field(
+        120,
+        description="Most work on reading one file, in seconds; waiting for a busy processor or "
+        "disk does not count",
+    )
     read_memory_mb: int = Field(
         2048, ge=256, le=65_536, description="Most memory for reading one file, in MiB (POSIX)"
     )

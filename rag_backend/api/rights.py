@@ -47,7 +47,7 @@ async def writable(vector_store_id: str, backend: Backend, caller: Asking) -> St
     """The same, for changing what is in it."""
     store = await readable(vector_store_id, backend, caller)
     if not caller.may("write", store.name, store.id):
-        raise lacking("write", store.name)
+        raise lacking("write", store.name, caller)
     return store
 
 
@@ -65,13 +65,16 @@ def reached(store: Store, asked: str, caller: Caller) -> Store:
     if caller.may("read", store.name, store.id):
         return store
     if asked == DEFAULT_STORE:
-        raise lacking("read", DEFAULT_STORE)
+        raise lacking("read", DEFAULT_STORE, caller)
     raise NotFound(f"No such vector store: {asked}", param="vector_store_id")
 
 
-def lacking(right: Right, store: str) -> MissingRight:
-    """A right on a store whose name is no secret to the caller."""
-    return MissingRight(f"This key lacks the right `{right}` on the vector store '{store}'.")
+def lacking(right: Right, store: str, caller: Caller) -> MissingRight:
+    """A right on a store whose name is no secret to the caller; says what its own key may do."""
+    held = ", ".join(f"{name}:{may}" for name, may in (caller.grants or {}).items())
+    return MissingRight(
+        f"This key lacks the right `{right}` on the vector store '{store}'; it has {held}."
+    )
 
 
 def reach_of(caller: Caller) -> Reach | None:

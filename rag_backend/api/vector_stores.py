@@ -45,7 +45,7 @@ async def create_store(body: StoreBody, backend: Backend, caller: Asking) -> Sto
     """Create a store; without a name it gets its own id's style of name."""
     name, wanted = body.name or new_id("store-"), body.wanted()
     if not caller.may("write", name):
-        raise lacking("write", name)
+        raise lacking("write", name, caller)
     await backend.library.check_reach(wanted, reach_of(caller))
     store = await backend.library.create_store(
         name,

@@ -57,9 +57,7 @@ class Blobs:
         temporary = self._directory / f"{file_id}.part"
         digest, size = hashlib.sha256(), 0
         try:
-            with mapped_disk_errors():
-                target = temporary.open("wb")
-            with target:
+            with _opened(temporary) as target:
                 async for part in parts:
                     size += len(part)
                     if size > self._max_bytes:
@@ -107,6 +105,18 @@ class Blobs:
                 len(whole),
                 lost,
             )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """A new file; closing it writes what is still held, and fails as writing does."""
+    with mapped_disk_errors():
+        target = path.open("wb")
+    try:
+        yield target
+    finally:
+        with mapped_disk_errors():
+            target.close()
 
 
 def _append(target: IO[bytes], part: bytes, digest: hashlib._Hash) -> None:

@@ -161,14 +161,20 @@ def load_embedding(model: str) -> SentenceTransformerEmbedding:
     import torch
     from sentence_transformers import SentenceTransformer
 
+    from rag_backend.knowledge.hub import here_or_from_hub
+
     dtype = torch.bfloat16 if _native_bfloat16(torch) else torch.float32
-    try:
-        encoder = SentenceTransformer(
+
+    def load(here: bool) -> SentenceTransformer:
+        return SentenceTransformer(
             str(folder) if local else model,
             device="cpu",
             model_kwargs={"dtype": dtype},
-            local_files_only=local,
+            local_files_only=here,
         )
+
+    try:
+        encoder = here_or_from_hub(load, model, local, "EMBEDDING_MODEL", ", or set `embedded`")
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         log.debug("encoder %s", model, exc_info=error)
         raise StartError(

@@ -193,7 +193,7 @@ class Indexer:
     def problem(self) -> str | None:
         """What keeps files from being written, in a sentence; None since it has worked again."""
         problems = (self._healing.problem, self._vectoriser.problem, self._problem)
-        return next(filter(None, problems), self._refills.problem)
+        return next(filter(None, problems), self._refills.problem or self._reading.problem)
 
     def progress(self, store: Store) -> Progress | None:
         """How far a rebuild or repair of the store is; None when there is none."""

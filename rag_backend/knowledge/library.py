@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from rag_backend.errors import Conflict, RAGError, StorageAway
+from rag_backend.errors import Conflict, RAGError, StorageAway, StorageLocked
 from rag_backend.knowledge.blobs import Blobs
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.expiring import Expirer
@@ -120,12 +120,12 @@ class Library:
         )
         try:
             await asyncio.to_thread(self.catalog.add_file, record)
-        except StorageAway:
-            raise  # it may have been recorded all the same; if not, the bytes go by themselves
-        except RAGError:
-            # Not when cancelled: the thread may still record the file, and bytes that nobody
-            # recorded go at the next start.
-            await asyncio.to_thread(self.blobs.delete, file_id)
+        except RAGError as error:
+            # Not when the database is away: it may have been recorded all the same, and if not,
+            # the bytes go by themselves. Nor when cancelled: the thread may still record the file,
+            # and bytes that nobody recorded go at the next start.
+            if isinstance(error, StorageLocked) or not isinstance(error, StorageAway):
+                await asyncio.to_thread(self.blobs.delete, file_id)
             raise
         return record
 

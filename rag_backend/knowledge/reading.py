@@ -1,66 +1,138 @@
-"""Reading and chunking in worker processes: a hostile file takes down its own worker only."""
+"""Reading and chunking in worker processes: a hostile file takes down its own worker only.
+
+Whatever befalls a worker without the file's doing (it cannot be started, the system kills it when
+memory is short, somebody stops it) is tried again, and fails no file at once.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import multiprocessing
-import os
-import shutil
 import signal
-import sys
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
-from functools import lru_cache
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
-from typing import cast
+from typing import Any, Protocol
 
-import psutil
-from pebble import ProcessExpired, ProcessPool
-
-from ingest.chunking import StaticSize, split, windows
-from ingest.document import Chunk
+from ingest.chunking import StaticSize
 from ingest.errors import UnreadableFile
-from ingest.reading.registry import read
+from rag_backend.errors import StartError
 from rag_backend.knowledge.models import new_id
-from rag_backend.knowledge.spooling import Chunks, handed_over
-from rag_backend.text import estimated_tokens
+from rag_backend.knowledge.reader_process import (
+    CannotStart,
+    Died,
+    ReaderProcess,
+    Stopped,
+    TookTooLong,
+)
+from rag_backend.knowledge.spooling import Chunks, Held, Spooled, from_rows
 
-_MiB = 2**20
-_NICE = 10
-"""Readers get what requests and the encoder leave of the processor; while these wait, all of it."""
-
-_WORDS_KNOWN = 2**16
-_LONG_WORD = 64
-"""Characters; longer ones do not come again."""
-
-_Work = tuple[Path, str, Path | None, int, StaticSize | None]
-"""(bytes, file name, tokenizer, most tokens, window), as `read_and_chunk` takes them."""
+READ = "rag_backend.knowledge.reader:read_and_chunk"
+"""What the workers run."""
+_MOST_FILES = 1000
+"""Parsers leak: a fresh process now and then costs a second."""
+_TRIES = 3
+"""How often a file is read whose worker is killed, until it fails for it."""
+_AGAIN_SECONDS = 5.0
+"""Between these: what was short of memory may have it back."""
+_LONGEST_PAUSE = 30.0
+"""Seconds between two attempts to start workers that do not start."""
+_OUTSIDE = frozenset(
+    -getattr(signal, name)
+    for name in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")
+    if hasattr(signal, name)
+)
+"""Exit statuses of what was killed, which no parser does to itself."""
 
 log = logging.getLogger(__name__)
 
 
+class Worker(Protocol):
+    """See ReaderProcess."""
+
+    served: int
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        ...
+
+    def ask(self, order: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+        """Its answer; raises ReaderError, and then it is gone."""
+        ...
+
+    def kill(self) -> None:
+        """End it now."""
+        ...
+
+    def close(self) -> None:
+        """End it, and wait for that."""
+        ...
+
+
+class _Attempt:
+    """One order on its way; whoever gives it up ends the worker that has it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._worker: Worker | None = None
+        self._given_up = False
+
+    def has(self, worker: Worker) -> bool:
+        """The worker has it; whether that is still wanted."""
+        with self._lock:
+            self._worker = worker
+            return not self._given_up
+
+    def is_over(self) -> None:
+        """No worker has it any more."""
+        with self._lock:
+            self._worker = None
+
+    def give_up(self) -> None:
+        """Nobody waits for it any more."""
+        with self._lock:
+            self._given_up = True
+            if self._worker is not None:
+                self._worker.kill()
+
+
 class ReadingPool:
-    """Worker processes with a time and a memory limit a file."""
+    """Worker processes with a limit of time (of their own work) and memory a file.
+
+    Attributes:
+        problem: Why nothing can be read, in a sentence; None while workers start.
+    """
 
     def __init__(
-        self, workers: int, timeout: float, memory_mb: int, spool: Path | None = None
+        self,
+        workers: int,
+        timeout: float,
+        memory_mb: int,
+        spool: Path | None = None,
+        *,
+        start: Callable[[], Worker] | None = None,
+        pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        """`spool` is a folder of this pool's own for the chunks of long files; None: memory."""
+        """`spool` is a folder of this pool's own for the chunks of long files; None: memory.
+
+        `start` makes another worker than a process that reads.
+        """
         self._spool = spool
         if spool is not None:
             _empty(spool)
-        self._workers = workers
         self._timeout = timeout
         self._memory_mb = memory_mb
-        self._pool = self._new_pool()
-        self._changing = threading.Lock()
+        self._start = start or (lambda: ReaderProcess(READ, memory_mb))
+        self._pause = pause
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="reading")
+        self._lock = threading.Lock()
+        self._idle: list[Worker] = []
+        self._attempts: set[_Attempt] = set()
         self._closed = False
+        self.problem: str | None = None
 
     async def read(
         self,
@@ -72,177 +144,163 @@ class ReadingPool:
     ) -> Chunks:
         """A file's chunks, along its structure unless a `static` size is given.
 
+        Waits as long as workers cannot be started: see `problem`.
+
         Raises:
             UnreadableFile: With a sentence for the user.
         """
-        work = (path, filename, tokenizer_file, max_tokens, static)
+        spool = self._spool / new_id("read-") if self._spool else None
+        order = {
+            "path": str(path),
+            "filename": filename,
+            "tokenizer": str(tokenizer_file) if tokenizer_file else None,
+            "max_tokens": max_tokens,
+            "static": asdict(static) if static else None,
+            "spool": str(spool) if spool else None,
+        }
         try:
-            return await self._run(work)
-        except BrokenProcessPool:
-            # Workers died while idle (the system was out of memory, say): that says nothing about
-            # this file. A second time it does.
-            try:
-                return await self._run(work)
-            except BrokenProcessPool as error:
-                raise UnreadableFile(
-                    "The processes that read files keep dying: see the backend's log, give the "
-                    "machine more memory, and ingest the file again.",
-                    "server_error",
-                ) from error
+            return _chunks(await self._answer(order), spool, self._memory_mb)
+        except BaseException:
+            if spool is not None:
+                spool.unlink(missing_ok=True)  # half of it
+            raise
 
     def close(self) -> None:
         """Stop the workers now; jobs that they had are done again at the next start."""
-        with self._changing:
+        with self._lock:
             self._closed = True
-            self._stop()
+            attempts, idle = list(self._attempts), list(self._idle)
+            self._idle.clear()
+        for attempt in attempts:
+            attempt.give_up()
+        for worker in idle:
+            worker.close()
+        self._threads.shutdown(cancel_futures=True)
 
-    async def _run(self, work: _Work) -> Chunks:
-        job = await asyncio.to_thread(self._schedule, work)
-        try:
-            return await asyncio.wrap_future(job)
-        except FutureTimeoutError as error:
-            raise UnreadableFile(
-                f"Reading took longer than READ_TIMEOUT={self._timeout:g} seconds: split the file, "
-                "or raise the limit."
-            ) from error
-        except MemoryError as error:
-            raise UnreadableFile(
-                f"Reading needed more memory than READ_MEMORY_MB={self._memory_mb}: split the "
-                "file, or raise the limit."
-            ) from error
-        except ProcessExpired as error:
-            raise UnreadableFile(
-                "The file made its reader crash: it is damaged, or too complex to read."
-            ) from error
-
-    def _schedule(self, work: _Work) -> Future[Chunks]:
-        """Synchronous; the first call starts the workers. A pool that broke is replaced."""
-        with self._changing:
-            if self._closed:
-                refused: Future[Chunks] = Future()
-                refused.cancel()
-                return refused
-            spool = self._spool / new_id("read-") if self._spool else None
-            given = (read_and_chunk, spool, *work)
+    async def _answer(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        """What a worker says; those that cannot be started, or are killed, are replaced."""
+        not_started = killed = 0
+        while True:
             try:
-                job = self._pool.schedule(_hand_over, args=given, timeout=self._timeout)
-            except RuntimeError:
-                self._stop()
-                self._pool = self._new_pool()
-                job = self._pool.schedule(_hand_over, args=given, timeout=self._timeout)
-            return cast("Future[Chunks]", job)
+                return await self._attempt(order)
+            except CannotStart as error:
+                self._note(error)
+                await self._pause(min(2.0**not_started, _LONGEST_PAUSE))
+                not_started += 1
+            except TookTooLong as error:
+                raise UnreadableFile(_TOO_SLOW.format(limit=self._timeout)) from error
+            except (Died, Stopped) as error:
+                if self._closed:
+                    raise asyncio.CancelledError from error
+                if isinstance(error, Died) and error.status not in _OUTSIDE:
+                    raise UnreadableFile(_CRASHED) from error
+                killed += 1
+                if killed == _TRIES:
+                    raise UnreadableFile(_KILLED.format(times=killed), "server_error") from error
+                log.warning("%s; the file is read again in %g s", error, _AGAIN_SECONDS)
+                await self._pause(_AGAIN_SECONDS)
 
-    def _stop(self) -> None:
-        self._pool.stop()  # type: ignore[no-untyped-call]
-        self._pool.join()
+    async def _attempt(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        attempt = _Attempt()
+        with self._lock:
+            if self._closed:
+                raise asyncio.CancelledError
+            self._attempts.add(attempt)
+            asked = self._threads.submit(self._ask, attempt, order)
+        try:
+            return await asyncio.wrap_future(asked)
+        finally:
+            attempt.give_up()  # nothing, unless this was cancelled
+            with self._lock:
+                self._attempts.discard(attempt)
 
-    def _new_pool(self) -> ProcessPool:
-        return ProcessPool(
-            max_workers=self._workers,
-            max_tasks=1000,  # parsers leak; a fresh process now and then costs a second
-            context=multiprocessing.get_context("spawn"),
-            initializer=_limit_worker,
-            initargs=(self._memory_mb,),
+    def _ask(self, attempt: _Attempt, order: Mapping[str, Any]) -> dict[str, Any]:
+        """In a thread."""
+        worker = self._take()
+        try:
+            if not attempt.has(worker):
+                raise Stopped("nobody waits for it any more")
+            answer = worker.ask(order, self._timeout)
+        except BaseException:
+            worker.close()
+            raise
+        finally:
+            attempt.is_over()
+        with self._lock:
+            keep = not self._closed and worker.served < _MOST_FILES
+            if keep:
+                self._idle.append(worker)
+        if not keep:
+            worker.close()
+        return answer
+
+    def _take(self) -> Worker:
+        """One that is idle, or a new one; raises CannotStart."""
+        while True:
+            with self._lock:
+                worker = self._idle.pop() if self._idle else None
+            if worker is None:
+                break
+            if worker.alive:
+                return worker
+            worker.close()  # killed while it was idle: that says nothing about this file
+        worker = self._start()
+        if self.problem is not None:
+            log.info("files are read again")
+            self.problem = None
+        return worker
+
+    def _note(self, error: CannotStart) -> None:
+        if self.problem is None:
+            log.error("a process that reads files cannot be started: %s; it is tried again", error)
+        self.problem = (
+            f"Files wait: a process that reads them cannot be started ({error}). Most likely the "
+            "machine is short of memory or of processes; it is tried again by itself."
         )
 
 
-def _hand_over(reader: Callable[..., list[Chunk]], spool: Path | None, *work: *_Work) -> Chunks:
-    """What a worker does, from the bytes to what it sends back."""
-    chunks = reader(*work)
-    try:
-        return handed_over(chunks, spool)
-    except OSError as error:
-        if spool is not None:
-            spool.unlink(missing_ok=True)  # half of it, on a disk that is full
+def _chunks(answer: Mapping[str, Any], spool: Path | None, memory_mb: int) -> Chunks:
+    """What a worker's answer means."""
+    if "chunks" in answer:
+        return Held(from_rows(answer["chunks"]))
+    if "bounds" in answer and spool is not None:
+        return Spooled(spool, answer["size"], tuple(answer["bounds"]))
+    if "unreadable" in answer:
+        raise UnreadableFile(answer["unreadable"], answer["code"])
+    if "memory" in answer:
         raise UnreadableFile(
-            f"What was read of it cannot be kept: {error.strerror or error}. Free some space on "
-            "the disk that holds DATA_DIR, then ingest the file again.",
+            f"Reading needed more memory than READ_MEMORY_MB={memory_mb}: split the file, or raise "
+            "the limit."
+        )
+    if "disk" in answer:
+        raise UnreadableFile(
+            f"What was read of it cannot be kept: {answer['disk']}. Free some space on the disk "
+            "that holds DATA_DIR, then ingest the file again.",
             "server_error",
-        ) from error
+        )
+    raise RuntimeError(f"a reading process failed: {answer.get('defect', answer)}")
 
 
 def _empty(folder: Path) -> None:
-    """What an earlier process left there is read again."""
-    with suppress(FileNotFoundError):
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    """What an earlier process left there is read again; the folder itself may be a mount."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.iterdir():
+            left.unlink()
+    except OSError as error:
+        raise StartError(
+            f"{folder} cannot be used: {error.strerror or error}. The backend keeps what it has "
+            "read of long files there: make it a folder that it may write to, with nothing in it."
+        ) from error
 
 
-def read_and_chunk(
-    path: Path,
-    filename: str,
-    tokenizer_file: Path | None,
-    max_tokens: int,
-    static: StaticSize | None = None,
-) -> list[Chunk]:
-    """What a worker does: bytes to chunks that fit the encoder."""
-    document, count = read(path, filename), token_counter(tokenizer_file)
-    if static is not None:
-        return windows(document, count, max_tokens, static)
-    return split(document, count, max_tokens)
-
-
-@lru_cache(maxsize=4)
-def token_counter(tokenizer_file: Path | None) -> Callable[[str], int]:
-    """Counts an encoder's tokens; without its tokenizer, an estimate that is never too low."""
-    if tokenizer_file is None:
-        return estimated_tokens
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-
-    def count(text: str) -> int:
-        return len(tokenizer.encode(text, add_special_tokens=False).ids)
-
-    splits = json.loads(tokenizer.to_str())["pre_tokenizer"] or {}
-    return _by_words(count) if splits.get("type") == "BertPreTokenizer" else count
-
-
-def _by_words(count: Callable[[str], int]) -> Callable[[str], int]:
-    """The same for a tokenizer that never joins what a blank divides, ten times as fast.
-
-    Chunking counts every sentence, and then the chunk that it is in; and words come again.
-    """
-    known = lru_cache(_WORDS_KNOWN)(count)
-
-    def summed(text: str) -> int:
-        words = text.replace("\n", " ").split(" ")
-        return sum(known(word) if len(word) < _LONG_WORD else count(word) for word in words)
-
-    return summed
-
-
-def _limit_worker(memory_mb: int) -> None:
-    if hasattr(os, "nice"):
-        os.nice(_NICE)
-    # Ctrl-C reaches the whole process group; the owner stops its workers itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_owner, daemon=True).start()
-    if sys.platform != "win32":
-        _limit_memory(memory_mb * _MiB)
-
-
-def _die_with_owner() -> None:
-    """End a worker whose owner was killed: in the middle of a file it would not notice."""
-    owner = multiprocessing.parent_process()
-    if owner is not None:
-        owner.join()
-        os._exit(1)
-
-
-if sys.platform != "win32":
-
-    def _limit_memory(size: int) -> None:
-        """Let this process grow by `size` bytes: what it is already is not the file's doing."""
-        import resource
-
-        limit = psutil.Process().memory_info().vms + size
-        _, most = resource.getrlimit(resource.RLIMIT_AS)
-        if most != resource.RLIM_INFINITY:
-            limit = min(limit, most)
-        try:
-            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        except (OSError, ValueError):
-            log.warning("this system does not limit a reader's memory (READ_MEMORY_MB)")
+_TOO_SLOW = (
+    "Reading took longer than READ_TIMEOUT={limit:g} seconds, in which it had the processor for "
+    "itself: split the file, or raise the limit."
+)
+_CRASHED = "The file made its reader crash: it is damaged, or too complex to read."
+_KILLED = (
+    "The process that read the file was killed or stopped from outside {times} times, most likely "
+    "by the system for want of memory: give the machine more of it, or lower READ_MEMORY_MB, then "
+    "ingest the file again."
+)

@@ -97,10 +97,18 @@ def load_reranker(model: str) -> CrossEncoderReranker:
     # Imported here, not above: it takes seconds, and the server answers /health meanwhile.
     from sentence_transformers import CrossEncoder
 
+    from rag_backend.knowledge.hub import here_or_from_hub
+
     folder = Path(model).expanduser()
     local = folder.is_dir()
+
+    def load(here: bool) -> CrossEncoder:
+        name = str(folder) if local else model
+        encoder: CrossEncoder = CrossEncoder(name, device="cpu", local_files_only=here)
+        return encoder
+
     try:
-        loaded = CrossEncoder(str(folder) if local else model, device="cpu", local_files_only=local)
+        loaded = here_or_from_hub(load, model, local, "RERANKER_MODEL")
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         log.debug("reranker %s", model, exc_info=error)
         raise StartError(f"RERANKER_MODEL={model} cannot be loaded. {_REMEDY}") from error

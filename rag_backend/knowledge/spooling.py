@@ -5,7 +5,7 @@ So memory does not grow with the length of a file: whoever needs its chunks read
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -78,7 +78,7 @@ class Spooled:
             with self.path.open("rb") as file:
                 file.seek(self.bounds[first])
                 lines = file.read(self.bounds[last] - self.bounds[first]).splitlines()
-            found = [_chunk(row) for line in lines for row in orjson.loads(line)]
+            found = [chunk for line in lines for chunk in from_rows(orjson.loads(line))]
         except (OSError, ValueError, IndexError, TypeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise StorageBroken(
@@ -100,9 +100,19 @@ def handed_over(chunks: Sequence[Chunk], path: Path | None) -> Chunks:
     bounds = [0]
     with path.open("wb") as file:
         for at in range(0, len(chunks), _BLOCK):
-            rows = [astuple(chunk) for chunk in chunks[at : at + _BLOCK]]
+            rows = to_rows(chunks[at : at + _BLOCK])
             bounds.append(bounds[-1] + file.write(orjson.dumps(rows) + b"\n"))
     return Spooled(path, len(chunks), tuple(bounds))
+
+
+def to_rows(chunks: Iterable[Chunk]) -> list[tuple[object, ...]]:
+    """Chunks as what JSON can say."""
+    return [astuple(chunk) for chunk in chunks]
+
+
+def from_rows(rows: Iterable[Sequence[object]]) -> list[Chunk]:
+    """What `to_rows` made; raises ValueError or TypeError for anything else."""
+    return [_chunk(row) for row in rows]
 
 
 def _chunk(row: Sequence[object]) -> Chunk:

@@ -9,7 +9,14 @@ from contextlib import contextmanager
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from rag_backend.errors import BadRequest, Conflict, StorageAway, StorageBroken, StorageFull
+from rag_backend.errors import (
+    BadRequest,
+    Conflict,
+    StorageAway,
+    StorageBroken,
+    StorageFull,
+    StorageLocked,
+)
 
 _AWAY = (
     "PostgreSQL (DATABASE_URL) does not answer now: try again in a moment; if it lasts, see that "
@@ -50,12 +57,12 @@ def mapped_errors() -> Iterator[None]:
         raise _of_postgres(error, cause) from error
 
 
-def _of_sqlite(cause: sqlite3.Error) -> StorageFull | StorageBroken:
+def _of_sqlite(cause: sqlite3.Error) -> StorageAway | StorageFull | StorageBroken:
     reason = str(cause)
     if "disk is full" in reason:
         return StorageFull("The disk that holds DATA_DIR is full: free some space, then try again.")
-    if "locked" in reason:
-        return StorageBroken(
+    if "locked" in reason:  # it passes: no file fails for it
+        return StorageLocked(
             "The catalog in DATA_DIR is locked by another program (a backup, a database "
             "browser): close it there; what was asked for can then be tried again."
         )

@@ -284,6 +284,12 @@ def test_stores_are_made_and_renamed_within_ones_rights(house: House) -> None:
         for body in ({}, {"name": "mine"}):
             error = refused(client.post("/v1/vector_stores", json=body), 403)
             assert error["code"] == "insufficient_permissions"
+        said = {  # what the key may do, and the same words whether there is such a store or not
+            name: refused(client.post("/v1/vector_stores", json={"name": name}), 403)["message"]
+            for name in ("drafts", "absent")
+        }
+        assert said["drafts"].endswith("it has laws:write.")
+        assert said["drafts"] == said["absent"].replace("absent", "drafts")
         refused(client.post("/v1/vector_stores/laws", json={"name": "elsewhere"}), 403)
         described = client.post("/v1/vector_stores/laws", json={"description": "Fines"})
         assert described.json()["description"] == "Fines"

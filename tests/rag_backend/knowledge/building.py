@@ -19,7 +19,8 @@ from rag_backend.knowledge.indexer import Indexer
 from rag_backend.knowledge.lexical import LexicalIndex
 from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.models import FileStatus, Store, StoreFile
-from rag_backend.knowledge.reading import ReadingPool, read_and_chunk
+from rag_backend.knowledge.reader import read_and_chunk
+from rag_backend.knowledge.reading import ReadingPool
 from rag_backend.knowledge.reranking import Reranking
 from rag_backend.knowledge.retriever import Retriever
 from rag_backend.knowledge.shared_blobs import SharedBlobs

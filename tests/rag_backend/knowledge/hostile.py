@@ -1,6 +1,6 @@
 """Readers that misbehave, run in place of `read_and_chunk` in a worker process.
 
-The file's own text says how: "hang", "memory", "exit", "raise", "unpicklable", or anything else
+The file's own text says how: "hang", "memory", "exit", "raise", "print", or anything else
 for one good chunk.
 """
 
@@ -12,13 +12,6 @@ from pathlib import Path
 
 from ingest.chunking import StaticSize
 from ingest.document import Chunk
-
-
-class OddError(Exception):
-    """Cannot be unpickled: its signature is not its arguments."""
-
-    def __init__(self, one: str, two: str) -> None:
-        super().__init__(f"{one}{two}")
 
 
 def read_and_chunk(
@@ -38,6 +31,6 @@ def read_and_chunk(
         os._exit(3)
     if order == "raise":
         raise KeyError("a defect")
-    if order == "unpicklable":
-        raise OddError("a", "b")
+    if order == "print":
+        print("what a parser says", flush=True)
     return [Chunk(order, 0, len(order))]

@@ -65,6 +65,15 @@ async def test_a_full_disk_is_said_and_leaves_nothing(
     assert stored(blobs) == []
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full")
+async def test_a_disk_that_is_full_for_a_small_file_is_said(blobs: Blobs) -> None:
+    """Its bytes are held until the end, when closing the file tries to write them once more."""
+    blobs.path("file-1.part").symlink_to("/dev/full")
+    with pytest.raises(StorageFull, match="free some space"):
+        await blobs.write("file-1", parts(b"a few bytes"))
+    assert stored(blobs) == []
+
+
 async def test_a_disk_that_cannot_be_written_to_is_said(
     blobs: Blobs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -11,7 +11,14 @@ from typing import Literal
 import pytest
 
 from ingest.document import Chunk
-from rag_backend.errors import BadRequest, Conflict, NotFound, StorageBroken, StorageFull
+from rag_backend.errors import (
+    BadRequest,
+    Conflict,
+    NotFound,
+    StorageBroken,
+    StorageFull,
+    StorageLocked,
+)
 from rag_backend.knowledge.catalog import Catalog
 from rag_backend.knowledge.models import FileRecord, Store, new_id
 from rag_backend.knowledge.sql.opening import open_sqlite
@@ -426,7 +433,7 @@ def test_a_catalog_that_another_program_has_locked_is_a_sentence(tmp_path: Path)
     other.execute("BEGIN IMMEDIATE")
     with engine.connect() as connection:  # the pool's own, which is used again below
         connection.exec_driver_sql("PRAGMA busy_timeout = 10")
-    with pytest.raises(StorageBroken, match="locked by another program"):
+    with pytest.raises(StorageLocked, match="locked by another program"):
         catalog.create_store("main", {})
     other.rollback()
     other.close()

@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from rag_backend.errors import Conflict, StartError, StorageAway, StorageBroken, StorageFull
+from rag_backend.errors import (
+    Conflict,
+    StartError,
+    StorageAway,
+    StorageBroken,
+    StorageFull,
+    StorageLocked,
+)
 from rag_backend.knowledge.embedding import EmbeddingProvider, Kind, Vectors
 from rag_backend.knowledge.encoder import EncoderLoader
 from rag_backend.knowledge.library import Library
@@ -142,6 +149,27 @@ async def test_a_full_disk_fails_the_file_and_leaves_nothing(
     await settled(library, store)
     assert statuses(library, store) == {"a.md": "completed"}
     assert_agreement(library)
+
+
+@pytest.mark.parametrize("method", ["complete_files", "store_file"])
+async def test_a_catalog_that_is_locked_meanwhile_fails_no_file(
+    library: Library, store: Store, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr("rag_backend.knowledge.indexer._AWAY_SECONDS", 0)
+    fail_once(monkeypatch, library.catalog, method, StorageLocked("It is locked."))
+    await put(library, store, "a.md", b"Some text")
+    await settled(library, store)
+    assert statuses(library, store) == {"a.md": "completed"}
+    assert_agreement(library)
+
+
+async def test_what_a_locked_catalog_refused_leaves_no_bytes(
+    library: Library, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fail_once(monkeypatch, library.catalog, "add_file", StorageLocked("It is locked."))
+    with pytest.raises(StorageLocked):
+        await put(library, await library.store("default"), "a.md", b"Some text")
+    assert [path for path in tmp_path.rglob("file-*") if path.is_file()] == []
 
 
 async def test_a_disk_too_full_to_record_the_failure_is_tried_again(
