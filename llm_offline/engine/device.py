@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psutil
 import torch
@@ -58,6 +60,16 @@ def memory(device: torch.device) -> dict[str, int]:
     system = psutil.virtual_memory()
     used = psutil.Process(os.getpid()).memory_info().rss
     return {"used_bytes": used, "free_bytes": system.available, "total_bytes": system.total}
+
+
+def give_back() -> None:
+    """Give the system back what no tensor needs any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    # The C library keeps what was freed between other things, unless it is told.
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 @contextmanager

@@ -84,6 +84,8 @@ class Runner:
         """Blocks of the KV cache that sequences may have."""
         self._decode = decode
         self._steps: Steps | None = None
+        self.difference = 0.0
+        """How far the logits are from those of the model's own attention, once it was tried."""
 
     @property
     def vocabulary(self) -> int:
@@ -279,7 +281,8 @@ class Runner:
             ]
         sequence.table.release()
         ours, theirs = torch.cat(pieces), self._reference
-        return float((ours - theirs).norm() / theirs.norm())
+        self.difference = float((ours - theirs).norm() / theirs.norm())
+        return self.difference
 
     def _here(self) -> AbstractContextManager[object]:
         """Kernels are launched on the current device, which belongs to the thread."""

@@ -1,0 +1,64 @@
+"""What memory a model takes, before it is loaded, and whether that is there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LEAST_CONTEXT = 64
+"""Tokens; fewer answer no question."""
+
+_GIB = 2**30
+# Activations of a step, and what the allocator rounds up.
+_SPARE = _GIB // 8
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """A model on the disk, weighed: estimates from its files. Amounts are bytes.
+
+    Attributes:
+        weights: Once it is loaded.
+        peak: Most of its weights while it is being loaded.
+        kv_token: Keys and values of one token.
+        context: Tokens of prompt and answer together.
+        kv_wanted: Keys and values of as many requests of full length as may run.
+        kv_share: How much of the memory beside the weights keys and values may take.
+        free: Free on the device when it was weighed.
+        device: Where it would compute.
+    """
+
+    weights: int
+    peak: int
+    kv_token: int
+    context: int
+    kv_wanted: int
+    kv_share: float
+    free: int
+    device: str
+
+    def fits(self, free: int) -> bool:
+        """Whether it runs at all in so much memory, with a short context at least."""
+        least = self.weights + self.kv_token * min(self.context, LEAST_CONTEXT)
+        return max(self.peak, least) + _SPARE <= free
+
+    def fits_whole(self, free: int) -> bool:
+        """Whether it has room for all keys and values that it can use, too."""
+        room = (free - max(self.peak, self.weights) - _SPARE) * self.kv_share
+        return self.fits(free) and self.kv_wanted <= room
+
+    def refusal(self, name: str, free: int, without: str | None) -> str:
+        """Why it does not fit: one sentence with the numbers.
+
+        Args:
+            name: Of the model.
+            free: What there would be.
+            without: The model that would be unloaded for it, if any.
+        """
+        most = max(self.peak, self.weights)
+        would = f"would be free without {without}" if without else "are free"
+        return (
+            f"{name} does not fit: it needs about {most / _GIB:.1f} GiB for its weights and "
+            f"{self.kv_token * 1024 / 2**20:.0f} MiB for each 1,024 tokens of context, and "
+            f"{max(0, free) / _GIB:.1f} GiB {would} on {self.device}: choose a smaller model, "
+            "or fewer bits with quantization"
+        )
