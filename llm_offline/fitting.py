@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from llm_offline.errors import StartError
+
 LEAST_CONTEXT = 64
 """Tokens; fewer answer no question."""
 
 _GIB = 2**30
 # Activations of a step, and what the allocator rounds up.
 _SPARE = _GIB // 8
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a model has that is loaded already, in bytes."""
+
+    name: str
+    weights: int
+    kv: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +57,20 @@ class Need:
         room = (free - max(self.peak, self.weights) - _SPARE) * self.kv_share
         return self.fits(free) and self.kv_wanted <= room
 
+    def free_beside(self, held: Held | None) -> int:
+        """What is free while another model stays.
+
+        A CPU's memory counts as taken once it was written to, and of what the other one has
+        reserved for keys and values nothing may have been yet.
+        """
+        return self.free - (held.kv if held is not None and self.device == "cpu" else 0)
+
+    def free_without(self, held: Held | None) -> int:
+        """What would be free if another model went; see `free_beside`."""
+        if held is None:
+            return self.free
+        return self.free + held.weights + (0 if self.device == "cpu" else held.kv)
+
     def refusal(self, name: str, free: int, without: str | None) -> str:
         """Why it does not fit: one sentence with the numbers.
 
@@ -62,3 +87,15 @@ class Need:
             f"{max(0, free) / _GIB:.1f} GiB {would} on {self.device}: choose a smaller model, "
             "or fewer bits with quantization"
         )
+
+
+def has_room_beside(name: str, need: Need, held: Held | None) -> bool:
+    """Whether a model can be loaded, with all that it can use, while another one stays.
+
+    Raises:
+        StartError: It does not fit even without the other one.
+    """
+    alone = need.free_without(held)
+    if not need.fits(alone):
+        raise StartError(need.refusal(name, alone, held and held.name))
+    return held is None or need.fits_whole(need.free_beside(held))

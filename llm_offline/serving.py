@@ -13,8 +13,16 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from llm_offline.errors import Conflict, Loading, QueueFull, ShuttingDown, StartError, Unloaded
-from llm_offline.fitting import Need
+from llm_offline.errors import (
+    Conflict,
+    LLMOfflineError,
+    Loading,
+    QueueFull,
+    ShuttingDown,
+    StartError,
+    Unloaded,
+)
+from llm_offline.fitting import Held, Need, has_room_beside
 from llm_offline.loaded import LoadedModel, Loader
 from llm_offline.off_loop import OffLoop
 from llm_offline.progress import Progress
@@ -177,7 +185,7 @@ class Serving:
 
     def has_threads(self) -> bool:
         """Whether, after `stop`, a thread is still in a step or in the loading."""
-        return self._threads.busy or not all(one.engine.join(1.0) for one in self._living)
+        return not self._threads.join(1.0) or not all(one.engine.join(1.0) for one in self._living)
 
     # Changes
 
@@ -260,7 +268,7 @@ class Serving:
         replaced = self._ready.name if self._ready else None
         try:
             need = await self._loader.weigh(wish, self.progress)
-            beside = self._has_room_beside(name_of(wish), need)
+            beside = has_room_beside(name_of(wish), need, self._held())
             if beside or self._ready is None:
                 self._serve(wish, await self._loader.load(wish, self.progress))
                 await self._retire()
@@ -274,28 +282,6 @@ class Serving:
             raise
         seconds = time.monotonic() - began
         return Change(name_of(wish), replaced, beside and replaced is not None, seconds)
-
-    def _has_room_beside(self, name: str, need: Need) -> bool:
-        """Whether it can be loaded with all it needs while the old one serves.
-
-        Raises:
-            StartError: Not even without the old one.
-        """
-        old = self._ready
-        alone, without = need.free, None
-        if old is not None:
-            without, alone = old.name, alone + old.model.weights_bytes
-            # Of a CPU's memory, what was reserved and not written to counts as free already.
-            alone += 0 if need.device == "cpu" else old.model.kv_bytes
-        if not need.fits(alone):
-            raise StartError(need.refusal(name, alone, without))
-        return old is None or need.fits_whole(self._free_beside(need))
-
-    def _free_beside(self, need: Need) -> int:
-        # A CPU's memory counts as taken once it was written to: of what the old one has reserved
-        # for keys and values, nothing may have been yet.
-        reserved = sum(one.model.kv_bytes for one in self._living) if need.device == "cpu" else 0
-        return need.free - reserved
 
     async def _swap(self, wish: Settings, before: Settings) -> None:
         """Replace the model, which has the settings `before`, where both have no room."""
@@ -317,10 +303,14 @@ class Serving:
             raise StartError(f"{told}; and {name} could not be brought back: {error}") from None
         raise StartError(f"{told}; {name} serves again")
 
+    def _held(self) -> Held | None:
+        now = self._ready
+        return now and Held(now.name, now.model.weights_bytes, now.model.kv_bytes)
+
     async def _trial(self, wish: Settings, use: Callable[[Ready, Need], Awaitable[T]]) -> T:
         name, old = name_of(wish), self.model_name if self._ready else None
         need = await self._loader.weigh(wish, self.progress)
-        free = self._free_beside(need)
+        free = need.free_beside(self._held())
         if not need.fits(free):
             hint = f"; unload {old} first (POST /v1/models/unload)" if old else ""
             raise StartError(need.refusal(name, free, None) + hint)
@@ -329,8 +319,12 @@ class Serving:
         try:
             self._living.append(run(small, await self._loader.load(small, self.progress)))
             return await use(self._living[-1], need)
+        except LLMOfflineError as error:
+            # Its traceback would keep the model in memory.
+            failure = error.with_traceback(None)
         finally:
             await self._retire()
+        raise failure
 
     def _serve(self, wish: Settings, model: LoadedModel) -> None:
         if self.stopped:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -23,10 +24,12 @@ class Threads:
     def __init__(self) -> None:
         self._alive: list[threading.Thread] = []
 
-    @property
-    def busy(self) -> bool:
-        """Whether some work has not ended: a thread inside torch cannot be told to."""
-        return any(thread.is_alive() for thread in self._alive)
+    def join(self, seconds: float) -> bool:
+        """Wait for all work to end; False when some does not: torch cannot be told to."""
+        until = time.monotonic() + seconds
+        for thread in self._alive:
+            thread.join(max(0.0, until - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._alive)
 
     async def run(self, name: str, work: Callable[[], T]) -> T:
         """What `work` returns or raises; it runs to its end even if nobody waits any more."""
