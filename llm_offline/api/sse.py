@@ -80,7 +80,7 @@ class EventStream(StreamingResponse):
     def __init__(self, events: AsyncIterator[bytes], free: Callable[[], Awaitable[None]]) -> None:
         """`free` is awaited when the response ends, also if it never began."""
         super().__init__(
-            with_keep_alive(ended(events)),
+            with_keep_alive(ended(events), SILENCE),
             media_type="text/event-stream",
             headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
         )

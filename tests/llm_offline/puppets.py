@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import threading
 import weakref
-from collections.abc import Callable
 from collections.abc import Sequence as Items
 from typing import Any
 
@@ -76,7 +75,6 @@ class PuppetLoader:
         self.gates: dict[str, threading.Event] = {}
         self.broken: dict[str, str] = {}
         self.loads: list[str] = []
-        self.on_load: Callable[[str], None] = lambda name: None
 
     def weigh(self, settings: Settings, progress: Progress) -> Need:
         if settings.model == "unknown":
@@ -101,7 +99,6 @@ class PuppetLoader:
         gate = self.gates.get(name)
         if gate is not None:
             assert gate.wait(30)
-        self.on_load(name)
         if name in self.broken:
             raise StartError(self.broken[name])
         self.networks[name] = network
