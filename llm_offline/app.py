@@ -81,9 +81,11 @@ class _Transformers:
     def load(self, settings: Settings, progress: Progress) -> LoadedModel:
         """See `Loader.load`."""
         with self._importing:
+            from llm_offline.engine.device import returnable
             from llm_offline.loading import load_model
 
-        return load_model(settings, progress)
+        with returnable():
+            return load_model(settings, progress)
 
     def give_back(self) -> None:
         """See `Loader.give_back`."""

@@ -97,5 +97,5 @@ def has_room_beside(name: str, need: Need, held: Held | None) -> bool:
     """
     alone = need.free_without(held)
     if not need.fits(alone):
-        raise StartError(need.refusal(name, alone, held and held.name))
+        raise StartError(need.refusal(name, alone, held.name if held else None))
     return held is None or need.fits_whole(need.free_beside(held))

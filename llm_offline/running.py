@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from llm_offline.engine.continuous import ContinuousBatching
@@ -35,6 +36,7 @@ class Ready:
         model: The weights, and what belongs to them.
         engine: Takes requests.
         entering: Requests that have this model and may not have reached its engine yet.
+        used: When a request last had it (`time.monotonic`).
     """
 
     name: str
@@ -42,6 +44,7 @@ class Ready:
     model: LoadedModel
     engine: Engine
     entering: int = 0
+    used: float = field(default_factory=time.monotonic)
 
     @property
     def busy(self) -> bool:
@@ -63,6 +66,7 @@ class Ready:
             yield
         finally:
             self.entering -= 1
+            self.used = time.monotonic()
 
     async def end(self, threads: Threads) -> None:
         """Let it finish what it has, then end its engine. Nobody may be sent here any more."""

@@ -88,7 +88,6 @@ class Serving:
         self._settled = asyncio.Event()
         self._trouble: StartError | None = None
         self._waiting = 0
-        self._used = time.monotonic()
         self.stopped = False
         """Whether the server was told to end."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -129,7 +128,6 @@ class Serving:
         """
         if self.stopped:
             raise ShuttingDown("the server is shutting down")
-        self._used = time.monotonic()
         if self._ready is not None:
             return self._ready
         if self.state == "loading":
@@ -271,6 +269,8 @@ class Serving:
             beside = has_room_beside(name_of(wish), need, self._held())
             if beside or self._ready is None:
                 self._serve(wish, await self._loader.load(wish, self.progress))
+                if replaced:
+                    self.progress.enter(f"serving; waiting for the last requests of {replaced}")
                 await self._retire()
             else:
                 await self._swap(wish, self._ready.settings)
@@ -305,7 +305,7 @@ class Serving:
 
     def _held(self) -> Held | None:
         now = self._ready
-        return now and Held(now.name, now.model.weights_bytes, now.model.kv_bytes)
+        return Held(now.name, now.model.weights_bytes, now.model.kv_bytes) if now else None
 
     async def _trial(self, wish: Settings, use: Callable[[Ready, Need], Awaitable[T]]) -> T:
         name, old = name_of(wish), self.model_name if self._ready else None
@@ -331,7 +331,7 @@ class Serving:
             raise ShuttingDown("the server is shutting down")
         self._ready = run(wish, model)
         self._living.append(self._ready)
-        self._wish, self._used, self.context = wish, time.monotonic(), model.context
+        self._wish, self.context = wish, model.context
         self._set("ready")
         log.info("ready: %s\n%s", self._ready.name, "\n".join(f"    {r}" for r in model.remarks))
 
@@ -388,8 +388,8 @@ class Serving:
             if self._ready is None or self._changing:
                 continue
             if self._ready.busy:
-                self._used = time.monotonic()
-            if time.monotonic() - self._used >= seconds:
+                self._ready.used = time.monotonic()
+            if time.monotonic() - self._ready.used >= seconds:
                 await self.unload(idle=True)
 
 

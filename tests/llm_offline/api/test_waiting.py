@@ -26,7 +26,7 @@ PATIENCE = 20
 
 async def _until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
+        while not condition():
             await asyncio.sleep(0.005)
 
 
@@ -53,9 +53,7 @@ class Running:
 
 
 @pytest.fixture
-async def running(
-    loader: PuppetLoader, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Running]:
+async def running(loader: PuppetLoader, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Running]:
     monkeypatch.setattr(sse, "SILENCE", 0.05)
     monkeypatch.setattr(waiting, "SILENCE", 0.05)
     given: dict[str, Any] = {"model": "old", "api_key": "k", "max_queue": 1, "max_batch": 1}
