@@ -79,6 +79,10 @@ class SentenceEncoder:
                     vectors[number] = row
         return Embeddings(vectors, sum(counts))
 
+    def close(self) -> None:
+        """Let its threads go."""
+        self._workers.close()
+
     def _counts(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text; raises `BadRequest`."""
         most = self._model.max_seq_length

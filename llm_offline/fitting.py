@@ -9,6 +9,9 @@ from llm_offline.errors import StartError
 LEAST_CONTEXT = 64
 """Tokens; fewer answer no question."""
 
+KV_SHARE = {True: 0.5, False: 0.8}
+"""About how much of the free memory keys and values take at most: on a CPU, on a GPU."""
+
 _GIB = 2**30
 # Activations of a step, and what the allocator rounds up.
 _SPARE = _GIB // 8
@@ -28,8 +31,7 @@ class Need:
     """A model on the disk, weighed: estimates from its files. Amounts are bytes.
 
     Attributes:
-        weights: Once it is loaded.
-        peak: Most of its weights while it is being loaded.
+        weights: All of them, quantized as they will be.
         kv_token: Keys and values of one token.
         context: Tokens of prompt and answer together.
         kv_wanted: Keys and values of as many requests of full length as may run.
@@ -39,7 +41,6 @@ class Need:
     """
 
     weights: int
-    peak: int
     kv_token: int
     context: int
     kv_wanted: int
@@ -50,11 +51,11 @@ class Need:
     def fits(self, free: int) -> bool:
         """Whether it runs at all in so much memory, with a short context at least."""
         least = self.weights + self.kv_token * min(self.context, LEAST_CONTEXT)
-        return max(self.peak, least) + _SPARE <= free
+        return least + _SPARE <= free
 
     def fits_whole(self, free: int) -> bool:
         """Whether it has room for all keys and values that it can use, too."""
-        room = (free - max(self.peak, self.weights) - _SPARE) * self.kv_share
+        room = (free - self.weights - _SPARE) * self.kv_share
         return self.fits(free) and self.kv_wanted <= room
 
     def free_beside(self, held: Held | None) -> int:
@@ -79,11 +80,10 @@ class Need:
             free: What there would be.
             without: The model that would be unloaded for it, if any.
         """
-        most = max(self.peak, self.weights)
         would = f"would be free without {without}" if without else "are free"
         return (
-            f"{name} does not fit: it needs about {most / _GIB:.1f} GiB for its weights and "
-            f"{self.kv_token * 1024 / 2**20:.0f} MiB for each 1,024 tokens of context, and "
+            f"{name} does not fit: it needs about {self.weights / _GIB:.1f} GiB for its weights "
+            f"and {self.kv_token * 1024 / 2**20:.0f} MiB for each 1,024 tokens of context, and "
             f"{max(0, free) / _GIB:.1f} GiB {would} on {self.device}: choose a smaller model, "
             "or fewer bits with quantization"
         )

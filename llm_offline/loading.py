@@ -29,9 +29,6 @@ from llm_offline.loaded import LoadedModel
 from llm_offline.progress import Progress
 from llm_offline.settings import Settings
 
-KV_SHARE = {True: 0.5, False: 0.8}
-"""How much of the free memory keys and values may take: on a CPU, on a GPU."""
-
 _hf_logging: Any = transformers.utils.logging  # untyped
 
 

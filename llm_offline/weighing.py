@@ -11,14 +11,14 @@ from safetensors import safe_open
 
 from llm_offline.engine.device import DTYPES, choose_device, choose_dtype, memory
 from llm_offline.errors import StartError
-from llm_offline.fitting import Need
+from llm_offline.fitting import KV_SHARE, Need
 from llm_offline.hub import model_folder
-from llm_offline.loading import KV_SHARE, check_files, read_config, weight_files
+from llm_offline.loading import check_files, read_config, weight_files
 from llm_offline.progress import Progress
 from llm_offline.settings import Settings
 
-_BYTES = {"none": 0.0, "int8": 1.0}
-"""Of a quantized weight; 0 is as it is."""
+_BYTES = {"int8": 1.0, "int4": 0.5625}
+"""Of a quantized weight, its share of the scales included."""
 
 
 def weigh(settings: Settings, progress: Progress) -> Need:
@@ -32,18 +32,16 @@ def weigh(settings: Settings, progress: Progress) -> Need:
     folder = model_folder(settings.model, progress, revision=settings.revision)
     progress.enter("checking the files")
     check_files(folder)
-    plain, quantized = _weights(folder, dtype.itemsize, _BYTES.get(settings.quantization, 1.0))
+    width = dtype.itemsize
     config = read_config(folder).get_text_config()
     made_for = getattr(config, "max_position_embeddings", None) or 4096
     context = min(settings.max_context or made_for, made_for)
-    kv_token = _kv_numbers(config) * dtype.itemsize
+    kv_token = _kv_numbers(config) * width
     wanted = settings.max_batch * context * kv_token
     if settings.kv_memory is not None:
         wanted = min(wanted, int(settings.kv_memory * 2**30))
     return Need(
-        weights=quantized,
-        # On a CPU all is read in first, and made smaller afterwards.
-        peak=plain if device == "cpu" else quantized,
+        weights=_weights(folder, width, _BYTES.get(settings.quantization, width)),
         kv_token=kv_token,
         context=context,
         kv_wanted=wanted,
@@ -53,18 +51,16 @@ def weigh(settings: Settings, progress: Progress) -> Need:
     )
 
 
-def _weights(folder: Path, width: int, quantized_width: float) -> tuple[int, int]:
-    """Bytes of all weights, plain and quantized; matrices within the layers are quantized."""
-    plain = small = 0.0
+def _weights(folder: Path, width: float, quantized: float) -> int:
+    """Bytes of all weights; matrices within the layers are those that are quantized."""
+    total = 0.0
     for file in weight_files(folder):
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118 - it is no mapping
                 shape = opened.get_slice(name).get_shape()
-                numbers = math.prod(shape)
                 inner = len(shape) == 2 and "embed" not in name and "head" not in name
-                plain += numbers * width
-                small += numbers * (quantized_width if inner and quantized_width else width)
-    return int(plain), int(small)
+                total += math.prod(shape) * (quantized if inner else width)
+    return int(total)
 
 
 def _kv_numbers(config: Any) -> int:

@@ -45,6 +45,10 @@ class Workers:
             for one in running:
                 one.cancel()
 
+    def close(self) -> None:
+        """Let the threads go once they have done what they were given."""
+        self._pool.shutdown(wait=False)
+
     def _begin(self) -> None:
         with self._copying:
             if self._beside:

@@ -82,7 +82,6 @@ class PuppetLoader:
         taken = 100 * MIB * len(self.networks)
         return Need(
             weights=100 * MIB,
-            peak=100 * MIB,
             kv_token=1024,
             context=1024,
             kv_wanted=MIB,
