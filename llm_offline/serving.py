@@ -111,9 +111,9 @@ class Serving:
 
     def base(self, model: str | None) -> Settings:
         """What a load of `model` begins with; None is the model that served last."""
-        if model in (None, self._wish.model):
+        if model in (None, self._wish.model, name_of(self._wish)):
             return self._wish
-        if model == self.settings.model:
+        if model in (self.settings.model, name_of(self.settings)):
             return self.settings
         # These belong to the model of the start.
         return changed(self.settings, {"model": model, "revision": None, "chat_template": None})

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from typing import Any
 
 from llm_offline.engine.interface import GenerationRequest, Sampling, TextDelta
-from llm_offline.errors import LLMOfflineError
+from llm_offline.errors import LLMOfflineError, QueueFull, ShuttingDown
 from llm_offline.fitting import Need
 from llm_offline.running import Ready
 
@@ -34,10 +34,7 @@ async def validate(
     """
     model = now.model
     report: dict[str, Any] = {"model": now.name, "valid": True, "loads": True} | model.facts()
-    if need is None:
-        report["other_requests"] = now.requests
-    else:
-        report |= _as_weighed(need)
+    report |= {"other_requests": now.requests} if need is None else _as_weighed(need)
     stops = sorted(model.network.stop_ids)
     report |= {
         "stop_ids": stops[:_MOST_SHOWN],
@@ -50,6 +47,8 @@ async def validate(
         report["generation"] = await _generate(now, prompt, max_tokens)
         if not report["generation"]["text"].strip():
             remarks.append("what it generated is no text: only special tokens or white space")
+    except (QueueFull, ShuttingDown):  # these are not about the model
+        raise
     except LLMOfflineError as error:
         problems.append(str(error))
     return report | {"valid": not problems, "problems": problems, "remarks": remarks}
@@ -67,12 +66,11 @@ def failed(name: str, problem: str) -> dict[str, Any]:
 
 
 def _as_weighed(need: Need) -> dict[str, Any]:
-    """What it would have if it served; it was tried with a short context."""
+    """What it could use if it served; it was tried with a short context."""
     return {
         "context_length": need.context,
-        "kv_cache_bytes": need.kv_token * need.context,
-        "full_length_requests": 1.0,
-        "kv_bytes_per_token": need.kv_token,
+        "kv_cache_bytes": need.kv_wanted,
+        "full_length_requests": round(need.kv_wanted / need.kv_token / need.context, 1),
     }
 
 

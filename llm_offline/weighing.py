@@ -35,7 +35,12 @@ def weigh(settings: Settings, progress: Progress) -> Need:
     width = dtype.itemsize
     config = read_config(folder).get_text_config()
     made_for = getattr(config, "max_position_embeddings", None) or 4096
-    context = min(settings.max_context or made_for, made_for)
+    context = settings.max_context or made_for
+    if context > made_for:
+        raise StartError(
+            f"--max-context {context} is more than the {made_for} tokens that the model was made "
+            "for"
+        )
     kv_token = _kv_numbers(config) * width
     wanted = settings.max_batch * context * kv_token
     if settings.kv_memory is not None:

@@ -124,7 +124,7 @@ async def validate_model(request: Request) -> JSONResponse:
     serving = serving_of(request)
     now = serving.here
     wish = body.wish(serving)
-    if now is not None and (body.model in (None, now.name) or now.settings == wish):
+    if now is not None and now.settings == wish:
         with now.held():
             return JSONResponse(await validate(now, body.prompt, body.max_tokens))
     task = serving.try_out(

@@ -38,6 +38,8 @@ def test_fewer_bits(tiny_folder: Path, more: dict[str, str], share: float) -> No
 def test_what_settings_limit(tiny_folder: Path) -> None:
     need = weigh(_settings(tiny_folder, max_context=100, max_batch=2), Progress())
     assert (need.context, need.kv_wanted) == (100, 200 * need.kv_token)
+    with pytest.raises(StartError, match="more than the 4096 tokens"):
+        weigh(_settings(tiny_folder, max_context=5000), Progress())
     need = weigh(_settings(tiny_folder, kv_memory=0.001), Progress())
     assert need.kv_wanted == int(0.001 * 2**30)
 

@@ -236,6 +236,9 @@ def test_validating(http: httpx.Client, tiny_folder: Path, other_folder: Path) -
     assert report["generation"]["prefill_tokens_per_second"] > 0
     assert report["generation"]["decode_tokens_per_second"] > 0
     assert report["problems"] == []
+    longest = http.post("/validate-model", json={"max_context": 100_000}).json()
+    assert not longest["loads"]
+    assert "more than the 4096 tokens" in longest["problems"][0]
     with _stream(http) as chunks:
         other = http.post("/validate-model", json={"model": str(other_folder)}).json()
         assert _served(http) == tiny_folder.name
