@@ -60,10 +60,10 @@ def model_folder(
     try:
         return Path(_snapshot(name, revision=revision, local_files_only=True))
     except LocalEntryNotFoundError:
-        return _download(name, revision, progress, flag)
+        return _download(name, progress, flag, revision)
 
 
-def _download(name: str, revision: str | None, progress: Progress, flag: str) -> Path:
+def _download(name: str, progress: Progress, flag: str, revision: str | None = None) -> Path:
     progress.enter("asking the hub for the list of files")
     try:
         files = _snapshot(name, revision=revision, dry_run=True)
