@@ -242,6 +242,7 @@ class Runner:
                 return self._compute(batch, decode, shape)
 
         self._steps = record(graphs if cuda else "off", compute, batch, layers)
+        without = self.difference
         try:
             wrong = self._difference()
         except RuntimeError as error:
@@ -251,7 +252,7 @@ class Runner:
                 return
             reason = f"its output differs from the model's own by {wrong:.1%}"
         log.warning("decoding is slow, for %s does not work here: %s", self._steps.name, reason)
-        self._steps = None
+        self._steps, self.difference = None, without
 
     @property
     def _allowed(self) -> float:
