@@ -25,12 +25,12 @@ from sentence_transformers import SentenceTransformer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llm_offline.embedding import SentenceEncoder
-from llm_offline.engine.cpu_linear import pack
 from llm_offline.engine.interface import GenerationRequest
 from llm_offline.engine.kv_cache import BlockPool
 from llm_offline.engine.runner import Runner
 from llm_offline.engine.sequence import Sequence
 from llm_offline.engine.step import Row
+from llm_offline.engine.weights import arrange
 from llm_offline.settings import Settings
 
 TEXTS = ["The fine for riding a motorbike without a helmet is on page 3. " * 6] * 64
@@ -47,7 +47,7 @@ def _runner() -> Runner:
         num_key_value_heads=4,
     )
     model: Any = LlamaForCausalLM(config).to(torch.bfloat16)
-    pack(model, int8=False)
+    arrange(model, "none", device="cpu", dtype=torch.bfloat16)
     runner = Runner(model, device="cpu", stop_ids=frozenset())
     runner.allocate(2048)
     return runner

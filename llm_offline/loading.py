@@ -12,16 +12,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from llm_offline.engine.cpu_linear import pack
-from llm_offline.engine.device import DTYPES, choose_device, choose_dtype
+from llm_offline.engine.device import DTYPES, choose_device, choose_dtype, memory
 from llm_offline.engine.grammar import Grammars
 from llm_offline.engine.interface import Sampling
+from llm_offline.engine.quantized_linear import HAS_TRITON
 from llm_offline.engine.runner import Runner
 from llm_offline.engine.text import ModelText, choose_template
+from llm_offline.engine.weights import WeightBytes, arrange, weight_bytes
 from llm_offline.errors import StartError
 from llm_offline.fitting import LEAST_CONTEXT
 from llm_offline.hub import model_folder
@@ -30,6 +32,7 @@ from llm_offline.progress import Progress
 from llm_offline.settings import Settings
 
 _hf_logging: Any = transformers.utils.logging  # untyped
+_model_class: Any = AutoModelForCausalLM  # untyped
 
 
 def load_model(settings: Settings, progress: Progress) -> LoadedModel:
@@ -43,25 +46,21 @@ def load_model(settings: Settings, progress: Progress) -> LoadedModel:
     _hf_logging.disable_progress_bar()
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
-    if settings.quantization != "none" and device != "cpu":
-        raise StartError(
-            f"--quantization {settings.quantization} works on a CPU only so far: leave it out on "
-            f"{device}"
-        )
     folder = model_folder(settings.model, progress, revision=settings.revision)
     progress.enter("checking the files")
     check_files(folder)
     config = read_config(folder)
+    sizes = _sizes(config, dtype, device)
+    _check_room(settings, sizes, dtype, device)
     progress.enter("reading the tokenizer")
     tokenizer = _tokenizer(folder)
     template, origin = choose_template(tokenizer, settings.chat_template)
-    weights = _weights(folder, dtype, progress)
-    if device == "cpu":
-        progress.enter("arranging the weights for this CPU")
-        pack(weights, int8=settings.quantization == "int8")
+    quantized = settings.quantization != "none"
+    # In its own dtype a file is mapped into memory and read when it is needed: tensor by tensor.
+    weights = _weights(folder, "auto" if quantized else DTYPES[dtype], progress)
+    _arrange(weights, settings.quantization, dtype, device, progress)
     progress.enter(f"moving the weights to {device}")
     stops = _stop_ids(config, weights.generation_config, tokenizer)
-    quantized = settings.quantization != "none"
     network = Runner(weights, device=device, stop_ids=stops, quantized=quantized)
     weight = held_by(weights)
     room = _room(settings, network)
@@ -85,15 +84,14 @@ def load_model(settings: Settings, progress: Progress) -> LoadedModel:
         kv_tokens=tokens,
         template=origin if template != "" else None,
         remarks=(
-            f"weights {_amount(weight)} in {dtype}"
-            + ("" if settings.quantization == "none" else f", {settings.quantization}")
-            + f"; loaded in {time.monotonic() - began:.1f} s on {device}",
+            *_weight_remarks(settings.quantization, sizes, dtype, device),
             f"KV cache {_amount(held)}",
             f"context {context} tokens ({limited_by})",
             f"{tokens / context:.1f} requests of full length fit; up to {settings.max_batch} run "
             "together",
             *([f"decoding by {network.decoding}"] if network.decoding else []),
             f"chat template: {origin}",
+            f"loaded in {time.monotonic() - began:.1f} s on {device} in {dtype}",
         ),
     )
 
@@ -170,8 +168,89 @@ def _tokenizer(folder: Path) -> Any:
         ) from error
 
 
-def _weights(folder: Path, dtype: str, progress: Progress) -> Any:
-    """The network in `dtype`, on the CPU.
+def _sizes(config: Any, dtype: str, device: str) -> dict[str, WeightBytes]:
+    """What the weights take, by quantization: from a model without numbers.
+
+    Empty where no such model can be built, which reading the weights will then say better.
+    """
+    try:
+        with torch.device("meta"):
+            skeleton = _model_class.from_config(config, dtype=DTYPES[dtype])
+    except (ValueError, RuntimeError, KeyError, AttributeError, TypeError):
+        return {}
+    names = ("none", "int8", "int4")
+    return {name: weight_bytes(skeleton, name, DTYPES[dtype], device) for name in names}
+
+
+def _check_room(
+    settings: Settings, sizes: Mapping[str, WeightBytes], dtype: str, device: str
+) -> None:
+    """Refuse weights that are larger than the memory, before minutes go into reading them.
+
+    Raises:
+        StartError: They are; with the quantizations that would make them fit.
+    """
+    if not sizes:
+        return
+    free = memory(torch.device(device))["free_bytes"]
+    wanted = sizes[settings.quantization].total
+    if wanted <= free:
+        return
+    smaller = [
+        f"--quantization {name} ({size.total / 2**30:.1f} GiB)"
+        for name, size in sizes.items()
+        if size.total <= min(free, wanted - 1)
+    ]
+    ways = [" or ".join(smaller)] if smaller else []
+    raise StartError(
+        f"the model's weights take {wanted / 2**30:.1f} GiB "
+        f"({_kind(settings.quantization, dtype)}), and {device} has {free / 2**30:.1f} GiB free: "
+        + ", ".join(["close what uses it", *ways, "or choose a smaller model"])
+    )
+
+
+def _arrange(model: Any, quantization: str, dtype: str, device: str, progress: Progress) -> None:
+    progress.enter(f"arranging the weights for {'this CPU' if device == 'cpu' else device}")
+
+    def tell(done: int, of: int) -> None:
+        if done == 1:
+            progress.enter(f"quantizing the weights ({quantization})", total=of, unit="tensors")
+        progress.advance(1)
+
+    try:
+        arrange(model, quantization, device=device, dtype=DTYPES[dtype], told=tell)
+    except torch.OutOfMemoryError as error:
+        raise StartError(
+            f"{device} ran out of memory while the weights were quantized ({quantization}): close "
+            "what uses it, choose a smaller model, or use --device cpu"
+        ) from error
+
+
+def _kind(quantization: str, dtype: str) -> str:
+    return dtype if quantization == "none" else f"{quantization} and {dtype}"
+
+
+def _weight_remarks(
+    quantization: str, sizes: Mapping[str, WeightBytes], dtype: str, device: str
+) -> list[str]:
+    """For the start's report: what the weights take, and what of them is quantized."""
+    if not sizes:
+        return []
+    size = sizes[quantization]
+    told = [f"weights {size.total / 2**30:.2f} GiB ({_kind(quantization, dtype)})"]
+    if quantization == "none":
+        return told
+    told[0] += f": {size.numbers / size.of:.0%} of the weights quantized, the rest in {dtype}"
+    if device != "cpu" and not (device.startswith("cuda") and HAS_TRITON):
+        told.append(
+            f"{quantization} saves memory only, and time not: its kernels need CUDA and Triton, so "
+            "the weights are written out in each step"
+        )
+    return told
+
+
+def _weights(folder: Path, dtype: Any, progress: Progress) -> Any:
+    """The network on the CPU, in a torch dtype or, where that is "auto", in its own.
 
     Raises:
         StartError: The files do not make a whole causal language model.
@@ -179,9 +258,9 @@ def _weights(folder: Path, dtype: str, progress: Progress) -> Any:
     progress.enter("reading the weights")
     previous = _hf_logging.set_tqdm_hook(_reporting_to(progress))
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded = _model_class.from_pretrained(
             folder,
-            dtype=DTYPES[dtype],
+            dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 from collections.abc import Callable
@@ -11,9 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from llm_offline.engine.weights import WeightBytes
 from llm_offline.errors import StartError
 from llm_offline.loaded import LoadedModel
-from llm_offline.loading import load_model
+from llm_offline.loading import _weight_remarks, load_model
 from llm_offline.progress import Progress
 from llm_offline.settings import Settings
 
@@ -154,11 +156,53 @@ def test_progress_counts_the_tensors(tiny_folder: Path) -> None:
     assert len(seen) > 10
 
 
-@pytest.mark.parametrize("more", [{"dtype": "bf16"}, {"quantization": "int8"}], ids=str)
-def test_other_numbers_than_fp32(tiny_folder: Path, more: dict[str, str]) -> None:
+@pytest.mark.parametrize("dtype", ["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize("quantization", ["none", "int8", "int4"])
+def test_other_numbers(tiny_folder: Path, dtype: str, quantization: str) -> None:
     """The comparison with the model's own attention passes there too."""
-    model = _load(tiny_folder, **more)
-    assert any(more.get("quantization", "bf16") in remark for remark in model.remarks)
+    remarks = "; ".join(_load(tiny_folder, dtype=dtype, quantization=quantization).remarks)
+    kind = dtype if quantization == "none" else f"{quantization} and {dtype}"
+    assert f"GiB ({kind})" in remarks
+    assert ("% of the weights quantized, the rest in" in remarks) == (quantization != "none")
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_quantized_weights_let_the_file_go(copied: Path, quantization: str) -> None:
+    """It is mapped while it is read; afterwards nothing of it takes memory."""
+    maps = Path("/proc/self/maps")
+    if not maps.is_file():
+        pytest.skip("needs Linux")
+    model = _load(copied, quantization=quantization)
+    gc.collect()
+    assert str(copied) not in maps.read_text()
+    assert model.network.vocabulary
+
+
+@pytest.mark.parametrize(
+    ("quantization", "free", "sentence"),
+    [
+        ("none", 450_000, "--quantization int8 (0.0 GiB) or --quantization int4 (0.0 GiB), or"),
+        ("int8", 375_000, "(int8 and fp32), and cpu has 0.0 GiB free"),
+        ("int4", 100_000, "close what uses it, or choose a smaller model"),
+    ],
+)
+def test_weights_that_do_not_fit_are_not_read(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, quantization: str, free: int, sentence: str
+) -> None:
+    monkeypatch.setattr("llm_offline.loading.memory", lambda device: {"free_bytes": free})
+    with pytest.raises(StartError) as refused:
+        _load(tiny_folder, quantization=quantization)
+    assert sentence in str(refused.value)
+
+
+def test_the_start_says_where_quantization_saves_no_time() -> None:
+    sizes = {"int4": WeightBytes(quantized=2**30, rest=2**29, numbers=2**31, of=2**31 + 2**28)}
+    assert _weight_remarks("int4", sizes, "fp16", "mps") == [
+        "weights 1.50 GiB (int4 and fp16): 89% of the weights quantized, the rest in fp16",
+        "int4 saves memory only, and time not: its kernels need CUDA and Triton, so the weights "
+        "are written out in each step",
+    ]
+    assert len(_weight_remarks("int4", sizes, "bf16", "cpu")) == 1
 
 
 def test_the_memory_for_keys_and_values_is_bounded(tiny_folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Rearranged weights give the same numbers; 8-bit ones nearly."""
+"""Rearranged weights give the same numbers; 8-bit and 4-bit ones nearly."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from llm_offline.engine.cpu_linear import Int8Linear, PackedLinear, pack
-from tests.llm_offline.engine.models import CONFIGS, random_model
+from llm_offline.engine.cpu_linear import Int4Linear, Int8Linear, PackedLinear
+from llm_offline.engine.quantization import from_int4, to_int4
 
 _BF16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
@@ -38,22 +38,28 @@ def test_int8_is_near_and_knows_no_neighbours(bias: bool, dtype: torch.dtype) ->
         assert torch.equal(alone.float(), found)
 
 
-@pytest.mark.parametrize("int8", [False, True])
-def test_a_whole_model(int8: bool) -> None:
-    dtype = torch.float32 if int8 else torch.bfloat16
-    model = random_model(CONFIGS["llama, tied weights"]()).to(dtype)
-    ids = torch.arange(3, 40)[None]
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("inputs", [64, 96])
+def test_int4_is_what_its_codes_say(bias: bool, dtype: torch.dtype, inputs: int) -> None:
+    """torch's own packing reads our codes, scales and zeros as we mean them."""
+    linear = nn.Linear(inputs, 96, bias=bias).to(dtype)
+    x = torch.randn(1, 7, inputs, generator=torch.Generator().manual_seed(1)).to(dtype)
+    group = 64 if inputs == 64 else 32
     with torch.inference_mode():
-        before = model(ids).logits.float()
-        embeddings = model.get_input_embeddings().weight.clone()
-        pack(model, int8=int8)
-        after = model(ids).logits.float()
-    assert float((after - before).norm() / before.norm()) < 0.1
-    assert torch.equal(model.get_input_embeddings().weight, embeddings)
-    kinds = {type(module) for module in model.modules()}
-    if int8:
-        assert Int8Linear in kinds
-        assert type(model.get_output_embeddings()) is nn.Linear
-    elif _BF16:
-        assert PackedLinear in kinds
-        assert nn.Linear not in kinds
+        found = Int4Linear(linear)(x)
+        weight = from_int4(*to_int4(linear.weight.detach(), group), torch.float32)
+        meant = nn.functional.linear(x.float(), weight, linear.bias.float() if bias else None)
+    assert found.dtype == dtype
+    assert found.shape == (1, 7, 96)
+    assert float((found.float() - meant).norm() / meant.norm()) < 0.01
+
+
+def test_int4_knows_no_neighbours() -> None:
+    linear = nn.Linear(128, 64).bfloat16()
+    x = torch.randn(37, 128, generator=torch.Generator().manual_seed(2)).bfloat16()
+    with torch.inference_mode():
+        quantized = Int4Linear(linear)
+        together = quantized(x)
+        alone = torch.cat([quantized(x[n : n + 1]) for n in range(len(x))])
+    assert torch.equal(alone, together)

@@ -1,0 +1,148 @@
+"""What a model's weights take, and putting them where they belong, one tensor after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from llm_offline.engine.cpu_linear import Int4Linear, Int8Linear, PackedLinear
+from llm_offline.engine.quantization import BITS, fits, quantized_bytes
+from llm_offline.engine.quantized_linear import Linear4, Linear8
+
+
+@dataclass(frozen=True, slots=True)
+class WeightBytes:
+    """What a model's weights take.
+
+    Attributes:
+        quantized: Bytes of the layers that are quantized, scales included.
+        rest: Bytes of all else: embeddings (once where they are the output layer too), output
+            layer, norms, biases, and layers that no quantization fits.
+        numbers: Weights of the quantized layers.
+        of: Weights of the whole model.
+    """
+
+    quantized: int
+    rest: int
+    numbers: int
+    of: int
+
+    @property
+    def total(self) -> int:
+        """All bytes."""
+        return self.quantized + self.rest
+
+
+def weight_bytes(
+    model: Any, quantization: str, dtype: torch.dtype, device: str = "cuda"
+) -> WeightBytes:
+    """What the weights of a model take in memory once `arrange` is through with them.
+
+    Args:
+        model: A transformers causal LM before `arrange`; of its weights only shapes are read, so
+            they may be on the device "meta".
+        quantization: `none`, `int8` or `int4`.
+        dtype: Of what is not quantized.
+        device: Where it computes; the layout for a CPU needs a second copy of an output layer
+            that shares its weights with the embeddings, in bf16.
+    """
+    quantized = numbers = 0
+    for parent, name in _quantizable(model, quantization):
+        linear = getattr(parent, name)
+        quantized += quantized_bytes(linear, BITS[quantization])
+        numbers += linear.weight.numel()
+    of = sum(parameter.numel() for parameter in model.parameters())
+    rest = of - numbers
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is not None and head.weight is embeddings.weight and _packs(head, dtype, device):
+        rest += head.weight.numel()
+    return WeightBytes(quantized, rest * dtype.itemsize, numbers, of)
+
+
+def arrange(
+    model: Any,
+    quantization: str,
+    *,
+    device: str,
+    dtype: torch.dtype,
+    told: Callable[[int, int], None] = lambda done, of: None,
+) -> None:
+    """Quantize a model's linear layers, and lay them out as the device wants them.
+
+    One layer is read, quantized on the device and let go before the next, so a model whose files
+    are mapped into memory never stands there as a whole. The last layer, whose outputs are
+    compared with each other, keeps its numbers, and so do embeddings and norms.
+
+    Args:
+        model: A transformers causal LM on the CPU; it is changed. Unless `quantization` is
+            `none`, its dtype may be that of its files.
+        quantization: `none`, `int8` or `int4`.
+        device: Where it will compute; all but quantized layers stay on the CPU.
+        dtype: What it computes in.
+        told: Called with (layers done, layers in all).
+
+    Raises:
+        torch.OutOfMemoryError: The quantized layers do not fit on the device.
+    """
+    found = _quantizable(model, quantization)
+    for done, (parent, name) in enumerate(found, start=1):
+        quantized = _quantized(getattr(parent, name), quantization, device, dtype)
+        setattr(parent, name, quantized)
+        told(done, len(found))
+    if quantization != "none":
+        _own(model, dtype)
+    for parent, name in _linears(model):
+        if _packs(getattr(parent, name), dtype, device):
+            setattr(parent, name, PackedLinear(getattr(parent, name)))
+
+
+def _linears(model: Any) -> list[tuple[nn.Module, str]]:
+    """Where the linear layers are; not the layers themselves, which the list would keep alive."""
+    return [
+        (module, name)
+        for module in model.modules()
+        for name, child in module.named_children()
+        if type(child) is nn.Linear
+    ]
+
+
+def _quantizable(model: Any, quantization: str) -> list[tuple[nn.Module, str]]:
+    if quantization == "none":
+        return []
+    head = model.get_output_embeddings()
+    return [
+        (parent, name)
+        for parent, name in _linears(model)
+        if getattr(parent, name) is not head and fits(getattr(parent, name), BITS[quantization])
+    ]
+
+
+def _quantized(linear: nn.Linear, quantization: str, device: str, dtype: torch.dtype) -> nn.Module:
+    if device == "cpu":
+        return Int8Linear(linear) if quantization == "int8" else Int4Linear(linear)
+    made = Linear8 if quantization == "int8" else Linear4
+    return made(linear, device=device, dtype=dtype)
+
+
+def _packs(linear: nn.Linear, dtype: torch.dtype, device: str) -> bool:
+    supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return device == "cpu" and dtype == torch.bfloat16 and bool(supported)
+
+
+def _own(model: Any, dtype: torch.dtype) -> None:
+    """Copy what is left into memory of its own, in `dtype`: then the mapped files can go.
+
+    Buffers stay as they are: frequencies of rotary embeddings are in fp32 on purpose.
+    """
+    # As transformers does when it reads in `dtype`.
+    exact = set(model._keep_in_fp32_modules_strict or ())
+    if dtype == torch.float16:
+        exact |= set(model._keep_in_fp32_modules or ())
+    for name, parameter in model.named_parameters():
+        kept = any(part in name.split(".") for part in exact)
+        parameter.data = parameter.data.to(torch.float32 if kept else dtype, copy=True)
+    model.config.dtype = dtype
