@@ -3,14 +3,17 @@
 LLMOfflineError
 ├── StartError                 the server cannot start or the model cannot load: one line
 ├── BadRequest            400  the request cannot be honoured as it stands
+│   ├── LoadFailed             the model that was asked for cannot be loaded
 │   ├── UnsupportedFeature     valid for OpenAI, not offered here: refused, never ignored
 │   └── ContextExceeded        the prompt does not fit; carries both counts in its sentence
 ├── Unauthorized          401
 ├── NotFound              404
+├── Conflict              409  another model is being loaded; carries Retry-After
 ├── TooLarge              413  the body is larger than the limit
 ├── QueueFull             429  carries Retry-After
 ├── GenerationFailed      500  an exception in a step; the server goes on
 ├── Loading               503  the model is not there yet; carries Retry-After
+├── Unloaded              503  there is no model, and none is on its way
 ├── OutOfMemory           503  this request did not fit; the server goes on
 └── ShuttingDown          503  the server was told to stop
 """
@@ -63,6 +66,12 @@ class UnsupportedFeature(BadRequest):
     """A feature of OpenAI's API that this server does not offer."""
 
     code = "unsupported_parameter"
+
+
+class LoadFailed(BadRequest):
+    """The model that a request names cannot be loaded."""
+
+    code = "load_failed"
 
 
 class ContextExceeded(BadRequest):
@@ -123,6 +132,14 @@ class QueueFull(_Later):
     code = "queue_full"
 
 
+class Conflict(_Later):
+    """Something else is going on that this request would disturb."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "load_in_progress"
+
+
 class GenerationFailed(LLMOfflineError):
     """An exception in a generation step."""
 
@@ -134,6 +151,13 @@ class Loading(_Later):
 
     status = 503
     code = "loading"
+
+
+class Unloaded(LLMOfflineError):
+    """There is no model, and none is on its way. Its sentence must not say "loading"."""
+
+    status = 503
+    code = "unloaded"
 
 
 class OutOfMemory(LLMOfflineError):

@@ -17,6 +17,7 @@ from huggingface_hub.errors import (
     GatedRepoError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
 from tqdm import tqdm  # type: ignore[import-untyped]
 
@@ -30,13 +31,16 @@ _UNWANTED = ["original/*", "onnx/*", "openvino/*", "gguf/*", "consolidated*"]
 _HUB_ID = re.compile(r"^[\w][\w.-]*(/[\w][\w.-]*)?$")
 
 
-def model_folder(name: str, progress: Progress, *, flag: str = "--model") -> Path:
+def model_folder(
+    name: str, progress: Progress, *, flag: str = "--model", revision: str | None = None
+) -> Path:
     """The folder of a model, downloaded if need be.
 
     Args:
         name: A folder or a Hugging Face id.
         progress: Told how far a download is.
         flag: What the user set, for messages.
+        revision: Branch, tag or commit on the hub; None is the main branch.
 
     Raises:
         StartError: There is no such folder, or the id cannot be had.
@@ -54,15 +58,15 @@ def model_folder(name: str, progress: Progress, *, flag: str = "--model") -> Pat
         raise StartError(f"{flag} {name}: there is no such folder, and it is not a Hugging Face id")
     progress.enter("looking in the download cache")
     try:
-        return Path(_snapshot(name, local_files_only=True))
+        return Path(_snapshot(name, revision=revision, local_files_only=True))
     except LocalEntryNotFoundError:
-        return _download(name, progress, flag)
+        return _download(name, progress, flag, revision)
 
 
-def _download(name: str, progress: Progress, flag: str) -> Path:
+def _download(name: str, progress: Progress, flag: str, revision: str | None = None) -> Path:
     progress.enter("asking the hub for the list of files")
     try:
-        files = _snapshot(name, dry_run=True)
+        files = _snapshot(name, revision=revision, dry_run=True)
         if not any(file.filename.endswith(".safetensors") for file in files):
             raise StartError(
                 f"{flag} {name}: the repository has no safetensors weights, and pickled ones are "
@@ -71,7 +75,7 @@ def _download(name: str, progress: Progress, flag: str) -> Path:
         progress.enter(
             "downloading", total=sum(file.file_size or 0 for file in files if file.will_download)
         )
-        return Path(_snapshot(name, tqdm_class=_reporting_to(progress)))
+        return Path(_snapshot(name, revision=revision, tqdm_class=_reporting_to(progress)))
     except (LocalEntryNotFoundError, DryRunError, HTTPError, OSError) as error:
         raise _told(name, flag, error) from error
 
@@ -84,6 +88,11 @@ def _told(name: str, flag: str, error: Exception) -> StartError:
         return StartError(
             f"{flag} {name}: its authors ask for an agreement and a token: accept it on "
             f"https://huggingface.co/{name}, then set HF_TOKEN or run `hf auth login`"
+        )
+    if isinstance(cause, RevisionNotFoundError):
+        return StartError(
+            f"{flag} {name}: the hub has no such revision of it: check the branch, tag or commit "
+            "(--revision)"
         )
     # The hub says 401, not 404, to those it does not know.
     if isinstance(cause, RepositoryNotFoundError):

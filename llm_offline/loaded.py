@@ -9,6 +9,9 @@ from typing import Any, Protocol
 from llm_offline.engine.interface import Grammar, Sampling
 from llm_offline.engine.step import Network as Steppable
 from llm_offline.engine.text import Message
+from llm_offline.fitting import Need
+from llm_offline.progress import Progress
+from llm_offline.settings import Settings
 
 
 class Network(Steppable, Protocol):
@@ -17,6 +20,11 @@ class Network(Steppable, Protocol):
     @property
     def vocabulary(self) -> int:
         """Width of its logits."""
+        ...
+
+    @property
+    def difference(self) -> float:
+        """How far its logits are from those of the model's own attention: ‖ours - own‖/‖own‖."""
         ...
 
     def memory(self) -> dict[str, int]:
@@ -74,6 +82,10 @@ class LoadedModel:
         defaults: Sampling where a request says nothing: the model's own advice.
         device: Where it computes.
         dtype: What it computes in: bf16, fp16 or fp32.
+        weights_bytes: Memory of its weights.
+        kv_bytes: Memory of its KV cache.
+        kv_tokens: Tokens that the KV cache holds.
+        template: Where its chat template comes from, in words; None where it has none.
         remarks: Phrases for the start's report.
     """
 
@@ -84,4 +96,40 @@ class LoadedModel:
     defaults: Sampling
     device: str
     dtype: str
+    weights_bytes: int = 0
+    kv_bytes: int = 0
+    kv_tokens: int = 0
+    template: str | None = None
     remarks: tuple[str, ...] = ()
+
+    def facts(self) -> dict[str, Any]:
+        """What it takes and can, for answers."""
+        return {
+            "device": self.device,
+            "dtype": self.dtype,
+            "context_length": self.context,
+            "weights_bytes": self.weights_bytes,
+            "kv_cache_bytes": self.kv_bytes,
+            "full_length_requests": round(self.kv_tokens / self.context, 1),
+            "chat_template": self.template,
+        }
+
+
+class Loader(Protocol):
+    """Finds models and reads them; called in threads that end with the call."""
+
+    def weigh(self, settings: Settings, progress: Progress) -> Need:
+        """Find a model's files, download them if need be, and estimate what it takes.
+
+        Raises:
+            StartError: One sentence about what is wrong with them.
+        """
+        ...
+
+    def load(self, settings: Settings, progress: Progress) -> LoadedModel:
+        """Read the model in and try it; raises `StartError`."""
+        ...
+
+    def give_back(self) -> None:
+        """Give the system back what nobody uses any more."""
+        ...

@@ -25,13 +25,11 @@ from llm_offline.engine.runner import Runner
 from llm_offline.engine.text import ModelText, choose_template
 from llm_offline.engine.weights import WeightBytes, arrange, weight_bytes
 from llm_offline.errors import StartError
+from llm_offline.fitting import LEAST_CONTEXT
 from llm_offline.hub import model_folder
 from llm_offline.loaded import LoadedModel
 from llm_offline.progress import Progress
 from llm_offline.settings import Settings
-
-_LEAST_CONTEXT = 64
-"""Fewer tokens answer no question."""
 
 _hf_logging: Any = transformers.utils.logging  # untyped
 _model_class: Any = AutoModelForCausalLM  # untyped
@@ -48,10 +46,10 @@ def load_model(settings: Settings, progress: Progress) -> LoadedModel:
     _hf_logging.disable_progress_bar()
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)
-    folder = model_folder(settings.model, progress)
+    folder = model_folder(settings.model, progress, revision=settings.revision)
     progress.enter("checking the files")
-    _check_files(folder)
-    config = _config(folder)
+    check_files(folder)
+    config = read_config(folder)
     sizes = _sizes(config, dtype, device)
     _check_room(settings, sizes, dtype, device)
     progress.enter("reading the tokenizer")
@@ -64,6 +62,7 @@ def load_model(settings: Settings, progress: Progress) -> LoadedModel:
     progress.enter(f"moving the weights to {device}")
     stops = _stop_ids(config, weights.generation_config, tokenizer)
     network = Runner(weights, device=device, stop_ids=stops, quantized=quantized)
+    weight = held_by(weights)
     room = _room(settings, network)
     context, limited_by = _context(settings, config, room)
     progress.enter("trying the model")
@@ -71,7 +70,7 @@ def load_model(settings: Settings, progress: Progress) -> LoadedModel:
     network.allocate(
         tokens, context=context, most_rows=settings.max_batch, graphs=settings.cuda_graphs
     )
-    held = tokens * network.bytes_per_token / 2**30
+    held = tokens * network.bytes_per_token
     return LoadedModel(
         network=network,
         text=ModelText(tokenizer, template),
@@ -80,25 +79,31 @@ def load_model(settings: Settings, progress: Progress) -> LoadedModel:
         defaults=_defaults(weights.generation_config),
         device=device,
         dtype=dtype,
+        weights_bytes=weight,
+        kv_bytes=held,
+        kv_tokens=tokens,
+        template=origin if template != "" else None,
         remarks=(
-            f"loaded in {time.monotonic() - began:.1f} s on {device} in {dtype}",
             *_weight_remarks(settings.quantization, sizes, dtype, device),
+            f"KV cache {_amount(held)}",
             f"context {context} tokens ({limited_by})",
-            f"KV cache {held:.2f} GiB: {tokens / context:.1f} requests of full length",
+            f"{tokens / context:.1f} requests of full length fit; up to {settings.max_batch} run "
+            "together",
             *([f"decoding by {network.decoding}"] if network.decoding else []),
             f"chat template: {origin}",
+            f"loaded in {time.monotonic() - began:.1f} s on {device} in {dtype}",
         ),
     )
 
 
-def _check_files(folder: Path) -> None:
+def check_files(folder: Path) -> None:
     """Refuse what is not a whole safetensors checkpoint, before minutes go into reading it."""
     if not (folder / "config.json").is_file():
         raise StartError(
             f"{folder} is not a model: it has no config.json; give the folder that holds "
             "config.json, the tokenizer and the safetensors files"
         )
-    for file in _weight_files(folder):
+    for file in weight_files(folder):
         try:
             with safe_open(file, framework="pt"):
                 pass
@@ -108,7 +113,7 @@ def _check_files(folder: Path) -> None:
             ) from error
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         names = sorted(set(_json(index).get("weight_map", {}).values()))
@@ -140,7 +145,7 @@ def _json(file: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _config(folder: Path) -> Any:
+def read_config(folder: Path) -> Any:
     described = _json(folder / "config.json")
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -352,9 +357,9 @@ def _context(settings: Settings, config: Any, room: int) -> tuple[int, str]:
         raise StartError(
             f"--max-context {wanted} is more than the {made_for} tokens that the model was made for"
         )
-    if room < (wanted or _LEAST_CONTEXT):
+    if room < (wanted or LEAST_CONTEXT):
         raise StartError(
-            f"there is memory for {room} tokens of context, and {wanted or _LEAST_CONTEXT} are "
+            f"there is memory for {room} tokens of context, and {wanted or LEAST_CONTEXT} are "
             "needed: raise --kv-memory, lower --max-context, or choose a smaller model"
         )
     if wanted is not None:
@@ -362,6 +367,20 @@ def _context(settings: Settings, config: Any, room: int) -> tuple[int, str]:
     if room < made_for:
         return room, f"of {made_for}: what memory allows"
     return made_for, "what the model was made for"
+
+
+def held_by(model: Any) -> int:
+    """Bytes of all tensors that a network holds: parameters, and what layers keep beside them."""
+    found: dict[int, int] = {}
+    for module in model.modules():
+        tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        tensors += [value for value in vars(module).values() if hasattr(value, "element_size")]
+        found |= {id(one): one.numel() * one.element_size() for one in tensors}
+    return sum(found.values())
+
+
+def _amount(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**27 else f"{size / 2**20:.1f} MiB"
 
 
 def _first_line(error: BaseException) -> str:

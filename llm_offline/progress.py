@@ -23,18 +23,23 @@ class Stage:
     total: int | None = None
     unit: str = "bytes"
 
+    @property
+    def percent(self) -> float | None:
+        """How much of it is done, 0 to 100; None where that is not known."""
+        if self.done is None or not self.total:
+            return None
+        return round(100 * min(1.0, self.done / self.total), 1)
+
     def as_json(self) -> dict[str, Any]:
         """For `/health`: `stage`, and `done`, `total`, `unit`, `percent` where known."""
         known: dict[str, Any] = {"stage": self.name}
-        if self.done is not None and self.total:
-            percent = round(100 * min(1.0, self.done / self.total), 1)
-            known |= {"done": self.done, "total": self.total, "unit": self.unit, "percent": percent}
+        if self.percent is not None:
+            known |= {"done": self.done, "total": self.total, "unit": self.unit}
+            known["percent"] = self.percent
         return known
 
     def __str__(self) -> str:
-        if self.done is None or not self.total:
-            return self.name
-        return f"{self.name} ({100 * min(1.0, self.done / self.total):.0f} %)"
+        return self.name if self.percent is None else f"{self.name} ({self.percent:.0f} %)"
 
 
 class Progress:

@@ -1,151 +1,399 @@
-"""The model's life: loading in a thread, then ready behind an engine, then stopped."""
+"""Which model serves: loading, replacing and unloading it, and who waits meanwhile.
+
+One model at a time. A new one is loaded beside the old one where both have room, and in its place
+otherwise. Everything but the loading itself is on the event loop, and one change at a time.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
-from llm_offline.engine.continuous import ContinuousBatching
-from llm_offline.engine.interface import Engine
-from llm_offline.errors import Loading, ShuttingDown, StartError
-from llm_offline.loaded import LoadedModel
+from llm_offline.errors import (
+    Conflict,
+    LLMOfflineError,
+    Loading,
+    QueueFull,
+    ShuttingDown,
+    StartError,
+    Unloaded,
+)
+from llm_offline.fitting import Held, Need, has_room_beside
+from llm_offline.loaded import LoadedModel, Loader
+from llm_offline.off_loop import OffLoop
 from llm_offline.progress import Progress
-from llm_offline.settings import Settings
+from llm_offline.running import Ready, name_of, run
+from llm_offline.settings import Settings, changed
+from llm_offline.threads import Threads
 
 log = logging.getLogger(__name__)
 
-_T = TypeVar("_T")
+T = TypeVar("T")
 
 NARRATION = 5.0
 """Seconds between two lines about the loading."""
 
-Load = Callable[[Settings, Progress], LoadedModel]
-"""Finds and reads a model, telling its progress; raises `StartError`."""
+TRIAL_CONTEXT = 1024
+"""Tokens of context that a model gets which is only tried."""
+
+State = Literal["loading", "ready", "idle", "unloaded"]
+"""`idle`: unloaded because nobody asked; the next request loads it again."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """A model and the engine that runs it."""
+class Change:
+    """What a load did.
 
-    model: LoadedModel
-    engine: Engine
+    Attributes:
+        model: The name of the model that serves now.
+        replaced: Of the one before, if there was one.
+        beside: Whether both were in memory for a while, so that nobody had to wait.
+        seconds: How long it took.
+    """
+
+    model: str
+    replaced: str | None
+    beside: bool
+    seconds: float
 
 
 class Serving:
-    """Holds the one model of this process. Everything but the loading is on the event loop."""
+    """Holds the model of this process."""
 
-    def __init__(self, settings: Settings, load: Load) -> None:
+    def __init__(self, settings: Settings, loader: Loader) -> None:
         self.settings = settings
+        """Those of the start; a model's own are `Ready.settings`."""
+        self.state: State = "loading"
         self.progress = Progress()
+        """Of the change that is under way, or was the last."""
         self.failure: StartError | None = None
-        """Why loading failed."""
+        """Why the first load failed."""
         self.on_failure: Callable[[], None] = lambda: None
-        """Called on the event loop when loading failed."""
+        """Called on the event loop when the first load failed."""
+        self.context = 0
+        """Of the model that served last, in tokens."""
         self.started_at = int(time.time())
         """Unix time of the start."""
-        self._load = load
+        self._threads = Threads()
+        self._loader = OffLoop(loader, self._threads)
+        self._wish = settings  # of the model that serves, or served last
         self._ready: Ready | None = None
-        self._stopped = False
-        self._thread: threading.Thread | None = None
-        self._narrator: asyncio.Task[None] | None = None
+        self._living: list[Ready] = []  # engines that have not ended
+        self._change: asyncio.Task[Any] | None = None
+        self._coming: Settings | None = None
+        self._settled = asyncio.Event()
+        self._trouble: StartError | None = None
+        self._waiting = 0
+        self.stopped = False
+        """Whether the server was told to end."""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # What requests see
 
     @property
     def model_name(self) -> str:
-        """What `/v1/models` calls the model: the hub's id, or the folder's name."""
-        folder = Path(self.settings.model).expanduser()
-        return folder.resolve().name if folder.is_dir() else self.settings.model
+        """The model that serves, or that comes."""
+        return self._ready.name if self._ready else name_of(self._coming or self._wish)
 
-    def start(self) -> None:
-        """Begin to load."""
-        loop = asyncio.get_running_loop()
-        # A daemon: a load that is stuck in a read must not outlive the server.
-        self._thread = threading.Thread(
-            target=self._load_in_thread, args=(loop,), name="loading", daemon=True
-        )
-        self._thread.start()
-        self._narrator = loop.create_task(self._narrate())
+    @property
+    def here(self) -> Ready | None:
+        """The model that serves, if one does."""
+        return None if self.stopped else self._ready
 
-    async def _narrate(self) -> None:
-        """Tell the log how far the loading is: a silent minute looks like a dead server."""
-        told = ""
-        while self._ready is None and self.failure is None and not self._stopped:
-            stage = str(self.progress.stage)
-            if stage != told:
-                log.info("loading %s: %s", self.model_name, stage)
-                told = stage
-            await asyncio.sleep(NARRATION)
+    @property
+    def coming(self) -> str | None:
+        """The model that is being loaded, if one is."""
+        return name_of(self._coming) if self._coming and self._changing else None
+
+    def base(self, model: str | None) -> Settings:
+        """What a load of `model` begins with; None is the model that served last."""
+        if model in (None, self._wish.model, name_of(self._wish)):
+            return self._wish
+        if model in (self.settings.model, name_of(self.settings)):
+            return self.settings
+        # These belong to the model of the start.
+        return changed(self.settings, {"model": model, "revision": None, "chat_template": None})
 
     def ready(self) -> Ready:
         """The model and its engine.
 
         Raises:
             Loading: It is not there yet.
+            Unloaded: There is none.
             ShuttingDown: It is not there any more.
         """
-        if self._stopped:
+        if self.stopped:
             raise ShuttingDown("the server is shutting down")
-        if self._ready is None:
+        if self._ready is not None:
+            return self._ready
+        if self.state == "loading":
             raise Loading(f"{self.model_name} is still loading: {self.progress.stage}")
-        return self._ready
+        if self._trouble is not None:
+            raise Unloaded(f"no model serves: {self._trouble}")
+        raise Unloaded(
+            f"{self.model_name} was unloaded and no model serves: POST /v1/models/load gets one"
+        )
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether requests are answered."""
-        return self._ready is not None and not self._stopped
+    async def wait(self, seconds: float) -> None:
+        """Until a model serves, none is to be expected, or `seconds` are over; `ready` says which.
+
+        One that was unloaded because nobody asked is loaded again.
+
+        Raises:
+            QueueFull: As many wait as may.
+        """
+        most = self.settings.max_batch + self.settings.max_queue
+        if self._waiting >= most:
+            raise QueueFull(
+                f"{self._waiting} requests wait for {self.model_name}, which is being loaded, and "
+                "no more may (--max-batch, --max-queue): try again later"
+            )
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(seconds):
+                if self.state == "idle":
+                    await self._come_back()
+                await self._settled.wait()
+        except TimeoutError:
+            return
+        finally:
+            self._waiting -= 1
+
+    # The process's life
+
+    def start(self) -> None:
+        """Begin to load the model of the settings."""
+        self._keep(self._first())
+        if self.settings.idle_unload is not None:
+            self._keep(self._watch(self.settings.idle_unload))
 
     def stop(self) -> None:
         """Refuse new requests, end the others with an error."""
-        self._stopped = True
-        if self._narrator is not None:
-            self._narrator.cancel()
-        if self._ready is not None:
-            self._ready.engine.stop()
+        self.stopped = True
+        self._settled.set()
+        for task in [*self._tasks, self._change]:
+            if task is not None:
+                task.cancel()
+        for one in self._living:
+            one.engine.stop()
 
     def has_threads(self) -> bool:
         """Whether, after `stop`, a thread is still in a step or in the loading."""
-        loading = self._thread is not None and self._thread.is_alive()
-        return loading or (self._ready is not None and not self._ready.engine.join(1.0))
+        return not self._threads.join(1.0) or not all(one.engine.join(1.0) for one in self._living)
 
-    def _load_in_thread(self, loop: asyncio.AbstractEventLoop) -> None:
+    # Changes
+
+    def load(self, wish: Settings) -> asyncio.Task[Change]:
+        """Begin to load a model; it replaces the one that serves. Its end raises `StartError`.
+
+        A load that fails leaves the old model serving, or brings it back. One that is under way
+        with the same wish is joined. It goes on when nobody waits for it.
+
+        Raises:
+            Conflict: Another change is under way.
+            ShuttingDown: The server is.
+        """
+        if self._changing and self._coming == wish:
+            return self._change  # type: ignore[return-value]  # only loads have what comes
+        self._refuse_another()
+        return self._begin(wish)
+
+    async def unload(self, *, idle: bool = False) -> str | None:
+        """Let the model finish what it has and give its memory back; its name.
+
+        Args:
+            idle: The next request loads it again.
+
+        Raises:
+            Conflict, ShuttingDown: See `load`.
+        """
+        self._refuse_another()
+        self._trouble = None
+        name = self._ready.name if self._ready else None
+        self._ready = None
+        self._set("idle" if idle else "unloaded")
+        self._change = asyncio.create_task(self._retire())
+        await asyncio.shield(self._change)
+        if name is not None:
+            log.info("%s was unloaded%s", name, ": nobody asked for a while" if idle else "")
+        return name
+
+    def try_out(
+        self, wish: Settings, use: Callable[[Ready, Need], Awaitable[T]]
+    ) -> asyncio.Task[T]:
+        """Load a model beside the one that serves, if there is room, use it, and unload it.
+
+        What `use` returns must not hold the model. The task raises `StartError` as `load` does.
+
+        Raises:
+            Conflict, ShuttingDown: See `load`.
+        """
+        self._refuse_another()
+        self.progress, self._coming = Progress(), None
+        task = asyncio.create_task(self._trial(wish, use))
+        self._change = task
+        return task
+
+    @property
+    def _changing(self) -> bool:
+        return self._change is not None and not self._change.done()
+
+    def _refuse_another(self) -> None:
+        if self.stopped:
+            raise ShuttingDown("the server is shutting down")
+        if self._changing:
+            what = self.coming or "another model"
+            raise Conflict(
+                f"{what} is being loaded, tried or unloaded ({self.progress.stage}): wait for that"
+            )
+
+    def _begin(self, wish: Settings) -> asyncio.Task[Change]:
+        self.progress, self._coming, self._trouble = Progress(), wish, None
+        before = self.state
+        if self._ready is None:
+            self._set("loading")
+        task = asyncio.create_task(self._replace(wish, before))
+        self._change = task
+        self._keep(self._narrate(task, name_of(wish)))
+        return task
+
+    async def _replace(self, wish: Settings, before: State) -> Change:
+        began = time.monotonic()
+        replaced = self._ready.name if self._ready else None
         try:
-            model = self._load(self.settings, self.progress)
+            need = await self._loader.weigh(wish, self.progress)
+            beside = has_room_beside(name_of(wish), need, self._held())
+            if beside or self._ready is None:
+                self._serve(wish, await self._loader.load(wish, self.progress))
+                if replaced:
+                    self.progress.enter(f"serving; waiting for the last requests of {replaced}")
+                await self._retire()
+            else:
+                await self._swap(wish, self._ready.settings)
         except StartError as error:
-            self._tell(loop, self._failed, error)
-        except Exception as error:
-            # Whatever a library raises on a strange model: the operator gets one sentence.
-            log.debug("loading failed", exc_info=True)
-            reason = (str(error).strip() or "no reason given").splitlines()[0]
-            sentence = f"{self.settings.model} cannot be loaded: {type(error).__name__}: {reason}"
-            self._tell(loop, self._failed, StartError(sentence))
-        else:
-            self._tell(loop, self._loaded, model)
+            if self._ready is None:
+                self._trouble = error
+                self._set("idle" if before == "idle" else "unloaded")
+            log.error("%s was not loaded: %s", name_of(wish), error)
+            raise
+        seconds = time.monotonic() - began
+        return Change(name_of(wish), replaced, beside and replaced is not None, seconds)
 
-    @staticmethod
-    def _tell(loop: asyncio.AbstractEventLoop, what: Callable[[_T], None], argument: _T) -> None:
+    async def _swap(self, wish: Settings, before: Settings) -> None:
+        """Replace the model, which has the settings `before`, where both have no room."""
+        name = name_of(before)
+        self.progress.enter(f"waiting for the last requests of {name}")
+        self._ready = None
+        self._set("loading")
+        await self._retire()
         try:
-            loop.call_soon_threadsafe(what, argument)
-        except RuntimeError:  # the loop is closed: the server was stopped meanwhile
-            log.debug("loading ended after the server")
-
-    def _failed(self, error: StartError) -> None:
-        self.failure = error
-        self.on_failure()
-
-    def _loaded(self, model: LoadedModel) -> None:
-        if self._stopped:
+            self._serve(wish, await self._loader.load(wish, self.progress))
+        except StartError as error:
+            told = str(error)
+        else:
             return
-        engine = ContinuousBatching(
-            model.network,
-            model.text.decode,
-            context=model.context,
-            max_queue=self.settings.max_queue,
-            max_batch=self.settings.max_batch,
-        )
-        self._ready = Ready(model, engine)
-        log.info("ready: %s; %s", self.model_name, "; ".join(model.remarks))
+        self.progress.enter(f"bringing {name} back")
+        try:
+            self._serve(before, await self._loader.load(before, self.progress))
+        except StartError as error:
+            raise StartError(f"{told}; and {name} could not be brought back: {error}") from None
+        raise StartError(f"{told}; {name} serves again")
+
+    def _held(self) -> Held | None:
+        now = self._ready
+        return Held(now.name, now.model.weights_bytes, now.model.kv_bytes) if now else None
+
+    async def _trial(self, wish: Settings, use: Callable[[Ready, Need], Awaitable[T]]) -> T:
+        name, old = name_of(wish), self.model_name if self._ready else None
+        need = await self._loader.weigh(wish, self.progress)
+        free = need.free_beside(self._held())
+        if not need.fits(free):
+            hint = f"; unload {old} first (POST /v1/models/unload)" if old else ""
+            raise StartError(need.refusal(name, free, None) + hint)
+        short = {"max_batch": 1, "max_context": min(need.context, TRIAL_CONTEXT)}
+        small = wish.model_copy(update=short)
+        try:
+            self._living.append(run(small, await self._loader.load(small, self.progress)))
+            return await use(self._living[-1], need)
+        except LLMOfflineError as error:
+            # Its traceback would keep the model in memory.
+            failure = error.with_traceback(None)
+        finally:
+            await self._retire()
+        raise failure
+
+    def _serve(self, wish: Settings, model: LoadedModel) -> None:
+        if self.stopped:
+            raise ShuttingDown("the server is shutting down")
+        self._ready = run(wish, model)
+        self._living.append(self._ready)
+        self._wish, self.context = wish, model.context
+        self._set("ready")
+        log.info("ready: %s\n%s", self._ready.name, "\n".join(f"    {r}" for r in model.remarks))
+
+    async def _retire(self) -> None:
+        """End all engines but the one that serves, and give their memory back."""
+        await self._end_others()
+        await self._loader.give_back()
+
+    async def _end_others(self) -> None:
+        # A function of its own: nothing may refer to an engine any more when it returns.
+        while old := next((one for one in self._living if one is not self._ready), None):
+            await old.end(self._threads)
+            self._living.remove(old)
+
+    async def _come_back(self) -> None:
+        while self._change is not None and self._changing and self.state == "idle":
+            await asyncio.wait({self._change})
+        if self.state == "idle" and not self.stopped:
+            self._begin(self._wish).add_done_callback(_look_at)
+
+    def _set(self, state: State) -> None:
+        self.state = state
+        if state == "loading":
+            self._settled.clear()
+        else:
+            self._settled.set()
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _first(self) -> None:
+        try:
+            await self._begin(self.settings)
+        except StartError as error:
+            self.failure = error
+            self.on_failure()
+
+    async def _narrate(self, task: asyncio.Task[Change], name: str) -> None:
+        """Tell the log how far the loading is: a silent minute looks like a dead server."""
+        told = ""
+        while not task.done():
+            stage = str(self.progress.stage)
+            if stage != told:
+                log.info("loading %s: %s", name, stage)
+                told = stage
+            await asyncio.wait({task}, timeout=NARRATION)
+
+    async def _watch(self, seconds: float) -> None:
+        """Unload the model when nobody has asked for `seconds`."""
+        while True:
+            await asyncio.sleep(min(seconds / 4, 30))
+            if self._ready is None or self._changing:
+                continue
+            if self._ready.busy:
+                self._ready.used = time.monotonic()
+            if time.monotonic() - self._ready.used >= seconds:
+                await self.unload(idle=True)
+
+
+def _look_at(task: asyncio.Task[Change]) -> None:
+    """Take a failure, which was logged, so that asyncio does not report it."""
+    if not task.cancelled():
+        task.exception()

@@ -7,6 +7,7 @@ over the real environment, which wins over `.env` in the working directory. An e
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +45,9 @@ class Settings(BaseSettings):
         "phamhai/Llama-3.2-3B-Instruct-Frog",
         min_length=1,
         description="Hugging Face id, or a folder with config.json, tokenizer and safetensors",
+    )
+    revision: str | None = Field(
+        None, description="Branch, tag or commit of a model on the hub; empty: its main branch"
     )
     device: str = Field(
         "auto",
@@ -93,6 +97,20 @@ class Settings(BaseSettings):
         description="`llama3`, `chatml` or a Jinja file; empty: the model's own, else the one "
         "whose special tokens it knows",
     )
+    loading_wait: float = Field(
+        45,
+        ge=0,
+        le=3600,
+        description="Seconds that a request waits for a model that is being loaded before it gets "
+        "a 503; 0: none. A client sends `Prefer: wait=0` to be told at once",
+    )
+    idle_unload: float | None = Field(
+        None,
+        ge=1,
+        le=10_000_000,
+        description="Seconds without a request after which the model gives its memory back; the "
+        "next request loads it again; empty: never",
+    )
     api_key: SecretStr | None = Field(
         None, description="Bearer key that clients must send; empty: no key needed"
     )
@@ -130,6 +148,13 @@ def load_settings(**flags: Any) -> Settings:
         raise StartError(f"{ENV_FILE} is not UTF-8 text: save it as UTF-8") from error
     except OSError as error:
         raise StartError(f"{ENV_FILE} cannot be read: {error.strerror or error}") from error
+
+
+def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """The same with changes (by field name), checked; raises pydantic's `ValidationError`."""
+    same = {name: getattr(settings, name) for name in Settings.model_fields}
+    # Environment and .env fill in what is not given, and everything is.
+    return Settings(**{**same, **changes})
 
 
 def _check_env_file() -> None:

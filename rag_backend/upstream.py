@@ -93,6 +93,10 @@ class Host:
     def headers(self) -> dict[str, str]:
         """What a request that the SDK does not build needs."""
         headers = {"content-type": "application/json", "user-agent": "rag-backend"}
+        if not self.proxied:
+            # A model server of the LAN that is loading would make a request wait. Told so at once,
+            # we can ask another host, and wait for this one as LLM_LOADING_TIMEOUT says.
+            headers["prefer"] = "wait=0"
         return headers | ({"authorization": f"Bearer {self.secret}"} if self.secret else {})
 
     def connections(self) -> DefaultAioHttpClient:
@@ -201,6 +205,8 @@ class Host:
         """An `{"error": …}` event in a stream whose status was 200."""
         fields: Mapping[str, Any] = body if isinstance(body, dict) else {"message": str(body)}
         detail = self._detail(fields)
+        if fields.get("code") == "loading":
+            return self._not_ready("loading", detail, None)
         if fields.get("type") == "invalid_request_error":
             return UpstreamRefused(
                 f"{self.named} refused the request{detail}",

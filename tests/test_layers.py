@@ -53,6 +53,8 @@ HEAVY = {
         "rag_backend.knowledge.parallel",
         "rag_backend.knowledge.reranking",
         "llm_offline.loading",
+        "llm_offline.weighing",
+        "llm_offline.workers",
         # The engine's inside; what is above it (scheduler, sequences, HTTP) knows no tensor.
         "llm_offline.engine.attention",
         "llm_offline.engine.cpu_linear",

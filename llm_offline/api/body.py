@@ -69,7 +69,20 @@ async def read_body(request: Request, kind: type[B]) -> B:
     return body
 
 
+async def keep_body(request: Request) -> dict[str, Any]:
+    """The body's JSON, of which `read_body` can make an object afterwards.
+
+    Raises:
+        BadRequest, TooLarge: See `read_body`.
+    """
+    request.state.body = await _bytes(request)
+    return parse(request.state.body)
+
+
 async def _bytes(request: Request) -> bytes:
+    kept: bytes | None = getattr(request.state, "body", None)
+    if kept is not None:
+        return kept
     taken = bytearray()
     async for piece in request.stream():
         taken += piece

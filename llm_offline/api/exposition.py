@@ -9,13 +9,14 @@ from llm_offline.engine.interface import EngineStatus, Histogram
 _PREFIX = "llm_offline_"
 
 
-def exposition(status: EngineStatus, memory: Mapping[str, int]) -> str:
-    """All of `/metrics`; `memory` in bytes, see `loaded.Network.memory`."""
-    return "\n".join(_lines(status, memory)) + "\n"
+def exposition(status: EngineStatus, memory: Mapping[str, int], *, loaded: bool) -> str:
+    """All of `/metrics`; `memory` in bytes, see `loaded.Network.memory`; `loaded`: a model is."""
+    return "\n".join(_lines(status, memory, loaded)) + "\n"
 
 
-def _lines(status: EngineStatus, memory: Mapping[str, int]) -> Iterator[str]:
+def _lines(status: EngineStatus, memory: Mapping[str, int], loaded: bool) -> Iterator[str]:
     gauges: dict[str, float] = {
+        "model_loaded": int(loaded),
         "num_requests_running": status.running,
         "num_requests_waiting": status.waiting,
         "kv_cache_usage_perc": status.kv_cache_usage,  # 0 to 1, as in vLLM

@@ -1,4 +1,4 @@
-"""Endpoints about the server: health, models, metrics."""
+"""Endpoints about the server: health, metrics."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from starlette.responses import JSONResponse, PlainTextResponse
 
 from llm_offline.api.exposition import exposition
 from llm_offline.api.replying import ready, serving_of
-from llm_offline.errors import LLMOfflineError, NotFound
-from llm_offline.serving import Ready, Serving
+from llm_offline.engine.interface import EngineStatus
+from llm_offline.errors import LLMOfflineError
+from llm_offline.running import Ready
+from llm_offline.serving import Serving
 
 open_router = APIRouter()
 """Needs no key: load balancers and the start of other services look here."""
@@ -20,8 +22,13 @@ router = APIRouter()
 
 @open_router.get("/health")
 async def health(request: Request) -> JSONResponse:
-    """200 and the state of a ready server, or 503: how far the loading is, or what fails."""
+    """200 and the state of a server that answers, or 503: how far the loading is, or what fails.
+
+    One whose model was unloaded because nobody asked answers the next request: 200, `idle`.
+    """
     serving = serving_of(request)
+    if serving.state == "idle" and not serving.stopped:
+        return JSONResponse({"status": "idle", "model": serving.model_name})
     try:
         state = _state(serving, serving.ready())
         return JSONResponse(state, status_code=200 if state["status"] == "ok" else 503)
@@ -37,29 +44,19 @@ async def health(request: Request) -> JSONResponse:
         )
 
 
-@router.get("/v1/models")
-async def models(request: Request) -> JSONResponse:
-    """The one model."""
-    return JSONResponse({"object": "list", "data": [_model(request)]})
-
-
-@router.get("/v1/models/{name:path}")
-async def model(request: Request, name: str) -> JSONResponse:
-    """The one model, by its name."""
-    found = _model(request)
-    if name != found["id"]:
-        raise NotFound(
-            f"the model {name!r} is not here; {found['id']!r} is", code="model_not_found"
-        )
-    return JSONResponse(found)
-
-
 @router.get("/metrics")
 async def metrics(request: Request) -> PlainTextResponse:
-    """Queue and counters in Prometheus' text format."""
-    now = ready(request)
+    """Queue and counters in Prometheus' text format; a new model's counters begin at 0."""
+    serving = serving_of(request)
+    now = serving.here
+    if now is None and serving.state == "loading":
+        now = ready(request)  # says how far the loading is
+    if now is not None:
+        status, memory = now.engine.status(), now.model.network.memory()
+    else:
+        status, memory = EngineStatus(0, 0, serving.settings.max_queue, {}, 0, 0), {}
     return PlainTextResponse(
-        exposition(now.engine.status(), now.model.network.memory()),
+        exposition(status, memory, loaded=now is not None),
         media_type="text/plain; version=0.0.4",
     )
 
@@ -83,15 +80,11 @@ def _state(serving: Serving, now: Ready) -> dict[str, Any]:
         "out_of_memory": status.counters.get("out_of_memory", 0),
         "failing": status.failing,
         "embedding_model": serving.settings.embedding_model,
-    }
+    } | _coming(serving)
 
 
-def _model(request: Request) -> dict[str, Any]:
-    now = ready(request)
-    return {
-        "id": serving_of(request).model_name,
-        "object": "model",
-        "created": serving_of(request).started_at,
-        "owned_by": "llm_offline",
-        "max_model_len": now.model.context,
-    }
+def _coming(serving: Serving) -> dict[str, Any]:
+    """What is being loaded beside the model that serves."""
+    if serving.coming is None:
+        return {}
+    return {"next": {"model": serving.coming, "progress": serving.progress.stage.as_json()}}

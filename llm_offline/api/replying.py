@@ -20,7 +20,8 @@ from llm_offline.engine.interface import (
     TextDelta,
 )
 from llm_offline.errors import LLMOfflineError
-from llm_offline.serving import Ready, Serving
+from llm_offline.running import Ready
+from llm_offline.serving import Serving
 
 T = TypeVar("T")
 CLIENT_CLOSED_REQUEST = 499  # nginx's; nobody is there to read it, but logs and tests are
@@ -62,12 +63,13 @@ def serving_of(request: Request) -> Serving:
 
 
 def ready(request: Request) -> Ready:
-    """The loaded model and its engine.
+    """The loaded model and its engine: the one that a route of `waiting.Waiting` holds, if it does.
 
     Raises:
         Loading, ShuttingDown: See `Serving.ready`.
     """
-    return serving_of(request).ready()
+    held: Ready | None = getattr(request.state, "ready", None)
+    return held or serving_of(request).ready()
 
 
 async def admit(engine: Engine, requests: Sequence[GenerationRequest]) -> list[Generation]:
@@ -203,7 +205,7 @@ async def _fold_all(generations: Sequence[Generation]) -> list[TextDelta]:
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
     """The result of `work`, or None as soon as the client has gone away."""
     working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(_gone(request))
+    watching = asyncio.ensure_future(gone(request))
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
         return working.result() if working.done() else None
@@ -212,7 +214,8 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | Non
         watching.cancel()
 
 
-async def _gone(request: Request) -> None:
+async def gone(request: Request) -> None:
+    """Until the client has gone away; the body must have been read."""
     # The body has been read: the next message can only be the disconnect.
     while (await request.receive())["type"] != "http.disconnect":
         pass

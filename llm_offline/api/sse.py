@@ -80,15 +80,17 @@ class EventStream(StreamingResponse):
     def __init__(self, events: AsyncIterator[bytes], free: Callable[[], Awaitable[None]]) -> None:
         """`free` is awaited when the response ends, also if it never began."""
         super().__init__(
-            with_keep_alive(ended(events)),
+            with_keep_alive(ended(events), SILENCE),
             media_type="text/event-stream",
             headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
         )
-        self._free = free
+        self.events = events
+        """What it is fed by, without keep-alive, errors and end."""
+        self.free = free
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events until they end or the client goes away."""
         try:
             await super().__call__(scope, receive, send)
         finally:
-            await self._free()
+            await self.free()

@@ -18,22 +18,36 @@ from llm_offline.api.replying import (
     CLIENT_CLOSED_REQUEST,
     Head,
     ready,
-    serving_of,
     unless_gone,
 )
 from llm_offline.api.sse import EventStream, event
 from llm_offline.api.task_bodies import CompressBody, ExtractBody, SummarizeBody, steady
+from llm_offline.api.waiting import Waiting
 from llm_offline.engine.interface import Sampling, TextDelta
-from llm_offline.serving import Ready
+from llm_offline.running import Ready
 from llm_offline.tasks.compressing import Compressor, Kept
 from llm_offline.tasks.extraction import Extractor
 from llm_offline.tasks.running import Running
 from llm_offline.tasks.summarizing import Summarizer, words_for
 from llm_offline.tasks.writing import Writer
 
-router = APIRouter()
+router = APIRouter(route_class=Waiting)
 
 T = TypeVar("T")
+
+
+def _streamed(now: Ready, running: Running[T], events: AsyncIterator[bytes]) -> EventStream:
+    """A stream whose model is not ended between two of the texts that it takes."""
+    holding = now.held()
+    holding.__enter__()
+
+    async def free() -> None:
+        try:
+            await running.aclose()
+        finally:
+            holding.__exit__(None, None, None)
+
+    return EventStream(events, free)
 
 
 def _writer(now: Ready, sampling: Sampling) -> Writer:
@@ -53,7 +67,7 @@ async def summarize(request: Request) -> Response:
     body = await read_body(request, SummarizeBody)
     text, _ = body.source
     words = await asyncio.to_thread(words_for, body.length or "medium", text)
-    now, name = ready(request), serving_of(request).model_name
+    now, name = ready(request), ready(request).name
     writer = _writer(now, body.sampling(steady(now.model.defaults)))
     summarizer = Summarizer(
         writer,
@@ -65,7 +79,7 @@ async def summarize(request: Request) -> Response:
     running = await _begun(writer, summarizer.deltas())
     if body.stream:
         events = _summary_events(running, summarizer, writer, name, body.stream_options)
-        return EventStream(events, running.aclose)
+        return _streamed(now, running, events)
 
     async def whole() -> Summary:
         deltas = [delta async for delta in running]
@@ -110,7 +124,7 @@ async def _summary_events(
 async def compress(request: Request) -> Response:
     """Of each passage the sentences that the question needs, word for word, plain or streamed."""
     body = (await read_body(request, CompressBody)).checked()
-    now, name = ready(request), serving_of(request).model_name
+    now, name = ready(request), ready(request).name
     writer = _writer(now, body.sampling(Sampling(temperature=0.0)))
     compressor = Compressor(
         writer,
@@ -123,7 +137,7 @@ async def compress(request: Request) -> Response:
     running = await _begun(writer, compressor.kept())
     if body.stream:
         events = _passage_events(running, compressor, writer, name, body.stream_options)
-        return EventStream(events, running.aclose)
+        return _streamed(now, running, events)
 
     async def whole() -> Compressed:
         kept = [one async for one in running if one is not None]
@@ -186,7 +200,7 @@ async def extract_parameters(request: Request) -> Response:
     body = await read_body(request, ExtractBody)
     text, source = body.source
     schema, param = body.wanted
-    now, name = ready(request), serving_of(request).model_name
+    now, name = ready(request), ready(request).name
     writer = _writer(now, body.sampling(Sampling(temperature=0.0)))
     grammar = await asyncio.to_thread(now.model.grammars.json_schema, schema, param=param)
     extractor = Extractor(writer, grammar, text, schema, source=source)

@@ -20,13 +20,14 @@ from llm_offline.api.parameters import (
     TokenizeBody,
     plain_messages,
 )
-from llm_offline.api.replying import Head, admit, ready, reply, serving_of, stream
+from llm_offline.api.replying import Head, admit, ready, reply, stream
 from llm_offline.api.shapes import ChatShape, CompletionShape
 from llm_offline.api.tools import WithCalls
+from llm_offline.api.waiting import Waiting
 from llm_offline.engine.interface import TextDelta
 from llm_offline.errors import BadRequest
 
-router = APIRouter()
+router = APIRouter(route_class=Waiting)
 
 COMPLETION_TOKENS = 16  # OpenAI's default for completions
 GENERATE_TOKENS = 256
@@ -48,7 +49,7 @@ async def chat_completions(request: Request) -> Response:
     if tools:
         names = {tool.function.name for tool in tools}
         generations = [WithCalls(generation, names) for generation in generations]
-    name = serving_of(request).model_name
+    name = ready(request).name
     chat = ChatShape(model.text)
     if body.stream:
         head = Head.new("chatcmpl", "chat.completion.chunk", name)
@@ -79,7 +80,7 @@ async def completions(request: Request) -> Response:
     limit = COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
     wanted = [replace(body.request(prompt, model, max_tokens=limit), number=n) for n in body.texts]
     generations = await admit(engine, wanted)
-    head = Head.new("cmpl", "text_completion", serving_of(request).model_name)
+    head = Head.new("cmpl", "text_completion", ready(request).name)
     shape = CompletionShape(model.text, text, prompt)
     if body.stream:
         return stream(
@@ -103,7 +104,7 @@ async def generate(request: Request) -> Response:
     prompt = await asyncio.to_thread(model.text.encode, body.prompt)
     limit = GENERATE_TOKENS if body.max_tokens is None else body.max_tokens
     generations = await admit(engine, [body.request(prompt, model, max_tokens=limit)])
-    name = serving_of(request).model_name
+    name = ready(request).name
 
     def shape(wholes: list[TextDelta], used: dict[str, Any]) -> dict[str, Any]:
         return {

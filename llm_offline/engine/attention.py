@@ -300,3 +300,5 @@ def _attention(model: PreTrainedModel, name: str, function: Callable[..., Any]) 
         yield
     finally:
         model.set_attn_implementation(before)
+        # What stays registered stays in memory, and so does what it knows: the model's layers.
+        AttentionInterface.register(name, paged_attention)

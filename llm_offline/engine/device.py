@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psutil
 import torch
 
 from llm_offline.errors import OutOfMemory, StartError
+
+# glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -58,6 +63,38 @@ def memory(device: torch.device) -> dict[str, int]:
     system = psutil.virtual_memory()
     used = psutil.Process(os.getpid()).memory_info().rss
     return {"used_bytes": used, "free_bytes": system.available, "total_bytes": system.total}
+
+
+def give_back() -> None:
+    """Give the system back what no tensor needs any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    # The C library keeps what was freed between other things, unless it is told.
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+@contextmanager
+def returnable() -> Iterator[None]:
+    """What is allocated meanwhile on a CPU can be given back whole, whatever lies beside it.
+
+    glibc learns from each large block that is freed to put the next one of that size on a heap,
+    where weights of several models then lie mixed: of 89 MiB of weights in bf16, up to 120 MiB
+    stayed with the process, and loading them took 190 instead of 105.
+    """
+    try:
+        allocator = ctypes.CDLL("libc.so.6")
+        allocator.mallopt(_M_MMAP_THRESHOLD, 2**20)
+    except (OSError, AttributeError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        # What it would have learnt: activations must not go to the system and back at each step.
+        allocator.mallopt(_M_MMAP_THRESHOLD, 2**25)
+        allocator.mallopt(_M_TRIM_THRESHOLD, 2**26)
 
 
 @contextmanager

@@ -84,6 +84,8 @@ class Runner:
         """Blocks of the KV cache that sequences may have."""
         self._decode = decode
         self._steps: Steps | None = None
+        self.difference = 0.0
+        """How far the logits are from those of the model's own attention, once it was tried."""
 
     @property
     def vocabulary(self) -> int:
@@ -240,6 +242,7 @@ class Runner:
                 return self._compute(batch, decode, shape)
 
         self._steps = record(graphs if cuda else "off", compute, batch, layers)
+        without = self.difference
         try:
             wrong = self._difference()
         except RuntimeError as error:
@@ -249,7 +252,7 @@ class Runner:
                 return
             reason = f"its output differs from the model's own by {wrong:.1%}"
         log.warning("decoding is slow, for %s does not work here: %s", self._steps.name, reason)
-        self._steps = None
+        self._steps, self.difference = None, without
 
     @property
     def _allowed(self) -> float:
@@ -279,7 +282,8 @@ class Runner:
             ]
         sequence.table.release()
         ours, theirs = torch.cat(pieces), self._reference
-        return float((ours - theirs).norm() / theirs.norm())
+        self.difference = float((ours - theirs).norm() / theirs.norm())
+        return self.difference
 
     def _here(self) -> AbstractContextManager[object]:
         """Kernels are launched on the current device, which belongs to the thread."""

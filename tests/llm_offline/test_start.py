@@ -76,7 +76,7 @@ def test_a_download_is_told_and_needed_only_once(tmp_path: Path, tiny_folder: Pa
             assert (health["model"], health["device"]) == ("acme/tiny", "auto")
             for path in ("/v1/chat/completions", "/v1/generate"):
                 body = HELLO if "chat" in path else {"prompt": "hi"}
-                answer = httpx.post(process.url + path, json=body)
+                answer = httpx.post(process.url + path, json=body, headers={"prefer": "wait=0"})
                 assert answer.status_code == 503
                 assert answer.headers["retry-after"]
                 assert "acme/tiny is still loading" in answer.json()["error"]["message"]

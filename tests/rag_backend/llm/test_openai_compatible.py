@@ -306,10 +306,15 @@ async def test_text_that_comes_with_the_finish_is_no_silence(
     assert text_of(await collect(adapter)) == "Hi"
 
 
+@pytest.mark.parametrize("begun", [False, True])
 async def test_a_loading_model_is_told_apart(
-    adapter: OpenAICompatible, server: OpenAIServer
+    adapter: OpenAICompatible, server: OpenAIServer, begun: bool
 ) -> None:
-    server.script(Reply.error(503, "the model is loading", code="loading"))
+    """By its status, or by an event where keep-alive comments were sent before."""
+    event = {"error": {"message": "the model is loading", "code": "loading"}}
+    told = Reply(raw=f"data: {json.dumps(event)}\n\n", content_type="text/event-stream")
+    refused = Reply.error(503, "the model is loading", code="loading")
+    server.script(told if begun else refused)
     _, error = await text_before_error(adapter, UpstreamUnavailable)
     assert isinstance(error, UpstreamUnavailable)
     assert error.code == LOADING

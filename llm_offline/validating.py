@@ -1,0 +1,127 @@
+"""Does a model work here, and how fast: what `/validate-model` reports."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from contextlib import aclosing
+from typing import Any
+
+from llm_offline.engine.interface import GenerationRequest, Sampling, TextDelta
+from llm_offline.errors import LLMOfflineError, QueueFull, ShuttingDown
+from llm_offline.fitting import Need
+from llm_offline.running import Ready
+
+SENTENCE = "Which documents does a rider of a motorbike need to carry, and where is that said?"
+
+_PREFILL = 256
+"""Tokens of the prompt: enough to tell how fast prompts are read."""
+
+_MOST_SHOWN = 16
+
+
+async def validate(
+    now: Ready, prompt: str, max_tokens: int, need: Need | None = None
+) -> dict[str, Any]:
+    """Generate, and report what was seen.
+
+    Args:
+        now: The model and its engine; other requests may use it meanwhile.
+        prompt: Begins the text that is read, and repeated up to 256 tokens.
+        max_tokens: Tokens to generate, at least 2; greedily, and not less.
+        need: What it was weighed at, if it was loaded for this with a short context only.
+    """
+    model = now.model
+    report: dict[str, Any] = {"model": now.name, "valid": True, "loads": True} | model.facts()
+    report |= {"other_requests": now.requests} if need is None else _as_weighed(need)
+    stops = sorted(model.network.stop_ids)
+    report |= {
+        "stop_ids": stops[:_MOST_SHOWN],
+        "stop_tokens": [model.text.token_text(token) for token in stops[:_MOST_SHOWN]],
+        "attention_difference": model.network.difference,
+    }
+    problems, remarks = [], _remarks(report)
+    try:
+        await asyncio.to_thread(_try_template, now)
+        report["generation"] = await _generate(now, prompt, max_tokens)
+        if not report["generation"]["text"].strip():
+            remarks.append("what it generated is no text: only special tokens or white space")
+    except (QueueFull, ShuttingDown):  # these are not about the model
+        raise
+    except LLMOfflineError as error:
+        problems.append(str(error))
+    return report | {"valid": not problems, "problems": problems, "remarks": remarks}
+
+
+def failed(name: str, problem: str) -> dict[str, Any]:
+    """The report about a model that does not load."""
+    return {
+        "model": name,
+        "valid": False,
+        "loads": False,
+        "problems": [problem],
+        "remarks": [],
+    }
+
+
+def _as_weighed(need: Need) -> dict[str, Any]:
+    """What it could use if it served; it was tried with a short context."""
+    return {
+        "context_length": need.context,
+        "kv_cache_bytes": need.kv_wanted,
+        "full_length_requests": round(need.kv_wanted / need.kv_token / need.context, 1),
+    }
+
+
+def _remarks(report: dict[str, Any]) -> list[str]:
+    found = []
+    if report["chat_template"] is None:
+        found.append("it has no chat template: chat is refused unless --chat-template gives one")
+    if not report["stop_ids"]:
+        found.append("it names no token that ends a text: answers run to max_tokens")
+    return found
+
+
+def _try_template(now: Ready) -> None:
+    if now.model.template is not None:
+        now.model.text.encode_chat([{"role": "user", "content": SENTENCE}])
+
+
+async def _generate(now: Ready, prompt: str, max_tokens: int) -> dict[str, Any]:
+    """Text and speeds, as a request among the others gets them.
+
+    Raises:
+        LLMOfflineError: The model does not generate; the sentence says why.
+    """
+    tokens = await asyncio.to_thread(_long_prompt, now, prompt)
+    # A text that ends early says little about speed.
+    never = tuple((token, -100.0) for token in now.model.network.stop_ids)
+    request = GenerationRequest(
+        tokens, Sampling(temperature=0, logit_bias=never), max_tokens=max_tokens
+    )
+    began = time.monotonic()
+    seen: list[tuple[float, TextDelta]] = []
+    async with aclosing(now.engine.generate(request)) as generation:
+        async for delta in generation:
+            seen.append((time.monotonic() - began, delta))
+    (first, opening), (last, end) = seen[0], seen[-1]
+    more = end.completion_tokens - opening.completion_tokens
+    return {
+        "prompt_tokens": len(tokens),
+        "completion_tokens": end.completion_tokens,
+        "first_token_seconds": round(first, 4),
+        "prefill_tokens_per_second": round(len(tokens) / first, 1),
+        "decode_tokens_per_second": round(more / (last - first), 1) if more else None,
+        "text": "".join(delta.text for _, delta in seen),
+    }
+
+
+def _long_prompt(now: Ready, prompt: str) -> tuple[int, ...]:
+    """The prompt repeated; a number before it, so that no cache knows it."""
+    text = now.model.text
+    wanted = max(1, min(_PREFILL, now.model.context // 2))
+    numbered = f"{secrets.token_hex(4)}: "
+    # No token is longer than this many characters of ordinary text, on average.
+    repeated = numbered + (prompt + " ") * (1 + 8 * wanted // (len(prompt) + 1))
+    return tuple(text.encode(repeated)[:wanted])
