@@ -352,10 +352,12 @@ def _context(settings: Settings, config: Any, room: int) -> tuple[int, str]:
     """Tokens of prompt and answer together, and what set the limit."""
     text: Mapping[str, Any] = config.get_text_config().to_dict()
     made_for = text.get("max_position_embeddings") or 4096
+    made_for = min(made_for, _even_positions(text) or made_for)
     wanted = settings.max_context
     if wanted is not None and wanted > made_for:
         raise StartError(
-            f"--max-context {wanted} is more than the {made_for} tokens that the model was made for"
+            f"--max-context {wanted} is more than the {made_for} tokens that the model was made "
+            "for, or can be given here"
         )
     if room < (wanted or LEAST_CONTEXT):
         raise StartError(
@@ -367,6 +369,25 @@ def _context(settings: Settings, config: Any, room: int) -> tuple[int, str]:
     if room < made_for:
         return room, f"of {made_for}: what memory allows"
     return made_for, "what the model was made for"
+
+
+def _even_positions(text: Mapping[str, Any]) -> int | None:
+    """Tokens up to which a position means the same in every text; None: all of them.
+
+    `longrope` and `dynamic` turn positions otherwise once the longest text of a call is longer than
+    this (transformers, `dynamic_rope_update`). Here several texts share a call, and a text's early
+    keys are kept from when it was short.
+    """
+    rope = text.get("rope_parameters") or {}
+    kinds = rope.values() if all(isinstance(value, Mapping) for value in rope.values()) else [rope]
+    limits = [
+        kind.get("original_max_position_embeddings")
+        or text.get("original_max_position_embeddings")
+        or text.get("max_position_embeddings")
+        for kind in kinds
+        if kind.get("rope_type") in ("longrope", "dynamic")
+    ]
+    return min(filter(None, limits), default=None)
 
 
 def held_by(model: Any) -> int:

@@ -198,7 +198,7 @@ class Serving:
             ShuttingDown: The server is.
         """
         if self._changing and self._coming == wish:
-            return self._change  # type: ignore[return-value]  # only loads have what comes
+            return self._change  # type: ignore[return-value]  # nothing comes in other changes
         self._refuse_another()
         return self._begin(wish)
 
@@ -214,7 +214,7 @@ class Serving:
         self._refuse_another()
         self._trouble = None
         name = self._ready.name if self._ready else None
-        self._ready = None
+        self._ready = self._coming = None
         self._set("idle" if idle else "unloaded")
         self._change = asyncio.create_task(self._retire())
         await asyncio.shield(self._change)

@@ -129,7 +129,15 @@ class TextBody(SampledBody):
         self, prompt: list[int], model: LoadedModel, *, max_tokens: int | None
     ) -> GenerationRequest:
         """The engine's request; what is not said is as the model's authors advise."""
-        biases = self._biases(model.network.vocabulary)
+        vocabulary = model.network.vocabulary
+        biases = self._biases(vocabulary)
+        # A tokenizer may have been given tokens that its model has no place for.
+        if (unknown := max(prompt, default=0)) >= vocabulary:
+            raise BadRequest(
+                f"the prompt has the token {unknown}, and the model knows 0 to {vocabulary - 1}: "
+                "leave out what the tokenizer knows and the model does not",
+                param="prompt",
+            )
         return GenerationRequest(
             prompt=tuple(prompt),
             sampling=replace(self.sampling(model.defaults), logit_bias=biases, logprobs=self.top),
@@ -140,7 +148,8 @@ class TextBody(SampledBody):
     def _biases(self, vocabulary: int) -> tuple[tuple[int, float], ...]:
         found = []
         for name, bias in (self.logit_bias or {}).items():
-            if not (name.isascii() and name.isdecimal() and int(name[:20]) < vocabulary):
+            number = name.isascii() and name.isdecimal() and len(name) <= 20
+            if not (number and int(name) < vocabulary):
                 raise BadRequest(
                     f"logit_bias: {shown(name)} is not one of the model's token ids, 0 to "
                     f"{vocabulary - 1}",

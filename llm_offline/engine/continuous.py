@@ -103,6 +103,8 @@ class ContinuousBatching:
         """See `interface.Engine.generate`."""
         if self._stopped:
             raise ShuttingDown("the server is shutting down")
+        if not request.prompt:
+            raise BadRequest("the prompt is empty: there is nothing to go on from", param="prompt")
         room = self._context - len(request.prompt)
         if room < 1:
             raise ContextExceeded(len(request.prompt), self._context)

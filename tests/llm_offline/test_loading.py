@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from llm_offline.engine.weights import WeightBytes
 from llm_offline.errors import StartError
 from llm_offline.loaded import LoadedModel
-from llm_offline.loading import _weight_remarks, load_model
+from llm_offline.loading import _even_positions, _weight_remarks, load_model
 from llm_offline.progress import Progress
 from llm_offline.settings import Settings
 
@@ -121,6 +121,23 @@ def test_max_context(tiny_folder: Path) -> None:
     assert _load(tiny_folder, max_context=100).context == 100
     with pytest.raises(StartError, match="more than the 4096 tokens"):
         _load(tiny_folder, max_context=5000)
+
+
+@pytest.mark.parametrize(
+    ("rope", "tokens"),
+    [
+        ({"rope_type": "llama3", "original_max_position_embeddings": 64}, None),
+        ({"rope_type": "longrope", "original_max_position_embeddings": 64}, 64),
+        ({"rope_type": "dynamic", "factor": 2.0}, 4096),
+        ({"a": {"rope_type": "default"}, "b": {"rope_type": "dynamic"}}, 4096),
+        (None, None),
+    ],
+)
+def test_positions_that_depend_on_the_longest_text(
+    rope: dict[str, object] | None, tokens: int | None
+) -> None:
+    config = {"max_position_embeddings": 4096, "rope_parameters": rope}
+    assert _even_positions(config) == tokens
 
 
 @pytest.mark.parametrize(

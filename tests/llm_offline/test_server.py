@@ -327,6 +327,8 @@ def test_refusals_of_other_endpoints(
         ({"logit_bias": {"5": 101}}, "logit_bias"),
         ({"logit_bias": {"100000": 1}}, "logit_bias"),
         ({"logit_bias": {"five": 1}}, "logit_bias"),
+        ({"logit_bias": {"0" * 20 + "999999999": 1}}, "logit_bias"),
+        ({"logit_bias": {"0" * 5000: 1}}, "logit_bias"),
         ({"frequency_penalty": 2.5}, "frequency_penalty"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
         ({"min_p": 2}, "min_p"),

@@ -162,6 +162,8 @@ async def test_unloading(serving: Serving, loader: PuppetLoader) -> None:
     with pytest.raises(Unloaded, match="POST /v1/models/load") as told:
         serving.ready()
     assert "loading" not in str(told.value)  # which clients take for a reason to wait
+    with pytest.raises(Conflict):
+        serving.load(serving.base(None))
     loader.networks["old"].say("bye")
     assert await saying == "bye"
     assert await leaving == "old"

@@ -17,6 +17,7 @@ from llm_offline.engine.sequence import Drawn
 from llm_offline.engine.speculation import NewGuesser, PromptLookup
 from llm_offline.engine.step import Row
 from llm_offline.errors import (
+    BadRequest,
     ContextExceeded,
     GenerationFailed,
     OutOfMemory,
@@ -142,6 +143,11 @@ async def test_what_begins_a_stop_string_is_shown_at_the_end(
     puppet.say("one ST")
     puppet.steps.put(END)
     assert (await _text(engine.generate(_request(stop=("STOP",)))))[0] == "one ST"
+
+
+async def test_an_empty_prompt(engine: ContinuousBatching) -> None:
+    with pytest.raises(BadRequest, match="the prompt is empty"):
+        engine.generate(GenerationRequest(()))
 
 
 async def test_a_prompt_that_leaves_no_room(engine: ContinuousBatching) -> None:
