@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from llm_offline.errors import StartError
 
@@ -38,6 +39,7 @@ class Need:
         kv_share: How much of the memory beside the weights keys and values may take.
         free: Free on the device when it was weighed.
         device: Where it would compute.
+        by_quantization: What the weights would take otherwise; empty where that is not known.
     """
 
     weights: int
@@ -47,6 +49,7 @@ class Need:
     kv_share: float
     free: int
     device: str
+    by_quantization: Mapping[str, int] = field(default_factory=dict)
 
     def fits(self, free: int) -> bool:
         """Whether it runs at all in so much memory, with a short context at least."""
@@ -80,13 +83,21 @@ class Need:
             free: What there would be.
             without: The model that would be unloaded for it, if any.
         """
+        ways = ", or ".join(["choose a smaller model", *self._smaller(free)])
         would = f"would be free without {without}" if without else "are free"
         return (
             f"{name} does not fit: it needs about {self.weights / _GIB:.1f} GiB for its weights "
             f"and {self.kv_token * 1024 / 2**20:.0f} MiB for each 1,024 tokens of context, and "
-            f"{max(0, free) / _GIB:.1f} GiB {would} on {self.device}: choose a smaller model, "
-            "or fewer bits with quantization"
+            f"{max(0, free) / _GIB:.1f} GiB {would} on {self.device}: {ways}"
         )
+
+    def _smaller(self, free: int) -> list[str]:
+        """Flags with which it would fit."""
+        return [
+            f"--quantization {name} ({weights / _GIB:.1f} GiB)"
+            for name, weights in self.by_quantization.items()
+            if weights < self.weights and replace(self, weights=weights).fits(free)
+        ]
 
 
 def has_room_beside(name: str, need: Need, held: Held | None) -> bool:

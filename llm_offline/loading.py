@@ -50,7 +50,7 @@ def load_model(settings: Settings, progress: Progress) -> LoadedModel:
     progress.enter("checking the files")
     check_files(folder)
     config = read_config(folder)
-    sizes = _sizes(config, dtype, device)
+    sizes = weight_sizes(config, dtype, device)
     _check_room(settings, sizes, dtype, device)
     progress.enter("reading the tokenizer")
     tokenizer = _tokenizer(folder)
@@ -168,7 +168,7 @@ def _tokenizer(folder: Path) -> Any:
         ) from error
 
 
-def _sizes(config: Any, dtype: str, device: str) -> dict[str, WeightBytes]:
+def weight_sizes(config: Any, dtype: str, device: str) -> dict[str, WeightBytes]:
     """What the weights take, by quantization: from a model without numbers.
 
     Empty where no such model can be built, which reading the weights will then say better.

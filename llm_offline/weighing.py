@@ -1,24 +1,18 @@
-"""How much memory a model on the disk will take: from its files' headers, nothing is read in."""
+"""How much memory a model on the disk will take: from its configuration, nothing is read in."""
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from llm_offline.engine.device import DTYPES, choose_device, choose_dtype, memory
 from llm_offline.errors import StartError
 from llm_offline.fitting import KV_SHARE, Need
 from llm_offline.hub import model_folder
-from llm_offline.loading import check_files, read_config, weight_files
+from llm_offline.loading import check_files, read_config, weight_files, weight_sizes
 from llm_offline.progress import Progress
 from llm_offline.settings import Settings
-
-_BYTES = {"int8": 1.0, "int4": 0.5625}
-"""Of a quantized weight, its share of the scales included."""
 
 
 def weigh(settings: Settings, progress: Progress) -> Need:
@@ -28,12 +22,13 @@ def weigh(settings: Settings, progress: Progress) -> Need:
         StartError: One sentence about what is wrong with its name or its files.
     """
     device = choose_device(settings.device)
-    dtype = DTYPES[choose_dtype(settings.dtype, device)]
+    dtype = choose_dtype(settings.dtype, device)
     folder = model_folder(settings.model, progress, revision=settings.revision)
     progress.enter("checking the files")
     check_files(folder)
-    width = dtype.itemsize
-    config = read_config(folder).get_text_config()
+    whole = read_config(folder)
+    sizes = {name: size.total for name, size in weight_sizes(whole, dtype, device).items()}
+    config = whole.get_text_config()
     made_for = getattr(config, "max_position_embeddings", None) or 4096
     context = settings.max_context or made_for
     if context > made_for:
@@ -41,31 +36,22 @@ def weigh(settings: Settings, progress: Progress) -> Need:
             f"--max-context {context} is more than the {made_for} tokens that the model was made "
             "for"
         )
-    kv_token = _kv_numbers(config) * width
+    kv_token = _kv_numbers(config) * DTYPES[dtype].itemsize
     wanted = settings.max_batch * context * kv_token
     if settings.kv_memory is not None:
         wanted = min(wanted, int(settings.kv_memory * 2**30))
     return Need(
-        weights=_weights(folder, width, _BYTES.get(settings.quantization, width)),
+        # Where no such model can be built, reading the weights will say it better.
+        weights=sizes.get(settings.quantization)
+        or sum(file.stat().st_size for file in weight_files(folder)),
         kv_token=kv_token,
         context=context,
         kv_wanted=wanted,
         kv_share=1.0 if settings.kv_memory is not None else KV_SHARE[device == "cpu"],
         free=memory(torch.device(device))["free_bytes"],
         device=device,
+        by_quantization=sizes,
     )
-
-
-def _weights(folder: Path, width: float, quantized: float) -> int:
-    """Bytes of all weights; matrices within the layers are those that are quantized."""
-    total = 0.0
-    for file in weight_files(folder):
-        with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 - it is no mapping
-                shape = opened.get_slice(name).get_shape()
-                inner = len(shape) == 2 and "embed" not in name and "head" not in name
-                total += math.prod(shape) * (quantized if inner else width)
-    return int(total)
 
 
 def _kv_numbers(config: Any) -> int:

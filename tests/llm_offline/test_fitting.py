@@ -44,6 +44,13 @@ def test_alone_there_is_no_choice() -> None:
         has_room_beside("new", replace(NEED, free=4 * GIB), None)
 
 
+def test_a_refusal_names_what_would_fit() -> None:
+    sizes = {"none": 6 * GIB, "int8": 4 * GIB, "int4": 2 * GIB}
+    tight = replace(NEED, free=3 * GIB, by_quantization=sizes)
+    with pytest.raises(StartError, match=r"smaller model, or --quantization int4 \(2\.0 GiB\)$"):
+        has_room_beside("new", tight, None)
+
+
 def test_what_would_be_free_without_the_old_one_counts() -> None:
     tight = replace(NEED, free=GIB // 2)
     assert not has_room_beside("new", tight, OLD)
