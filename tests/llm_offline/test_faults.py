@@ -171,14 +171,17 @@ def test_a_client_that_leaves_the_queue_frees_its_place_at_once(
     body = {"prompt": "Xin", "temperature": 0, "max_tokens": 2000, "stream": stream}
     held = body | {"stop": [STEPWISE]}
     with bystander(running.url):
-        with _connected(running, held), _connected(running, held):
-            gate.open(2)
-            _queue_is(running, waiting=0)
-            with _connected(running, body):
-                _queue_is(running, waiting=1)
-            # The gate is shut: no step has ended meanwhile.
-            _queue_is(running, waiting=0)
-        gate.open(2)
+        with _connected(running, held):
+            _queue_is(running, running=2)
+            with _connected(running, held):
+                _queue_is(running, waiting=1)  # the first one's step is at the gate
+                gate.open(1)
+                _queue_is(running, waiting=0)
+                with _connected(running, body):
+                    _queue_is(running, waiting=1)
+                # The gate is shut: no step has ended meanwhile.
+                _queue_is(running, waiting=0)
+        gate.open(4)
     _queue_is(running, running=0)
 
 

