@@ -36,8 +36,9 @@ from rag_backend.text import (
 
 log = logging.getLogger(__name__)
 
-_ATTEMPTS = 3
-"""How often a search is made while the store changes under it."""
+_ATTEMPTS, _MOST_ATTEMPTS = 3, 10
+"""How often a search is made while the store changes under it: one that found all that it may
+return, and one that may have missed something."""
 # Where MiniLM reads both texts, unrelated pairs stay below .2 and paraphrases lie above .7.
 _UNRELATED_COSINE, _SAME_COSINE = 0.2, 0.7
 
@@ -112,11 +113,12 @@ class Retriever:
             Starting: The encoder is still loading.
         """
         query = nfc(query)
-        for _ in range(_ATTEMPTS):
+        for attempt in range(1, _MOST_ATTEMPTS + 1):
             asked = await asyncio.to_thread(self._asked, store.id, query, filters)
             hits = await self._search(asked, k, rerank)
             now = await asyncio.to_thread(self._catalog.store, store.id)
-            if now.revision == asked.store.revision:
+            enough = len(hits) >= k and attempt >= _ATTEMPTS
+            if enough or now.revision == asked.store.revision:
                 break
             # What was found may have been replaced before it could be looked up, or its index
             # swapped: a file that is there at any time must not be missed.

@@ -150,6 +150,24 @@ async def test_a_change_in_the_middle_of_a_search(
     assert before not in await found(library, store, compare("ne", "team", "hr"))
 
 
+async def test_a_file_that_is_replaced_again_and_again_is_never_missed(
+    library: Library, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was selected is gone when it is looked up, more often than a search is repeated."""
+    dense, versions = library.retriever._dense, iter(range(5))
+
+    async def replacing(*given: Any) -> Any:
+        ranking = await dense(*given)
+        for version in versions:
+            await attach(library, store, "a.md", {"team": "law"}, text=f"Version {version}.")
+            await settled(library, store)
+            break
+        return ranking
+
+    monkeypatch.setattr(library.retriever, "_dense", replacing)
+    assert await found(library, store, LAW) == "ab"
+
+
 async def test_hits_that_are_gone_make_room_for_others(
     library: Library, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
