@@ -24,6 +24,7 @@ from llm_offline.engine.continuous import ContinuousBatching
 from llm_offline.engine.interface import GenerationRequest
 from llm_offline.errors import StartError
 from llm_offline.loaded import LoadedModel
+from llm_offline.loading import held_by
 
 WEIGHTS = ("none", "int8", "int4")
 GRAPHS = ("compiled", "plain", "off")
@@ -98,7 +99,7 @@ def _row(
     # On average half of the answer is there when a token is computed.
     cache = (extent.prompt + extent.answer / 2) * model.network.bytes_per_token
     limit = bandwidth / (weights_read(model.network._model) + cache)
-    held = _bytes_of(model.network._model) / 2**30
+    held = held_by(model.network._model) / 2**30
     how = f"{graphs} ({model.network.decoding or 'each row by itself'})"
     figures = " | ".join(f"{rate:.0f}" for rate in rates)
     return f"| {quantization} | {how} | {held:.2f} | {figures} | {rates[0] / limit:.2f} |"
@@ -140,17 +141,7 @@ def weights_read(network: Any) -> int:
     """Bytes of weights that one token reads: all but an embedding of which it reads one row."""
     inputs, outputs = network.get_input_embeddings(), network.get_output_embeddings()
     tied = getattr(outputs, "weight", None) is inputs.weight
-    return _bytes_of(network) - (0 if tied else inputs.weight.numel() * inputs.weight.itemsize)
-
-
-def _bytes_of(network: Any) -> int:
-    """Of all tensors that modules hold: parameters, buffers, and codes beside them."""
-    found: dict[int, int] = {}
-    for module in network.modules():
-        tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        tensors += [value for value in vars(module).values() if isinstance(value, torch.Tensor)]
-        found |= {id(one): one.numel() * one.itemsize for one in tensors}
-    return sum(found.values())
+    return held_by(network) - (0 if tied else inputs.weight.numel() * inputs.weight.itemsize)
 
 
 def _wait(device: str) -> None:

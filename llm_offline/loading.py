@@ -350,15 +350,7 @@ def _room(settings: Settings, network: Runner) -> int:
 
 def _context(settings: Settings, config: Any, room: int) -> tuple[int, str]:
     """Tokens of prompt and answer together, and what set the limit."""
-    text: Mapping[str, Any] = config.get_text_config().to_dict()
-    made_for = text.get("max_position_embeddings") or 4096
-    made_for = min(made_for, _even_positions(text) or made_for)
-    wanted = settings.max_context
-    if wanted is not None and wanted > made_for:
-        raise StartError(
-            f"--max-context {wanted} is more than the {made_for} tokens that the model was made "
-            "for, or can be given here"
-        )
+    made_for, wanted = longest_context(settings, config), settings.max_context
     if room < (wanted or LEAST_CONTEXT):
         raise StartError(
             f"there is memory for {room} tokens of context, and {wanted or LEAST_CONTEXT} are "
@@ -369,6 +361,23 @@ def _context(settings: Settings, config: Any, room: int) -> tuple[int, str]:
     if room < made_for:
         return room, f"of {made_for}: what memory allows"
     return made_for, "what the model was made for"
+
+
+def longest_context(settings: Settings, config: Any) -> int:
+    """Tokens that the model was made for, as far as they can be given here.
+
+    Raises:
+        StartError: `--max-context` is more.
+    """
+    text: Mapping[str, Any] = config.get_text_config().to_dict()
+    made_for: int = text.get("max_position_embeddings") or 4096
+    made_for = min(made_for, _even_positions(text) or made_for)
+    if settings.max_context is not None and settings.max_context > made_for:
+        raise StartError(
+            f"--max-context {settings.max_context} is more than the {made_for} tokens that the "
+            "model was made for, or can be given here"
+        )
+    return made_for
 
 
 def _even_positions(text: Mapping[str, Any]) -> int | None:

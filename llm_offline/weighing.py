@@ -10,7 +10,13 @@ from llm_offline.engine.device import DTYPES, choose_device, choose_dtype, memor
 from llm_offline.errors import StartError
 from llm_offline.fitting import KV_SHARE, Need
 from llm_offline.hub import model_folder
-from llm_offline.loading import check_files, read_config, weight_files, weight_sizes
+from llm_offline.loading import (
+    check_files,
+    longest_context,
+    read_config,
+    weight_files,
+    weight_sizes,
+)
 from llm_offline.progress import Progress
 from llm_offline.settings import Settings
 
@@ -29,13 +35,8 @@ def weigh(settings: Settings, progress: Progress) -> Need:
     whole = read_config(folder)
     sizes = {name: size.total for name, size in weight_sizes(whole, dtype, device).items()}
     config = whole.get_text_config()
-    made_for = getattr(config, "max_position_embeddings", None) or 4096
+    made_for = longest_context(settings, whole)
     context = settings.max_context or made_for
-    if context > made_for:
-        raise StartError(
-            f"--max-context {context} is more than the {made_for} tokens that the model was made "
-            "for"
-        )
     kv_token = _kv_numbers(config) * DTYPES[dtype].itemsize
     wanted = settings.max_batch * context * kv_token
     if settings.kv_memory is not None:

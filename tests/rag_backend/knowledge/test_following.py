@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from ingest.chunking import StaticSize
 from ingest.document import Chunk
 from rag_backend.errors import Conflict, NotFound, StorageAway, StorageBroken
 from rag_backend.knowledge.catalog import Catalog
@@ -21,11 +20,11 @@ from rag_backend.knowledge.encoder import EncoderLoader
 from rag_backend.knowledge.followed import FollowedIndex
 from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.models import FileRecord, Store, StoreFile, new_id
-from rag_backend.knowledge.spooling import Chunks
 from rag_backend.knowledge.sql.opening import open_postgres
 from tests.rag_backend.knowledge import storage as places
 from tests.rag_backend.knowledge.building import (
     DirectReading,
+    GatedReading,
     assert_agreement,
     build_library,
     opened_library,
@@ -41,22 +40,6 @@ from tests.servers import Missing, Postgres, postgres
 def _on_servers(servers: tuple[str, str]) -> Iterator[None]:
     with places.on(servers):
         yield
-
-
-class Stuck(DirectReading):
-    """Reads nothing, ever."""
-
-    async def read(
-        self,
-        path: Path,
-        filename: str,
-        tokenizer_file: Path | None,
-        max_tokens: int,
-        static: StaticSize | None = None,
-    ) -> Chunks:
-        """See ReadingPool."""
-        await asyncio.Event().wait()
-        raise AssertionError
 
 
 @pytest.fixture
@@ -207,7 +190,7 @@ async def test_a_job_of_the_dead_is_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loader = EncoderLoader(FakeEmbedding)
-    dying = build_library(tmp_path / "dying", loader, Stuck(), shared=tmp_path)
+    dying = build_library(tmp_path / "dying", loader, GatedReading(), shared=tmp_path)
     loader.start()
     await dying.start()
     store = await dying.store("default")
@@ -236,7 +219,9 @@ async def test_one_that_stops_leaves_its_jobs_to_the_others(tmp_path: Path) -> N
     async with opened_library(
         tmp_path / "b", FakeEmbedding(), DirectReading(), shared=tmp_path
     ) as b:
-        async with opened_library(tmp_path / "a", FakeEmbedding(), Stuck(), shared=tmp_path) as a:
+        async with opened_library(
+            tmp_path / "a", FakeEmbedding(), GatedReading(), shared=tmp_path
+        ) as a:
             store = await a.store("default")
             await put(a, store, "a.md", b"Lunch is at noon")
         await settled(b, store)
