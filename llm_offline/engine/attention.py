@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch.nn import functional
+from torch.nn.functional import scaled_dot_product_attention as sdpa
 from transformers import AttentionInterface, PreTrainedModel
 
 from llm_offline.engine.decoding import Decode
@@ -33,34 +33,43 @@ class Segment:
         first: Index of its first token in the row.
         count: How many it has there.
         length: Tokens of the sequence up to and with these.
-        blocks: int64 `[n]`, its blocks in the cache.
         run: The slot of its first token, if its blocks lie side by side.
+        blocks: int64 `[n]`, its blocks in the cache, if they do not.
     """
 
     first: int
     count: int
     length: int
-    blocks: torch.Tensor
     run: int | None = None
-    masks: dict[int, torch.Tensor] = field(default_factory=dict)
+    blocks: torch.Tensor | None = None
+    _biases: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def beginning(self, window: int | None) -> int:
         """Position of the first token that any of the segment's tokens sees."""
         return max(0, self.length - self.count - window + 1) if window else 0
 
-    def mask(self, window: int | None) -> torch.Tensor:
-        """bool `[count, length - beginning]`, True where a token sees another; made once a step."""
+    def is_plainly_causal(self, window: int | None) -> bool:
+        """Whether its tokens are a whole text, each of which sees all before it."""
+        return self.count == self.length and (not window or window >= self.length)
+
+    def bias(self, window: int | None, like: torch.Tensor) -> torch.Tensor:
+        """`[count, length - beginning]`, to be added to scores: 0 where a token sees another.
+
+        Made once a step, in dtype and on the device of `like`.
+        """
         key = window or 0
-        if key not in self.masks:
+        if key not in self._biases:
             start = self.beginning(window)
-            device = self.blocks.device
-            seen = torch.arange(start, self.length, device=device)
-            seeing = torch.arange(self.length - self.count, self.length, device=device)[:, None]
-            mask = seen <= seeing
+            seen = torch.arange(start, self.length, device=like.device)
+            seeing = torch.arange(self.length - self.count, self.length, device=like.device)[
+                :, None
+            ]
+            hidden = seen > seeing
             if window:
-                mask &= seen > seeing - window
-            self.masks[key] = mask
-        return self.masks[key]
+                hidden |= seen <= seeing - window
+            bias = like.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
+            self._biases[key] = bias
+        return self._biases[key]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +80,11 @@ class Scoring:
     window: int | None = None
     softcap: float | None = None
     sinks: torch.Tensor | None = None
+
+    @property
+    def is_special(self) -> bool:
+        """Whether torch's own attention does not know how."""
+        return self.softcap is not None or self.sinks is not None
 
 
 class Paged(Protocol):
@@ -102,6 +116,7 @@ class LayerCache:
         self.size = size
         self.keys = like.new_empty(shape.heads, slots, shape.key_dim)
         self.values = like.new_empty(shape.heads, slots, shape.value_dim)
+        self._batched = self.keys[None], self.values[None]
 
     def write(self, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Store `[kv_heads, T, head_dim]` at `slots`."""
@@ -110,9 +125,9 @@ class LayerCache:
 
     def read(self, segment: Segment, start: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of positions `start` to the segment's end: `[1, kv_heads, n, dim]`."""
-        if segment.run is not None:
-            where = slice(segment.run + start, segment.run + segment.length)
-            return self.keys[None, :, where], self.values[None, :, where]
+        if segment.blocks is None:
+            at, count = (segment.run or 0) + start, segment.length - start
+            return self._batched[0].narrow(2, at, count), self._batched[1].narrow(2, at, count)
         first = start // self.size
         blocks = segment.blocks[first : -(-segment.length // self.size)]
         skipped = start - first * self.size
@@ -190,7 +205,7 @@ class Separately:
 
     Attributes:
         slots: See `Paged`.
-        segments: The sequences, in the order of the row.
+        segments: The sequences, in the order of the row; those of one token come first.
     """
 
     slots: torch.Tensor
@@ -198,50 +213,63 @@ class Separately:
 
     def attend(self, query: torch.Tensor, cache: LayerCache, how: Scoring) -> torch.Tensor:
         """See `Paged`."""
-        _, heads, tokens, _ = query.shape
-        output = query.new_empty(1, tokens, heads, cache.values.shape[-1])
-        attend = _attend if how.softcap is None and how.sinks is None else _attend_plainly
-        for segment in self.segments:
-            rows = slice(segment.first, segment.first + segment.count)
-            keys, values = cache.read(segment, segment.beginning(how.window))
-            # The heads that share keys become rows of one head: each key is read once.
-            packed = query[:, :, rows].reshape(1, keys.shape[1], -1, query.shape[-1])
-            mask = None
-            if segment.count > 1:
-                groups = heads // keys.shape[1]
-                mask = segment.mask(how.window).repeat(groups, 1)
-            found = attend(packed, keys, values, mask, how)
-            output[0, rows] = found.reshape(heads, segment.count, -1).transpose(0, 1)
-        return output
+        alone = 0 if how.is_special else sum(segment.count == 1 for segment in self.segments)
+        parts = [_of_one_token(query, cache, self.segments[:alone], how)] if alone else []
+        for segment in self.segments[alone:]:
+            rows = query[0, :, segment.first : segment.first + segment.count]
+            parts.append(_of_many_tokens(rows, cache, segment, how))
+        return torch.cat(parts)[None] if len(parts) > 1 else parts[0][None]
 
 
-def _attend(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    mask: torch.Tensor | None,
-    how: Scoring,
+def _of_one_token(
+    query: torch.Tensor, cache: LayerCache, segments: list[Segment], how: Scoring
 ) -> torch.Tensor:
-    return functional.scaled_dot_product_attention(query, keys, values, mask, scale=how.scaling)
+    """The first tokens of `[1, heads, T, dim]`, one a sequence → `[n, heads, dim]`.
+
+    Heads that share keys become rows of one head: each key is read once. With many sequences the
+    calls take as long as the work, so there are few of them.
+    """
+    rows = query[0, :, : len(segments)].transpose(0, 1)
+    packed = rows.reshape(len(segments), 1, cache.keys.shape[0], -1, query.shape[-1])
+    found = [
+        sdpa(one, *cache.read(segment, segment.beginning(how.window)), scale=how.scaling)
+        for one, segment in zip(packed, segments, strict=True)
+    ]
+    return torch.cat(found).flatten(1, 2)
+
+
+def _of_many_tokens(
+    query: torch.Tensor, cache: LayerCache, segment: Segment, how: Scoring
+) -> torch.Tensor:
+    """One sequence's tokens: `[heads, count, dim]` → `[count, heads, dim]`."""
+    read = cache.read(segment, segment.beginning(how.window))
+    # [kv_heads, heads / kv_heads, ...]: heads that share keys read them where they are.
+    packed = query.reshape(cache.keys.shape[0], -1, *query.shape[1:])
+    keys, values = (one[0, :, None].expand(-1, packed.shape[1], -1, -1) for one in read)
+    if how.is_special:
+        found = _attend_plainly(packed, keys, values, segment.bias(how.window, packed), how)
+    elif segment.is_plainly_causal(how.window):
+        found = sdpa(packed, keys, values, is_causal=True, scale=how.scaling)
+    else:
+        bias = segment.bias(how.window, packed)
+        found = sdpa(packed, keys, values, bias, scale=how.scaling)
+    return found.flatten(0, 1).transpose(0, 1)
 
 
 def _attend_plainly(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    mask: torch.Tensor | None,
-    how: Scoring,
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor, how: Scoring
 ) -> torch.Tensor:
-    """With what torch's own attention does not know: capped scores and sinks."""
+    """With what torch's own attention does not know: capped scores and sinks.
+
+    `query` is `[kv_heads, heads / kv_heads, count, dim]`, and so is what comes back.
+    """
     scores = (query @ keys.transpose(-1, -2)).float() * how.scaling
     if how.softcap is not None:
         scores = how.softcap * torch.tanh(scores / how.softcap)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
+    scores += bias
     if how.sinks is not None:
-        rows = scores.shape[2] // (how.sinks.numel() // scores.shape[1])
-        sink = how.sinks.float().repeat_interleave(rows).view(1, scores.shape[1], -1, 1)
-        scores = torch.cat([scores, sink], dim=-1)
+        sinks = how.sinks.float().view(*query.shape[:2], 1, 1).expand(-1, -1, query.shape[2], -1)
+        scores = torch.cat([scores, sinks], dim=-1)
     shares = torch.softmax(scores, dim=-1)[..., : keys.shape[2]]
     return shares.to(values.dtype) @ values
 

@@ -172,7 +172,8 @@ class Runner:
         """
         steps = self._steps
         if steps is None:
-            return rows, self._separately(rows)
+            ordered = sorted(rows, key=lambda row: len(row.tokens) > 1)
+            return ordered, self._separately(ordered)
         few = [row for row in rows if steps.batch.takes(row)]
         many = [row for row in rows if not steps.batch.takes(row)]
         parts = [_together(steps, some) for some in steps.batch.parts(few)]
@@ -194,6 +195,7 @@ class Runner:
         return logits
 
     def _separately(self, rows: Items[Row]) -> torch.Tensor:
+        """Rows of one token come first."""
         tokens: list[int] = []
         positions: list[int] = []
         slots: list[int] = []
@@ -203,12 +205,12 @@ class Runner:
             first, count, length = len(tokens), len(row.tokens), row.start + len(row.tokens)
             table = row.sequence.table
             blocks = table.blocks
-            run = blocks[0] * BLOCK if table.is_run else None
             tokens += row.tokens
             positions += range(row.start, length)
             slots += [blocks[at // BLOCK] * BLOCK + at % BLOCK for at in range(row.start, length)]
             wanted += range(len(tokens) - row.samples, len(tokens))
-            segments.append(Segment(first, count, length, self._ids(blocks), run))
+            where = (blocks[0] * BLOCK,) if table.is_run else (None, self._ids(blocks))
+            segments.append(Segment(first, count, length, *where))
         # A row without samples still needs some position: its logits are thrown away.
         output = self._model(
             input_ids=self._ids(tokens)[None],

@@ -155,10 +155,12 @@ def test_attention_of_another_kind_is_refused(config: Any) -> None:
 
 
 def test_logits_that_differ_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def seeing_all(segment: attention.Segment, window: int | None) -> torch.Tensor:
-        return torch.ones(segment.count, segment.length, dtype=torch.bool)
+    def seeing_all(
+        segment: attention.Segment, window: int | None, like: torch.Tensor
+    ) -> torch.Tensor:
+        return like.new_zeros(segment.count, segment.length)
 
-    monkeypatch.setattr(attention.Segment, "mask", seeing_all)
+    monkeypatch.setattr(attention.Segment, "bias", seeing_all)
     runner = Runner(random_model(CONFIGS["qwen3"]()), device="cpu", stop_ids=frozenset())
     with pytest.raises(StartError, match="differs from the model's own"):
         runner.allocate(256)
