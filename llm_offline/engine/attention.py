@@ -23,6 +23,8 @@ from llm_offline.engine.static_batch import Inputs
 
 NAME = "llm_offline_paged"
 _PROBE = "llm_offline_probe"
+_SKIPPING = 512
+"""Tokens from which on torch's kernels gain by leaving out what a causal mask hides."""
 
 
 @dataclass(slots=True)
@@ -42,7 +44,7 @@ class Segment:
     length: int
     run: int | None = None
     blocks: torch.Tensor | None = None
-    _biases: dict[int, torch.Tensor] = field(default_factory=dict)
+    _biases: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
 
     def beginning(self, window: int | None) -> int:
         """Position of the first token that any of the segment's tokens sees."""
@@ -52,23 +54,21 @@ class Segment:
         """Whether its tokens are a whole text, each of which sees all before it."""
         return self.count == self.length and (not window or window >= self.length)
 
-    def bias(self, window: int | None, like: torch.Tensor) -> torch.Tensor:
-        """`[count, length - beginning]`, to be added to scores: 0 where a token sees another.
+    def bias(self, window: int | None, groups: int, like: torch.Tensor) -> torch.Tensor:
+        """`[groups * count, length - beginning]`, to be added to scores: 0 where a token sees one.
 
-        Made once a step, in dtype and on the device of `like`.
+        Made once a step, in dtype and on the device of `like`; `groups`: times it is repeated.
         """
-        key = window or 0
+        key = window or 0, groups
         if key not in self._biases:
             start = self.beginning(window)
             seen = torch.arange(start, self.length, device=like.device)
-            seeing = torch.arange(self.length - self.count, self.length, device=like.device)[
-                :, None
-            ]
-            hidden = seen > seeing
+            seeing = torch.arange(self.length - self.count, self.length, device=like.device)
+            hidden = seen > seeing[:, None]
             if window:
-                hidden |= seen <= seeing - window
+                hidden |= seen <= seeing[:, None] - window
             bias = like.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
-            self._biases[key] = bias
+            self._biases[key] = bias.repeat(groups, 1)
         return self._biases[key]
 
 
@@ -203,6 +203,8 @@ class Together:
 class Separately:
     """Sequences of any number of tokens, one after the other.
 
+    Heads that share keys become rows of one head: each key is read once.
+
     Attributes:
         slots: See `Paged`.
         segments: The sequences, in the order of the row; those of one token come first.
@@ -226,8 +228,7 @@ def _of_one_token(
 ) -> torch.Tensor:
     """The first tokens of `[1, heads, T, dim]`, one a sequence → `[n, heads, dim]`.
 
-    Heads that share keys become rows of one head: each key is read once. With many sequences the
-    calls take as long as the work, so there are few of them.
+    With many sequences the calls take as long as the work, so there are few of them.
     """
     rows = query[0, :, : len(segments)].transpose(0, 1)
     packed = rows.reshape(len(segments), 1, cache.keys.shape[0], -1, query.shape[-1])
@@ -242,34 +243,39 @@ def _of_many_tokens(
     query: torch.Tensor, cache: LayerCache, segment: Segment, how: Scoring
 ) -> torch.Tensor:
     """One sequence's tokens: `[heads, count, dim]` → `[count, heads, dim]`."""
-    read = cache.read(segment, segment.beginning(how.window))
-    # [kv_heads, heads / kv_heads, ...]: heads that share keys read them where they are.
-    packed = query.reshape(cache.keys.shape[0], -1, *query.shape[1:])
-    keys, values = (one[0, :, None].expand(-1, packed.shape[1], -1, -1) for one in read)
-    if how.is_special:
-        found = _attend_plainly(packed, keys, values, segment.bias(how.window, packed), how)
-    elif segment.is_plainly_causal(how.window):
-        found = sdpa(packed, keys, values, is_causal=True, scale=how.scaling)
+    keys, values = cache.read(segment, segment.beginning(how.window))
+    heads, count, dim = query.shape
+    groups = heads // keys.shape[1]
+    if count >= _SKIPPING and segment.is_plainly_causal(how.window) and not how.is_special:
+        apart = query.reshape(-1, groups, count, dim)
+        keys, values = (one[0, :, None].expand(-1, groups, -1, -1) for one in (keys, values))
+        found = sdpa(apart, keys, values, is_causal=True, scale=how.scaling)
     else:
-        bias = segment.bias(how.window, packed)
-        found = sdpa(packed, keys, values, bias, scale=how.scaling)
-    return found.flatten(0, 1).transpose(0, 1)
+        packed = query.reshape(1, -1, groups * count, dim)
+        bias = segment.bias(how.window, groups, packed)
+        attend = _attend_plainly if how.is_special else _attend
+        found = attend(packed, keys, values, bias, how)
+    return found.reshape(heads, count, -1).transpose(0, 1)
+
+
+def _attend(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor, how: Scoring
+) -> torch.Tensor:
+    return sdpa(query, keys, values, bias, scale=how.scaling)
 
 
 def _attend_plainly(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor, how: Scoring
 ) -> torch.Tensor:
-    """With what torch's own attention does not know: capped scores and sinks.
-
-    `query` is `[kv_heads, heads / kv_heads, count, dim]`, and so is what comes back.
-    """
+    """With what torch's own attention does not know: capped scores and sinks."""
     scores = (query @ keys.transpose(-1, -2)).float() * how.scaling
     if how.softcap is not None:
         scores = how.softcap * torch.tanh(scores / how.softcap)
     scores += bias
     if how.sinks is not None:
-        sinks = how.sinks.float().view(*query.shape[:2], 1, 1).expand(-1, -1, query.shape[2], -1)
-        scores = torch.cat([scores, sinks], dim=-1)
+        rows = scores.shape[2] // (how.sinks.numel() // scores.shape[1])
+        sink = how.sinks.float().repeat_interleave(rows).view(1, scores.shape[1], -1, 1)
+        scores = torch.cat([scores, sink], dim=-1)
     shares = torch.softmax(scores, dim=-1)[..., : keys.shape[2]]
     return shares.to(values.dtype) @ values
 

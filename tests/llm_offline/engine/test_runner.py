@@ -105,6 +105,16 @@ def test_nothing_but_the_model_decides(
         assert stepper.scheduler.preemptions > 0
 
 
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_whole_prompts_may_be_read_as_causal_text(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What chunks of 512 tokens and more do, which only a GPU has in a step."""
+    monkeypatch.setattr(attention, "_SKIPPING", 2)
+    stepper = Stepper(_runner(kind), share=False, speculate=False)
+    assert stepper.texts_of(_greedy()) == _expected(kind)
+
+
 @pytest.mark.parametrize("kind", THREE)
 async def test_the_engine_says_what_generate_says(kind: str) -> None:
     """Through its thread and as text, all together and one after the other."""
@@ -156,9 +166,9 @@ def test_attention_of_another_kind_is_refused(config: Any) -> None:
 
 def test_logits_that_differ_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def seeing_all(
-        segment: attention.Segment, window: int | None, like: torch.Tensor
+        segment: attention.Segment, window: int | None, groups: int, like: torch.Tensor
     ) -> torch.Tensor:
-        return like.new_zeros(segment.count, segment.length)
+        return like.new_zeros(groups * segment.count, segment.length)
 
     monkeypatch.setattr(attention.Segment, "bias", seeing_all)
     runner = Runner(random_model(CONFIGS["qwen3"]()), device="cpu", stop_ids=frozenset())
