@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Any
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -24,8 +24,6 @@ KEEP_ALIVE = b": keep-alive\n\n"
 # Valid inside JSON text, but line ends to clients that split with `splitlines`.
 _LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
-T = TypeVar("T")
-
 
 def event(payload: dict[str, Any]) -> bytes:
     """One `data:` line."""
@@ -33,32 +31,7 @@ def event(payload: dict[str, Any]) -> bytes:
     return f"data: {text.translate(_LINE_ENDS)}\n\n".encode()
 
 
-async def with_keep_alive(
-    events: AsyncIterator[bytes], seconds: float = SILENCE
-) -> AsyncIterator[bytes]:
-    """`events`, and a comment whenever nothing came for `seconds`."""
-    following = asyncio.ensure_future(_next(events))
-    try:
-        while True:
-            done, _ = await asyncio.wait({following}, timeout=seconds)
-            if not done:
-                yield KEEP_ALIVE
-                continue
-            payload = following.result()
-            if payload is None:
-                return
-            yield payload
-            following = asyncio.ensure_future(_next(events))
-    finally:
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
-
-
-async def _next(events: AsyncIterator[bytes]) -> bytes | None:
-    return await anext(events, None)
-
-
-async def ended(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def ended(events: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     """`events`, an error among them told as an event, and `[DONE]`.
 
     A stream that just breaks off reads as success in the SDKs; one with an error event does not.
@@ -77,20 +50,68 @@ async def ended(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 class EventStream(StreamingResponse):
     """A stream of events that frees what feeds it, however it ends."""
 
-    def __init__(self, events: AsyncIterator[bytes], free: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        events: AsyncIterator[bytes],
+        free: Callable[[], Awaitable[None]],
+        silence: float = SILENCE,
+    ) -> None:
         """`free` is awaited when the response ends, also if it never began."""
+        self._lines = ended(events)
         super().__init__(
-            with_keep_alive(ended(events), SILENCE),
+            self._lines,
             media_type="text/event-stream",
             headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
         )
         self.events = events
         """What it is fed by, without keep-alive, errors and end."""
         self.free = free
+        self._silence = silence
+        self._waiting_since: float | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events until they end or the client goes away."""
         try:
             await super().__call__(scope, receive, send)
         finally:
+            await self._lines.aclose()
             await self.free()
+
+    async def stream_response(self, send: Send) -> None:
+        """The head, the events as they come, and comments meanwhile."""
+        await send(
+            {
+                "type": "http.response.start",
+                "status": self.status_code,
+                "headers": self.raw_headers,
+            }
+        )
+        clock = asyncio.get_running_loop()
+        self._waiting_since = clock.time()
+        # Beside the events: a wait with a limit would need a task for each of them.
+        keeping_alive = asyncio.create_task(self._keep_alive(send))
+        try:
+            async for line in self._lines:
+                self._waiting_since = None
+                await _send_part(send, line)
+                self._waiting_since = clock.time()
+        finally:
+            keeping_alive.cancel()
+            await asyncio.gather(keeping_alive, return_exceptions=True)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _keep_alive(self, send: Send) -> None:
+        """A comment whenever no event came for so long; none to a client that does not read."""
+        clock = asyncio.get_running_loop()
+        while True:
+            since = self._waiting_since
+            waited = 0.0 if since is None else clock.time() - since
+            if waited < self._silence:
+                await asyncio.sleep(self._silence - waited)
+            else:
+                self._waiting_since = clock.time()
+                await _send_part(send, KEEP_ALIVE)
+
+
+async def _send_part(send: Send, body: bytes) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": True})

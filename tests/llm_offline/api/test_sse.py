@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
+from typing import Any
 
 import pytest
 
-from llm_offline.api.sse import DONE, KEEP_ALIVE, ended, event, with_keep_alive
+from llm_offline.api.sse import DONE, KEEP_ALIVE, EventStream, ended, event
 from llm_offline.errors import ShuttingDown
 
 
@@ -28,38 +29,67 @@ def test_an_event_is_one_line_to_every_client() -> None:
     assert "Điều 😀" in line
 
 
+class _Client:
+    """The other side of a stream: what it was sent, and when it goes away."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.silences = 0
+        self.heard = asyncio.Event()
+        self.leaves = asyncio.Event()
+
+    async def listen(self, stream: EventStream) -> None:
+        await stream({"type": "http", "asgi": {}}, self._receive, self._send)
+
+    async def _receive(self) -> MutableMapping[str, Any]:
+        await self.leaves.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: MutableMapping[str, Any]) -> None:
+        body = message.get("body", b"")
+        self.silences += body == KEEP_ALIVE
+        if body and body != KEEP_ALIVE:
+            self.parts.append(body)
+        if self.silences == 2:
+            self.heard.set()
+
+
+class _Freed:
+    def __init__(self) -> None:
+        self.times = 0
+
+    async def __call__(self) -> None:
+        self.times += 1
+
+
 async def test_silence_is_filled_with_comments() -> None:
-    go_on = asyncio.Event()
+    client, freed = _Client(), _Freed()
 
     async def slow() -> AsyncIterator[bytes]:
         yield b"one"
-        await go_on.wait()
+        await client.heard.wait()
         yield b"two"
 
-    seen = []
-    async for payload in with_keep_alive(slow(), seconds=0.01):
-        seen.append(payload)
-        if seen.count(KEEP_ALIVE) == 2:
-            go_on.set()
-    assert seen[:3] == [b"one", KEEP_ALIVE, KEEP_ALIVE]
-    assert seen[-1] == b"two"
+    await client.listen(EventStream(slow(), freed, silence=0.01))
+    assert client.parts == [b"one", b"two", DONE]
+    assert freed.times == 1
 
 
-async def test_closing_it_closes_what_it_reads() -> None:
-    closed = asyncio.Event()
+async def test_what_it_reads_ends_when_the_client_goes_away() -> None:
+    client, freed, ended_too = _Client(), _Freed(), asyncio.Event()
 
     async def endless() -> AsyncIterator[bytes]:
         try:
             yield b"one"
+            client.leaves.set()
             await asyncio.Event().wait()
         finally:
-            closed.set()
+            ended_too.set()
 
-    stream = with_keep_alive(endless(), seconds=0.01)
-    assert await anext(stream) == b"one"
-    assert await anext(stream) == KEEP_ALIVE
-    await stream.aclose()  # type: ignore[attr-defined]
-    assert closed.is_set()
+    await client.listen(EventStream(endless(), freed))
+    assert client.parts == [b"one"]
+    assert ended_too.is_set()
+    assert freed.times == 1
 
 
 async def test_an_error_is_an_event_before_the_end() -> None:
