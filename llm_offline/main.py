@@ -96,8 +96,9 @@ def _serve(settings: Settings, listener: socket.socket) -> int:
     log.info("listening on http://%s:%s; loading %s", shown, port, settings.model)
     if settings.api_key is None and host not in ("127.0.0.1", "::1"):
         log.warning("anyone who reaches this address may use it: set LLM_OFFLINE_API_KEY")
-    with listener:
-        asyncio.run(server.serve(sockets=[listener]))
+    # uvicorn's choice of a loop (uvloop where there is one) holds only where it is asked for.
+    with listener, asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(server.serve(sockets=[listener]))
     return _leave(serving)
 
 
