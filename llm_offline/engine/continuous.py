@@ -88,7 +88,6 @@ class ContinuousBatching:
         self._jobs: dict[Sequence, Job] = {}
         self._open: set[Job] = set()
         self._finished: Counter[str] = Counter(stop=0, length=0, cancelled=0, error=0)
-        self._prompt_tokens = 0
         self._generation_tokens = 0
         self._seconds_each = 1.0
         self._stopped = False
@@ -125,7 +124,6 @@ class ContinuousBatching:
         limit = room if request.max_tokens is None else min(room, request.max_tokens)
         job = Job(request, limit, self._ended, asyncio.get_running_loop())
         self._open.add(job)
-        self._prompt_tokens += len(request.prompt)
         self._inbox.put(job)
         return job
 
@@ -137,7 +135,7 @@ class ContinuousBatching:
             running=self._count("running"),
             queue_limit=self._max_queue,
             finished=dict(self._finished),
-            prompt_tokens=self._prompt_tokens,
+            prompt_tokens=measures.prompt_tokens,
             generation_tokens=self._generation_tokens + sum(job.produced for job in self._open),
             kv_cache_usage=1 - pool.available / pool.blocks,
             counters=measures.counters | {"num_preemptions": self._scheduler.preemptions},
@@ -238,14 +236,13 @@ class ContinuousBatching:
         """Compute the next tokens; what fails takes only those with it whose fault it is."""
         rows = self._restricted(self._scheduler.plan())
         self._announce(rows)
-        began = time.monotonic()
         outcomes = self._compute(rows)
-        seconds = time.monotonic() - began
+        now = time.monotonic()
         broken: Exception | None = None
         for row, outcome in zip(rows, outcomes, strict=True):
             if isinstance(outcome, Drawn):
                 self._failing = None
-                self._advance(row, outcome, seconds)
+                self._advance(row, outcome, now)
             elif isinstance(outcome, OutOfMemory):
                 self._measures.counters["out_of_memory"] += 1
                 self._fail(row.sequence, outcome)
@@ -328,7 +325,7 @@ class ContinuousBatching:
                 row.sequence.announced = True
                 self._jobs[row.sequence].post(Mark.STARTED)
 
-    def _advance(self, row: Row, drawn: Drawn, seconds: float) -> None:
+    def _advance(self, row: Row, drawn: Drawn, now: float) -> None:
         """Give a row's tokens to its sequence, and its text to its client."""
         sequence = row.sequence
         try:
@@ -337,7 +334,7 @@ class ContinuousBatching:
             if not row.samples:
                 sequence.read(len(row.tokens))
                 return
-            first, before = sequence.produced == 0, sequence.produced
+            before = sequence.produced
             delta = sequence.accept(len(row.tokens), drawn, row.draft)
         except LLMOfflineError as error:
             self._fail(sequence, error)
@@ -346,10 +343,8 @@ class ContinuousBatching:
             self._fail(sequence, GenerationFailed(_SEE_LOG))
         else:
             job = self._jobs[sequence]
-            if first:
-                self._measures.first_token(time.monotonic() - job.created, sequence)
-            else:
-                self._measures.tokens(seconds, sequence.produced - before, len(row.draft))
+            came, guessed = delta.completion_tokens - before, len(row.draft)
+            self._measures.tokens(sequence, came, guessed=guessed, asked_at=job.created, now=now)
             job.post(delta)
             if delta.finish_reason is not None:
                 self._leave(sequence)

@@ -113,10 +113,13 @@ class Matcher:
         return self._matcher.is_stopped()
 
     def can_begin(self, stop_ids: Sequence[int]) -> bool:
-        """Whether some text, other than the empty one, can follow the grammar."""
-        first = self._mask()[0]
-        first[list(stop_ids)] = False
-        return bool(first.any())
+        """Whether some text, other than the empty one, can follow the grammar.
+
+        Without torch: requests are looked at in threads that must not have its helpers.
+        """
+        words = int.from_bytes(self._matcher.compute_bitmask(), "little")
+        wanted = ((1 << self._vocabulary) - 1) & ~sum(1 << token for token in set(stop_ids))
+        return words & wanted != 0
 
     def forced(self) -> list[int]:
         """See `interface.Grammar`."""
