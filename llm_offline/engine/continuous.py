@@ -21,7 +21,7 @@ from collections import Counter
 
 from llm_offline.engine.detokenizing import Decode
 from llm_offline.engine.interface import EngineStatus, GenerationRequest
-from llm_offline.engine.job import Job, Mark
+from llm_offline.engine.job import Job, Mark, Outbox
 from llm_offline.engine.kv_cache import BlockPool
 from llm_offline.engine.measuring import Measures
 from llm_offline.engine.scheduler import Scheduler
@@ -85,6 +85,7 @@ class ContinuousBatching:
         self._guesser = guesser
         self._scheduler = self._new_scheduler()
         self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._outbox = Outbox()
         self._jobs: dict[Sequence, Job] = {}
         self._open: set[Job] = set()
         self._finished: Counter[str] = Counter(stop=0, length=0, cancelled=0, error=0)
@@ -183,9 +184,11 @@ class ContinuousBatching:
                 log.exception("the engine failed")
                 jobs, self._jobs = self._jobs, {}
                 for job in jobs.values():
-                    job.post(GenerationFailed(_SEE_LOG))
-                    job.post(Mark.LEFT)
+                    self._outbox.post(job, GenerationFailed(_SEE_LOG))
+                    self._outbox.post(job, Mark.LEFT)
                 self._restart(error, [])
+            # A text that the last step ended must not wait for the next request.
+            self._outbox.deliver()
 
     def _turn(self) -> bool:
         """Let requests in and out, and compute a step; False when told to stop."""
@@ -226,8 +229,8 @@ class ContinuousBatching:
             )
         except Exception:
             log.exception("a request could not begin")
-            job.post(GenerationFailed(_SEE_LOG))
-            job.post(Mark.LEFT)
+            self._outbox.post(job, GenerationFailed(_SEE_LOG))
+            self._outbox.post(job, Mark.LEFT)
         else:
             self._jobs[sequence] = job
             self._scheduler.add(sequence)
@@ -236,6 +239,7 @@ class ContinuousBatching:
         """Compute the next tokens; what fails takes only those with it whose fault it is."""
         rows = self._restricted(self._scheduler.plan())
         self._announce(rows)
+        self._outbox.deliver()
         outcomes = self._compute(rows)
         now = time.monotonic()
         broken: Exception | None = None
@@ -323,7 +327,7 @@ class ContinuousBatching:
         for row in rows:
             if not row.sequence.announced:
                 row.sequence.announced = True
-                self._jobs[row.sequence].post(Mark.STARTED)
+                self._outbox.post(self._jobs[row.sequence], Mark.STARTED)
 
     def _advance(self, row: Row, drawn: Drawn, now: float) -> None:
         """Give a row's tokens to its sequence, and its text to its client."""
@@ -345,18 +349,18 @@ class ContinuousBatching:
             job = self._jobs[sequence]
             came, guessed = delta.completion_tokens - before, len(row.draft)
             self._measures.tokens(sequence, came, guessed=guessed, asked_at=job.created, now=now)
-            job.post(delta)
+            self._outbox.post(job, delta)
             if delta.finish_reason is not None:
                 self._leave(sequence)
 
     def _fail(self, sequence: Sequence, error: LLMOfflineError) -> None:
         log.warning("a request failed: %s", error)
-        self._jobs[sequence].post(error)
+        self._outbox.post(self._jobs[sequence], error)
         self._leave(sequence)
 
     def _leave(self, sequence: Sequence) -> None:
         self._scheduler.remove(sequence)
-        self._jobs.pop(sequence).post(Mark.LEFT)
+        self._outbox.post(self._jobs.pop(sequence), Mark.LEFT)
 
 
 def _named(error: Exception) -> str:
