@@ -63,6 +63,7 @@ HEAVY = {
         "llm_offline.engine.grammar",
         "llm_offline.engine.graphs",
         "llm_offline.engine.outcome",
+        "llm_offline.engine.penalties",
         "llm_offline.engine.quantization",
         "llm_offline.engine.quantized_linear",
         "llm_offline.engine.runner",

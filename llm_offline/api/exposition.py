@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from llm_offline.engine.interface import EngineStatus, Histogram
+from llm_offline.engine.histogram import Histogram
+from llm_offline.engine.interface import EngineStatus
 
 _PREFIX = "llm_offline_"
 

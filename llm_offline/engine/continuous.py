@@ -21,7 +21,7 @@ from collections import Counter
 
 from llm_offline.engine.detokenizing import Decode
 from llm_offline.engine.interface import EngineStatus, GenerationRequest
-from llm_offline.engine.job import Job, Mark
+from llm_offline.engine.job import Job, Mark, Outbox
 from llm_offline.engine.kv_cache import BlockPool
 from llm_offline.engine.measuring import Measures
 from llm_offline.engine.scheduler import Scheduler
@@ -85,10 +85,10 @@ class ContinuousBatching:
         self._guesser = guesser
         self._scheduler = self._new_scheduler()
         self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._outbox = Outbox()
         self._jobs: dict[Sequence, Job] = {}
         self._open: set[Job] = set()
         self._finished: Counter[str] = Counter(stop=0, length=0, cancelled=0, error=0)
-        self._prompt_tokens = 0
         self._generation_tokens = 0
         self._seconds_each = 1.0
         self._stopped = False
@@ -125,7 +125,6 @@ class ContinuousBatching:
         limit = room if request.max_tokens is None else min(room, request.max_tokens)
         job = Job(request, limit, self._ended, asyncio.get_running_loop())
         self._open.add(job)
-        self._prompt_tokens += len(request.prompt)
         self._inbox.put(job)
         return job
 
@@ -137,7 +136,7 @@ class ContinuousBatching:
             running=self._count("running"),
             queue_limit=self._max_queue,
             finished=dict(self._finished),
-            prompt_tokens=self._prompt_tokens,
+            prompt_tokens=measures.prompt_tokens,
             generation_tokens=self._generation_tokens + sum(job.produced for job in self._open),
             kv_cache_usage=1 - pool.available / pool.blocks,
             counters=measures.counters | {"num_preemptions": self._scheduler.preemptions},
@@ -185,9 +184,11 @@ class ContinuousBatching:
                 log.exception("the engine failed")
                 jobs, self._jobs = self._jobs, {}
                 for job in jobs.values():
-                    job.post(GenerationFailed(_SEE_LOG))
-                    job.post(Mark.LEFT)
+                    self._outbox.post(job, GenerationFailed(_SEE_LOG))
+                    self._outbox.post(job, Mark.LEFT)
                 self._restart(error, [])
+            # A text that the last step ended must not wait for the next request.
+            self._outbox.deliver()
 
     def _turn(self) -> bool:
         """Let requests in and out, and compute a step; False when told to stop."""
@@ -228,8 +229,8 @@ class ContinuousBatching:
             )
         except Exception:
             log.exception("a request could not begin")
-            job.post(GenerationFailed(_SEE_LOG))
-            job.post(Mark.LEFT)
+            self._outbox.post(job, GenerationFailed(_SEE_LOG))
+            self._outbox.post(job, Mark.LEFT)
         else:
             self._jobs[sequence] = job
             self._scheduler.add(sequence)
@@ -238,14 +239,14 @@ class ContinuousBatching:
         """Compute the next tokens; what fails takes only those with it whose fault it is."""
         rows = self._restricted(self._scheduler.plan())
         self._announce(rows)
-        began = time.monotonic()
+        self._outbox.deliver()
         outcomes = self._compute(rows)
-        seconds = time.monotonic() - began
+        now = time.monotonic()
         broken: Exception | None = None
         for row, outcome in zip(rows, outcomes, strict=True):
             if isinstance(outcome, Drawn):
                 self._failing = None
-                self._advance(row, outcome, seconds)
+                self._advance(row, outcome, now)
             elif isinstance(outcome, OutOfMemory):
                 self._measures.counters["out_of_memory"] += 1
                 self._fail(row.sequence, outcome)
@@ -326,9 +327,9 @@ class ContinuousBatching:
         for row in rows:
             if not row.sequence.announced:
                 row.sequence.announced = True
-                self._jobs[row.sequence].post(Mark.STARTED)
+                self._outbox.post(self._jobs[row.sequence], Mark.STARTED)
 
-    def _advance(self, row: Row, drawn: Drawn, seconds: float) -> None:
+    def _advance(self, row: Row, drawn: Drawn, now: float) -> None:
         """Give a row's tokens to its sequence, and its text to its client."""
         sequence = row.sequence
         try:
@@ -337,7 +338,7 @@ class ContinuousBatching:
             if not row.samples:
                 sequence.read(len(row.tokens))
                 return
-            first, before = sequence.produced == 0, sequence.produced
+            before = sequence.produced
             delta = sequence.accept(len(row.tokens), drawn, row.draft)
         except LLMOfflineError as error:
             self._fail(sequence, error)
@@ -346,22 +347,20 @@ class ContinuousBatching:
             self._fail(sequence, GenerationFailed(_SEE_LOG))
         else:
             job = self._jobs[sequence]
-            if first:
-                self._measures.first_token(time.monotonic() - job.created, sequence)
-            else:
-                self._measures.tokens(seconds, sequence.produced - before, len(row.draft))
-            job.post(delta)
+            came, guessed = delta.completion_tokens - before, len(row.draft)
+            self._measures.tokens(sequence, came, guessed=guessed, asked_at=job.created, now=now)
+            self._outbox.post(job, delta)
             if delta.finish_reason is not None:
                 self._leave(sequence)
 
     def _fail(self, sequence: Sequence, error: LLMOfflineError) -> None:
         log.warning("a request failed: %s", error)
-        self._jobs[sequence].post(error)
+        self._outbox.post(self._jobs[sequence], error)
         self._leave(sequence)
 
     def _leave(self, sequence: Sequence) -> None:
         self._scheduler.remove(sequence)
-        self._jobs.pop(sequence).post(Mark.LEFT)
+        self._outbox.post(self._jobs.pop(sequence), Mark.LEFT)
 
 
 def _named(error: Exception) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from llm_offline.engine.penalties import Tally
 from llm_offline.engine.sampler import Draw
+from llm_offline.engine.sequence import Sequence
 from llm_offline.engine.step import Row
 
 
@@ -17,17 +19,27 @@ def draws(row: Row) -> list[Draw]:
     sequence = row.sequence
     sampling = sequence.request.sampling
     first = row.start + len(row.tokens) - row.samples + 1
-    prompt = sequence.request.prompt if sampling.penalised else ()
-    said = sequence.tokens[len(prompt) :] if sampling.penalised else []
+    tally = _tally(sequence) if sampling.penalised else None
     allowed = sequence.allowed
     return [
         Draw(
             sampling,
             sequence.seed,
             first + number,
-            prompt,
-            [*said, *row.draft[:number]] if sampling.penalised else (),
+            tally,
+            row.draft[:number],
             None if allowed is None else allowed[number],
         )
         for number in range(row.samples)
     ]
+
+
+def _tally(sequence: Sequence) -> Tally:
+    """The sequence's own one, up to date."""
+    prompt = sequence.request.prompt
+    if sequence.tally is None:
+        repeated = sequence.request.sampling.repetition_penalty != 1
+        sequence.tally = Tally(prompt if repeated else ())
+    tally: Tally = sequence.tally
+    tally.extend(sequence.tokens[len(prompt) + tally.said :])
+    return tally

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Any, Literal, Protocol
+
+from llm_offline.engine.histogram import Histogram
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 
@@ -164,26 +164,6 @@ class Generation(Protocol):
     async def aclose(self) -> None:
         """Give the text up: whatever is queued or running for it is freed within a step."""
         ...
-
-
-class Histogram:
-    """How many durations were at most so many seconds; as Prometheus wants it."""
-
-    BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-
-    def __init__(self) -> None:
-        self._counts = [0] * (len(self.BOUNDS) + 1)
-        self.total = 0.0
-        """Seconds in all."""
-
-    def add(self, seconds: float, times: int = 1) -> None:
-        """Count a duration, `times` times."""
-        self._counts[bisect_left(self.BOUNDS, seconds)] += times
-        self.total += seconds * times
-
-    def cumulative(self) -> list[tuple[str, int]]:
-        """(upper bound, durations up to it); the last bound is `+Inf`."""
-        return list(zip([*map(str, self.BOUNDS), "+Inf"], accumulate(self._counts), strict=True))
 
 
 @dataclass(frozen=True, slots=True)

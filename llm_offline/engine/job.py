@@ -21,10 +21,14 @@ class Mark(Enum):
     LEFT = auto()
 
 
+News = TextDelta | LLMOfflineError | Mark
+"""What the thread tells of a job."""
+
+
 class Job:
     """One admitted request; an `interface.Generation`.
 
-    Everything but `post` and `given_up` belongs to the event loop.
+    Everything but `given_up` belongs to the event loop; the thread has an `Outbox`.
     """
 
     def __init__(
@@ -41,9 +45,9 @@ class Job:
         self.state: Literal["waiting", "running", "done"] = "waiting"
         self.started: float | None = None
         self.produced = 0
+        self.loop = loop
         self._how = "cancelled"
         self._ended = ended
-        self._loop = loop
         self._events: asyncio.Queue[TextDelta | LLMOfflineError] = asyncio.Queue()
         self._exhausted = False
 
@@ -74,12 +78,8 @@ class Job:
         self._give_up()
         self._events.put_nowait(error)
 
-    def post(self, news: TextDelta | LLMOfflineError | Mark) -> None:
-        """From the thread: pass news to the event loop, if that still runs."""
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._take, news)
-
-    def _take(self, news: TextDelta | LLMOfflineError | Mark) -> None:
+    def take(self, news: News) -> None:
+        """What an `Outbox` delivers."""
         if self.state == "done":
             return
         if news is Mark.STARTED:
@@ -108,3 +108,30 @@ class Job:
 
 
 def _nothing(job: Job, how: str) -> None: ...
+
+
+class Outbox:
+    """The thread's news for its jobs, kept until they are delivered together.
+
+    Waking an event loop costs more than most of its news: it is woken once for a step's, and not
+    for each text.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[asyncio.AbstractEventLoop, list[tuple[Job, News]]] = {}
+
+    def post(self, job: Job, news: News) -> None:
+        """Keep news for a job; it gets them in the order in which they were posted."""
+        self._kept.setdefault(job.loop, []).append((job, news))
+
+    def deliver(self) -> None:
+        """Pass all on to the event loops that still run."""
+        kept, self._kept = self._kept, {}
+        for loop, news in kept.items():
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(_hand_out, news)
+
+
+def _hand_out(news: list[tuple[Job, News]]) -> None:
+    for job, one in news:
+        job.take(one)

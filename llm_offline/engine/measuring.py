@@ -1,17 +1,23 @@
-"""What `/metrics` tells of the engine's inside."""
+"""What `/metrics` tells of the engine's inside, in vLLM's words."""
 
 from __future__ import annotations
 
 from collections import Counter
 
-from llm_offline.engine.interface import Histogram
+from llm_offline.engine.histogram import Histogram
 from llm_offline.engine.sequence import Sequence
 
 
 class Measures:
-    """Counters and histograms, by their names in `/metrics`; written by the engine's thread."""
+    """Counters and histograms, by their names in `/metrics`; written by the engine's thread.
+
+    A prompt counts once, when its first token comes: it was read then, whatever part of it was
+    found in the cache, and however often it was read.
+    """
 
     def __init__(self) -> None:
+        self.prompt_tokens = 0
+        """Of all prompts that were read."""
         self.counters: Counter[str] = Counter(
             prefix_cache_queries=0,
             prefix_cache_hits=0,
@@ -25,14 +31,31 @@ class Measures:
             "inter_token_latency_seconds": Histogram(),
         }
 
-    def first_token(self, seconds: float, sequence: Sequence) -> None:
-        """A sequence's first token came `seconds` after its request."""
-        self.histograms["time_to_first_token_seconds"].add(seconds)
-        self.counters["prefix_cache_queries"] += len(sequence.request.prompt)
-        self.counters["prefix_cache_hits"] += sequence.cached_tokens
+    def tokens(
+        self, sequence: Sequence, came: int, *, guessed: int, asked_at: float, now: float
+    ) -> None:
+        """A step gave a sequence `came` tokens, the last ones that it has.
 
-    def tokens(self, seconds: float, count: int, guessed: int) -> None:
-        """A step of `seconds` gave a sequence `count` tokens, and tried `guessed` guesses."""
-        self.histograms["inter_token_latency_seconds"].add(seconds / count, count)
+        The time between tokens is what passed since the sequence's last one, whatever the engine
+        did meanwhile. Tokens that come together share it: it is counted once for each of them, so
+        that the sum over the count is the mean of a text's seconds for a token.
+
+        Args:
+            sequence: Whose.
+            came: How many; at least 1.
+            guessed: How many guesses the step tried for it.
+            asked_at: When its request came, by the clock of `now`.
+            now: When the step ended, in seconds.
+        """
+        if sequence.last_token_at is None:
+            prompt = len(sequence.request.prompt)
+            self.prompt_tokens += prompt
+            self.counters["prefix_cache_queries"] += prompt
+            self.counters["prefix_cache_hits"] += sequence.cached_tokens
+            self.histograms["time_to_first_token_seconds"].add(now - asked_at)
+        else:
+            between = self.histograms["inter_token_latency_seconds"]
+            between.add((now - sequence.last_token_at) / came, came)
         self.counters["spec_decode_num_draft_tokens"] += guessed
-        self.counters["spec_decode_num_accepted_tokens"] += count - 1
+        self.counters["spec_decode_num_accepted_tokens"] += came - 1
+        sequence.last_token_at = now

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 
 from llm_offline.engine.interface import Sampling
+from llm_offline.engine.penalties import Tally
 
 GREEDY = 1e-5
 """Below this a temperature is greedy: the division would leave the range of a float."""
@@ -30,16 +31,16 @@ class Draw:
         sampling: The request's wishes.
         seed: Of its noise, 64 bits.
         position: Of the token to be drawn, in the whole text.
-        prompt: Tokens of the prompt; empty where nothing is penalised.
-        said: Tokens produced so far; empty where nothing is penalised.
+        tally: Of the tokens before it, without the draft; None where nothing is penalised.
+        draft: Guesses before it, which count as said.
         allowed: bool `[vocabulary]`, or None where a grammar restricts nothing.
     """
 
     sampling: Sampling
     seed: int
     position: int
-    prompt: Items[int] = ()
-    said: Items[int] = ()
+    tally: Tally | None = None
+    draft: Items[int] = ()
     allowed: torch.Tensor | None = field(default=None, compare=False)
 
 
@@ -63,27 +64,13 @@ def is_greedy(sampling: Sampling) -> bool:
 
 def _adjust(logits: torch.Tensor, row: Draw) -> None:
     """Penalties, biases and the grammar, in place, on `[vocabulary]`."""
-    wishes = row.sampling
-    if wishes.penalised:
-        _penalise(logits, row)
-    for token, bias in wishes.logit_bias:
-        logits[token] += bias
+    if row.tally is not None:
+        row.tally.penalise(logits, row.sampling, row.draft)
+    if row.sampling.logit_bias:
+        tokens, biases = zip(*row.sampling.logit_bias, strict=True)
+        logits.index_add_(0, _like(logits, tokens, torch.long), _like(logits, biases))
     if row.allowed is not None:
         logits.masked_fill_(~row.allowed.to(logits.device), -torch.inf)
-
-
-def _penalise(logits: torch.Tensor, row: Draw) -> None:
-    wishes = row.sampling
-    if wishes.repetition_penalty != 1:
-        # One that comes twice is written twice, with the same value.
-        seen = torch.tensor([*row.prompt, *row.said], device=logits.device)
-        values = logits[seen]
-        factor = wishes.repetition_penalty
-        logits[seen] = torch.where(values < 0, values * factor, values / factor)
-    if row.said and (wishes.presence_penalty or wishes.frequency_penalty):
-        said = torch.tensor(row.said, device=logits.device)
-        ids, times = torch.unique(said, return_counts=True)
-        logits[ids] -= wishes.presence_penalty + wishes.frequency_penalty * times
 
 
 def _race(logits: torch.Tensor, rows: Items[Draw]) -> torch.Tensor:
@@ -91,7 +78,7 @@ def _race(logits: torch.Tensor, rows: Items[Draw]) -> torch.Tensor:
     temperatures = _column(logits, [row.sampling.temperature for row in rows])
     scaled = (logits - logits.max(-1, keepdim=True).values) / temperatures
     truncated = [n for n, row in enumerate(rows) if _is_truncated(row.sampling, logits.shape[1])]
-    whole = [n for n in range(len(rows)) if n not in set(truncated)]
+    whole = sorted(set(range(len(rows))) - set(truncated))
     tokens = torch.empty(len(rows), dtype=torch.long, device=logits.device)
     if whole:
         chosen = [rows[n] for n in whole]
@@ -151,7 +138,13 @@ def _first_past(scores: torch.Tensor, ids: torch.Tensor, rows: Items[Draw]) -> t
 
 
 def _column(like: torch.Tensor, values: Items[float]) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float32, device=like.device)[:, None]
+    return _like(like, values)[:, None]
+
+
+def _like(
+    like: torch.Tensor, values: Items[float], dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
+    return torch.tensor(values, dtype=dtype, device=like.device)
 
 
 _WORD = 2**64

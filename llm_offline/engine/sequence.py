@@ -40,9 +40,12 @@ class Sequence:
         tokens: Prompt and what was produced.
         computed: How many of them have their keys and values in the cache.
         cached_tokens: Tokens of the prompt that were found in the cache when it first ran.
+        overtaken: How many that came later ran before it.
         announced: Whether its client knows that it runs.
+        last_token_at: When its last token came, by the engine's clock; None before the first one.
         allowed: What `restrict` found: bool `[guesses + 1, vocabulary]`, or None without a
             grammar.
+        tally: What penalties count of its tokens, kept by `drawing`; None where they count nothing.
     """
 
     def __init__(
@@ -64,10 +67,13 @@ class Sequence:
         self.tokens = list(request.prompt)
         self.computed = 0
         self.cached_tokens = 0
+        self.overtaken = 0
         self.announced = False
+        self.last_token_at: float | None = None
         self.table = BlockTable(pool, len(request.prompt) + limit)
         self.grammar = request.grammar
         self.allowed: Any = None
+        self.tally: Any = None
         seed = request.sampling.seed
         self.seed = (noise if seed is None else seed) + request.number * _ANOTHER
         self._limit = limit
@@ -76,6 +82,7 @@ class Sequence:
         self._stops = StopStrings(request.stop)
         self._guesser = guesser(request.prompt) if guesser else None
         self._was_guessed = False  # the last draft; else it was forced by the grammar
+        self._began_again = False  # what the cache holds may be its own
 
     @property
     def produced(self) -> int:
@@ -90,17 +97,22 @@ class Sequence:
     def reuse(self) -> None:
         """Take over what the cache holds of the tokens that come next."""
         self.computed = max(self.computed, self.table.reuse(self.tokens))
-        if not self.produced:
+        if not self._began_again:
             self.cached_tokens = self.table.reused
 
     def forget(self) -> None:
         """Give all blocks back; everything is to be computed again."""
+        self._begin_again()
         self.table.release()
-        self.computed = 0
 
     def move(self, pool: BlockPool) -> None:
-        """Begin again in another KV cache; nothing of the old one is given back."""
+        """Begin again in another KV cache; nothing of the old one is given back or trusted."""
+        self._begin_again()
         self.table = BlockTable(pool, len(self.request.prompt) + self._limit)
+        self.tally = None
+
+    def _begin_again(self) -> None:
+        self._began_again |= self.computed > self.table.reused
         self.computed = 0
 
     def guess(self, rows: int) -> list[int]:

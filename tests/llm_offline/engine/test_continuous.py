@@ -192,6 +192,8 @@ async def test_giving_up_while_running_frees_the_engine_within_a_step(
     first, second = engine.generate(_request("1")), engine.generate(_request("2"))
     puppet.say("a")
     assert (await anext(first)).text == "a"
+    while len(puppet.batches) < 2:
+        await asyncio.sleep(0)
     await first.aclose()
     puppet.say("b")  # the step that was under way
     puppet.say("c")
@@ -409,6 +411,8 @@ async def test_a_failure_between_steps_is_survived_too(
     first = batching.generate(_request("1"))
     puppet.say("a")
     await anext(first)
+    while len(puppet.batches) < 2:  # the next step is under way
+        await asyncio.sleep(0)
 
     def fail(scheduler: Scheduler) -> list[Row]:
         monkeypatch.undo()

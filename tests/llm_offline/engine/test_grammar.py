@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 import torch
 
+from llm_offline.engine import grammar
 from llm_offline.engine.continuous import ContinuousBatching
 from llm_offline.engine.grammar import bounded
 from llm_offline.engine.interface import GenerationRequest, Sampling
@@ -187,6 +188,16 @@ def test_a_schema_that_cannot_be_used(
     with pytest.raises(BadRequest, match=reason) as refused:
         loaded.grammars.json_schema(schema)
     assert "\n" not in str(refused.value)
+
+
+def test_a_schema_is_looked_at_without_torch(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests are looked at in threads of a pool, where it would leave helpers behind."""
+    monkeypatch.setattr(grammar, "torch", None)
+    assert not loaded.grammars.json_object().is_complete
+    with pytest.raises(BadRequest, match="no text can follow"):
+        loaded.grammars.json_schema({"$ref": "#"})
 
 
 def test_a_schema_that_is_too_deep(loaded: LoadedModel) -> None:

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from llm_offline.engine.interface import Sampling
+from llm_offline.engine.penalties import Tally
 from llm_offline.engine.sampler import Draw, draw, uniform
 
 
@@ -103,7 +104,7 @@ def test_penalties_biases_and_masks_come_before_the_truncation() -> None:
         logit_bias=((7, 2.0),),
     )
     expected = _library(penalised.masked_fill(~allowed, -torch.inf), wishes)
-    _fits(WIDE, sampling, expected, prompt=prompt, said=said, allowed=allowed)
+    _fits(WIDE, sampling, expected, tally=Tally(prompt, said), allowed=allowed)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ def test_repetition_is_penalised_as_in_the_library() -> None:
     processor = RepetitionPenaltyLogitsProcessor(1.7)
     wanted = processor(torch.tensor([[*prompt, *said]]), WIDE[None].clone())[0]  # type: ignore[arg-type]
     logits = WIDE[None].clone()
-    row = Draw(Sampling(0, repetition_penalty=1.7), 0, 5, prompt, said)
+    row = Draw(Sampling(0, repetition_penalty=1.7), 0, 5, Tally(prompt, said))
     draw(logits, [row])
     assert torch.allclose(logits[0], wanted)
 
@@ -157,7 +158,7 @@ def test_repetition_is_penalised_as_in_the_library() -> None:
 def test_presence_and_frequency_count_what_was_said() -> None:
     logits = torch.zeros(1, 6)
     row = Draw(
-        Sampling(0, presence_penalty=0.5, frequency_penalty=0.25), 0, 9, (0, 1), (1, 2, 2, 2)
+        Sampling(0, presence_penalty=0.5, frequency_penalty=0.25), 0, 9, Tally((0, 1), (1, 2, 2, 2))
     )
     draw(logits, [row])
     assert logits[0].tolist() == [0, -0.75, -1.25, 0, 0, 0]
@@ -179,7 +180,8 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
         Sampling(2.5, top_p=0.999),
         Sampling(0.9, frequency_penalty=0.4),
     ]
-    rows = [Draw(kinds[n % len(kinds)], n * 31, n % 11, (1, 2), (3, 4, 4)) for n in range(24)]
+    tally = Tally((1, 2), (3, 4, 4))
+    rows = [Draw(kinds[n % len(kinds)], n * 31, n % 11, tally) for n in range(24)]
     logits = torch.randn(24, 900, generator=torch.Generator().manual_seed(3)) * 2
     together = draw(logits.clone(), rows).tolist()
     alone = [int(draw(logits[n : n + 1].clone(), [row])) for n, row in enumerate(rows)]
