@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
-from llm_offline.api.tools import WithCalls, calls_in
+from llm_offline.api.calls import WithCalls, calls_in
 from llm_offline.engine.interface import TextDelta
 from tests.llm_offline.processes import ServerProcess, server
 

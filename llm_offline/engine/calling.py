@@ -1,0 +1,99 @@
+"""Calls of functions as models write them, as a grammar in llguidance's dialect of Lark.
+
+`{"name": ..., "parameters": {...}}` with `; ` between two of them, as Llama 3 does, or
+`{"name": ..., "arguments": {...}}` each between `<tool_call>` and `</tool_call>`, as Qwen and
+others do. Where a call is not required, a text may begin in any way but those, and go on to marked
+calls.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+OPENS, CLOSES = "<tool_call>", "</tool_call>"
+_MOST = 16
+"""Calls in one text: a model that has lost its way must come to an end."""
+
+# A text that begins with a bracket would be a call; see `api.calls`.
+_WORDS = r"""
+words: FIRST?
+FIRST: /\s*[^\s{\[](.|\n)*/
+"""
+_WORDS_AND_MARKS = r"""
+words: FIRST? (mark REST?)*
+FIRST: /\s*[^\s{\[](.|\n)*/
+REST: /(.|\n)+/
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A function's name, and the JSON schema that its arguments follow."""
+
+    name: str
+    schema: Mapping[str, Any]
+
+
+def lark(
+    functions: Sequence[Signature],
+    *,
+    several: bool,
+    otherwise: Mapping[str, Any] | Literal["text"] | None,
+    marked: bool,
+    marks: Iterable[int] = (),
+) -> str:
+    """The grammar of a text that calls some of `functions`.
+
+    Args:
+        functions: At least one.
+        several: Whether more than one call may be made.
+        otherwise: What the text may be in place of calls: of a JSON schema, any text, or nothing.
+        marked: Whether the model has the tokens `<tool_call>` and `</tool_call>`.
+        marks: Other tokens that stand for themselves and may be in a text, `<think>` for example.
+    """
+    times = _MOST - 1 if several else 0
+    more_calls = f'(SP? ";" SP? call){{0,{times}}}' if times else ""
+    more_tags = f"(SP? tag){{0,{times}}}" if times else ""
+    starts, rules = ["bare"], []
+    if marked:
+        rules += [f"tags: tag {more_tags} SP?", f"tag: {OPENS} SP? call SP? {CLOSES}"]
+    if otherwise == "text":
+        starts.append("told")
+        rules.append("told: words tags?" if marked else "told: words")
+        some = ",".join(map(str, sorted(marks)))
+        rules.append(f"{_WORDS_AND_MARKS}mark: <[{some}]>" if some else _WORDS)
+    else:
+        starts += ["tags"] if marked else []
+        if otherwise is not None:
+            starts.append("answer")
+            rules.append(f"answer: %json {json.dumps(otherwise)}")
+    calls = [_call(number, function) for number, function in enumerate(functions)]
+    return "\n".join(
+        [
+            "%llguidance {}",
+            f"start: {' | '.join(starts)}",
+            f"bare: SP? call {more_calls} SP?",
+            *rules,
+            f"call: {' | '.join(f'call_{number}' for number in range(len(calls)))}",
+            *calls,
+            r"SP: /[ \n]{1,2}/",
+            "",
+        ]
+    )
+
+
+def _call(number: int, function: Signature) -> str:
+    """The rules of one function's calls."""
+    name = _literal(json.dumps(function.name, ensure_ascii=False))
+    named = f'"{{" SP? {_literal(json.dumps("name"))} SP? ":" SP? {name}'
+    keys = " | ".join(_literal(json.dumps(key)) for key in ("parameters", "arguments"))
+    given = f'SP? "," SP? ({keys}) SP? ":" SP? given_{number} SP? "}}"'
+    return f"call_{number}: {named} {given}\ngiven_{number}: %json {json.dumps(function.schema)}"
+
+
+def _literal(text: str) -> str:
+    """A string of the grammar, which is written as JSON writes it."""
+    return json.dumps(text, ensure_ascii=False)
