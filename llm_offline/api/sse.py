@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 from starlette.responses import StreamingResponse
@@ -52,10 +52,17 @@ async def with_keep_alive(
     finally:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
+        await _close(events)
 
 
 async def _next(events: AsyncIterator[bytes]) -> bytes | None:
     return await anext(events, None)
+
+
+async def _close(events: AsyncIterator[bytes]) -> None:
+    """End a generator that nobody reads any more, and what it waits for, now."""
+    if isinstance(events, AsyncGenerator):
+        await events.aclose()
 
 
 async def ended(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -71,6 +78,8 @@ async def ended(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     except Exception:
         log.exception("a stream failed")
         yield event(GenerationFailed("internal error; the server's log says why").envelope())
+    finally:
+        await _close(events)
     yield DONE
 
 
@@ -79,8 +88,9 @@ class EventStream(StreamingResponse):
 
     def __init__(self, events: AsyncIterator[bytes], free: Callable[[], Awaitable[None]]) -> None:
         """`free` is awaited when the response ends, also if it never began."""
+        self._sent = with_keep_alive(ended(events), SILENCE)
         super().__init__(
-            with_keep_alive(ended(events), SILENCE),
+            self._sent,
             media_type="text/event-stream",
             headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
         )
@@ -93,4 +103,5 @@ class EventStream(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
+            await _close(self._sent)
             await self.free()

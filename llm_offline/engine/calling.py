@@ -17,6 +17,7 @@ OPENS, CLOSES = "<tool_call>", "</tool_call>"
 _MOST = 16
 """Calls in one text: a model that has lost its way must come to an end."""
 
+_KEYS = ("parameters", "arguments")
 # A text that begins with a bracket would be a call; see `api.calls`.
 _WORDS = r"""
 words: FIRST?
@@ -44,20 +45,30 @@ def lark(
     otherwise: Mapping[str, Any] | Literal["text"] | None,
     marked: bool,
     marks: Iterable[int] = (),
+    space: str,
+    spaces: int = 2,
 ) -> str:
     """The grammar of a text that calls some of `functions`.
 
     Args:
         functions: At least one.
-        several: Whether more than one call may be made.
+        several: Whether more than one call may be made; unmarked ones beside a schema are single.
         otherwise: What the text may be in place of calls: of a JSON schema, any text, or nothing.
         marked: Whether the model has the tokens `<tool_call>` and `</tool_call>`.
         marks: Other tokens that stand for themselves and may be in a text, `<think>` for example.
+        space: A regular expression of the white space in JSON.
+        spaces: Most spaces and line ends between two parts of a call.
     """
     times = _MOST - 1 if several else 0
     more_calls = f'(SP? ";" SP? call){{0,{times}}}' if times else ""
     more_tags = f"(SP? tag){{0,{times}}}" if times else ""
     starts, rules = ["bare"], []
+    if isinstance(otherwise, Mapping):
+        # One grammar of JSON: of two, the lexer would give all white space to one of them.
+        starts = ["either"]
+        rules.append(f"either: SP? {_json(_any_of(functions, otherwise), space)}")
+    else:
+        rules.append(f"bare: SP? call {more_calls} SP?")
     if marked:
         rules += [f"tags: tag {more_tags} SP?", f"tag: {OPENS} SP? call SP? {CLOSES}"]
     if otherwise == "text":
@@ -65,33 +76,66 @@ def lark(
         rules.append("told: words tags?" if marked else "told: words")
         some = ",".join(map(str, sorted(marks)))
         rules.append(f"{_WORDS_AND_MARKS}mark: <[{some}]>" if some else _WORDS)
-    else:
-        starts += ["tags"] if marked else []
-        if otherwise is not None:
-            starts.append("answer")
-            rules.append(f"answer: %json {json.dumps(otherwise)}")
-    calls = [_call(number, function) for number, function in enumerate(functions)]
+    elif marked:
+        starts.append("tags")
+    calls = [_call(number, function, space) for number, function in enumerate(functions)]
+    if marked or otherwise is None or otherwise == "text":
+        rules.append(f"call: {' | '.join(f'call_{number}' for number in range(len(calls)))}")
+        rules += calls
     return "\n".join(
         [
             "%llguidance {}",
             f"start: {' | '.join(starts)}",
-            f"bare: SP? call {more_calls} SP?",
             *rules,
-            f"call: {' | '.join(f'call_{number}' for number in range(len(calls)))}",
-            *calls,
-            r"SP: /[ \n]{1,2}/",
+            rf"SP: /[ \n]{{1,{spaces}}}/",
             "",
         ]
     )
 
 
-def _call(number: int, function: Signature) -> str:
+def _call(number: int, function: Signature, space: str) -> str:
     """The rules of one function's calls."""
     name = _literal(json.dumps(function.name, ensure_ascii=False))
     named = f'"{{" SP? {_literal(json.dumps("name"))} SP? ":" SP? {name}'
-    keys = " | ".join(_literal(json.dumps(key)) for key in ("parameters", "arguments"))
+    keys = " | ".join(_literal(json.dumps(key)) for key in _KEYS)
     given = f'SP? "," SP? ({keys}) SP? ":" SP? given_{number} SP? "}}"'
-    return f"call_{number}: {named} {given}\ngiven_{number}: %json {json.dumps(function.schema)}"
+    return f"call_{number}: {named} {given}\ngiven_{number}: {_json(function.schema, space)}"
+
+
+def _any_of(functions: Sequence[Signature], answer: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema of calls and of answers."""
+    roots = {"answer": answer} | {f"call_{n}": one.schema for n, one in enumerate(functions)}
+    calls = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": one.name}, key: {"$ref": f"#/$defs/call_{number}"}},
+            "required": ["name", key],
+            "additionalProperties": False,
+        }
+        for number, one in enumerate(functions)
+        for key in _KEYS
+    ]
+    return {
+        "anyOf": [{"$ref": "#/$defs/answer"}, *calls],
+        "$defs": {name: _moved(schema, f"#/$defs/{name}") for name, schema in roots.items()},
+    }
+
+
+def _moved(schema: Any, root: str) -> Any:
+    """A schema whose references hold where it stands now, at `root`."""
+    if isinstance(schema, list):
+        return [_moved(part, root) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    moved = {key: _moved(part, root) for key, part in schema.items()}
+    reference = moved.get("$ref")
+    if isinstance(reference, str) and reference.startswith("#"):
+        moved["$ref"] = root + reference[1:]
+    return moved
+
+
+def _json(schema: Mapping[str, Any], space: str) -> str:
+    return f"%json {json.dumps({**schema, 'x-guidance': {'whitespace_pattern': space}})}"
 
 
 def _literal(text: str) -> str:

@@ -74,6 +74,7 @@ class Grammars:
         *,
         several: bool,
         otherwise: Mapping[str, Any] | Literal["text"] | None = None,
+        spaces: int = 2,
     ) -> Matcher:
         """Calls of some of `functions`, or what `otherwise` says; see `calling.lark`.
 
@@ -85,21 +86,24 @@ class Grammars:
         plain = {one.content: at for at, one in known.items() if not one.special}
         with _refusing("tools"):
             text = lark(
-                [Signature(one.name, _rooted(one.schema)) for one in functions],
+                [Signature(one.name, bounded(one.schema)) for one in functions],
                 several=several,
-                otherwise=_rooted(otherwise) if isinstance(otherwise, Mapping) else otherwise,
+                otherwise=bounded(otherwise) if isinstance(otherwise, Mapping) else otherwise,
                 marked={OPENS, CLOSES} <= plain.keys(),
                 marks=[
                     at
                     for content, at in plain.items()
                     if content not in (OPENS, CLOSES) and tokens.is_special_token(at)
                 ],
+                space=_SPACE,
+                spaces=spaces,
             )
         return self._matcher(LLMatcher.grammar_from_lark(text), "tools")
 
     def call_check(self, functions: Sequence[Signature]) -> Callable[[str], bool]:
         """Tells of a text whether it is calls of `functions`; raises as `calls` does."""
-        begun = self.calls(functions, several=True)
+        # More than generously: an answer's spaces are another grammar's.
+        begun = self.calls(functions, several=True, spaces=8)
         return lambda text: begun.follows(
             self._known_tokens().tokenize_str(text, parse_special=True)
         )
@@ -220,11 +224,6 @@ def _short(reason: str) -> str:
     """The first line of what llguidance says, without what it quotes of a schema."""
     first = (reason.strip().splitlines() or [""])[0]
     return first.rpartition("failed to compile JSON schema: ")[2][:200]
-
-
-def _rooted(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema with its limits, as a part of a larger grammar."""
-    return bounded(schema) | {"x-guidance": {"whitespace_pattern": _SPACE}}
 
 
 def bounded(schema: Mapping[str, Any]) -> dict[str, Any]:

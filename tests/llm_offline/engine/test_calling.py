@@ -100,9 +100,13 @@ def test_marked_calls_after_words(qwen: Followed) -> None:
     assert not qwen("I look.\n<tool_call>\nwell", otherwise="text")
 
 
-def test_calls_or_an_answer_of_a_schema(llama: Followed) -> None:
+def test_calls_or_an_answer_of_a_schema(llama: Followed, qwen: Followed) -> None:
     answer = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
     assert llama('{"a": 1}', otherwise=answer)
+    assert qwen(f"{MARKED}\n{MARKED}", otherwise=answer)
+    assert qwen('{\n"a": 1}', otherwise=answer)
+    # White space says nothing about which of the two it will be.
+    assert llama(GOOD.replace("{", "{\n\n"), otherwise=answer)
     assert llama(GOOD, otherwise=answer)
     assert not llama("Xin chào", otherwise=answer)
     assert not llama('{"a": "one"}', otherwise=answer)
