@@ -200,9 +200,11 @@ def _told(
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        reading.join(10)
 
 
 def _read(pipe: IO[str], lines: queue.SimpleQueue[str | None]) -> None:
-    for line in pipe:
-        lines.put(line)
+    with pipe:
+        for line in pipe:
+            lines.put(line)
     lines.put(None)

@@ -21,6 +21,7 @@ from bench.engine_gpu import END, Extent
 from bench.engine_models import GREEDY, aside, load, prompts
 from llm_offline.engine.continuous import ContinuousBatching
 from llm_offline.engine.interface import GenerationRequest
+from llm_offline.errors import LLMOfflineError
 from llm_offline.loaded import LoadedModel
 from llm_offline.loading import held_by
 
@@ -47,9 +48,8 @@ def main() -> None:
                 if news["batch"] == "1" and asked["bandwidth"]:
                     news["share"] = news["rate"] * reads / asked["bandwidth"]
             _say(news)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - `_reason` logs it
         # Whatever fails on a GPU that was never tried, its sentence is all that comes back of it.
-        logging.exception("not measured")
         _say({"batch": "all", "why": _reason(error)})
     finally:
         _say(END)
@@ -60,8 +60,11 @@ def _say(news: News) -> None:
 
 
 def _reason(error: Exception) -> str:
+    """One line of what went wrong; the rest goes to the log."""
     if isinstance(error, ValidationError):
         return str(error.errors()[0]["msg"])
+    if not isinstance(error, LLMOfflineError):
+        logging.error("not measured", exc_info=error)
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
@@ -109,8 +112,7 @@ def _ours(folder: Path, weights: str, graphs: str, extent: Extent) -> Iterator[N
         ]
         try:
             rate = max(_rate(model, asked) for _ in range(2))
-        except Exception as error:
-            logging.exception("not measured")
+        except Exception as error:  # noqa: BLE001 - see `main`
             yield {"batch": str(batch), "why": _reason(error)}
         else:
             yield {"batch": str(batch), "rate": rate, "reads": reads}
@@ -169,8 +171,7 @@ def _generate(folder: Path, extent: Extent) -> Iterator[News]:
             _timed(peer, ids, 2, extent.device)
             first = _timed(peer, ids, 1, extent.device)
             seconds = _timed(peer, ids, extent.answer, extent.device) - first
-        except Exception as error:
-            logging.exception("not measured")
+        except Exception as error:  # noqa: BLE001 - see `main`
             yield {"batch": str(batch), "why": _reason(error)}
         else:
             rate = batch * (extent.answer - 1) / seconds
