@@ -10,6 +10,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from bench.engine_gpu import END, Extent
 from bench.engine_models import GREEDY, aside, load, prompts
 from llm_offline.engine.continuous import ContinuousBatching
 from llm_offline.engine.interface import GenerationRequest
-from llm_offline.errors import LLMOfflineError
+from llm_offline.errors import LLMOfflineError, StartError
 from llm_offline.loaded import LoadedModel
 from llm_offline.loading import held_by
 
@@ -89,10 +90,7 @@ def _bandwidth(extent: Extent) -> News:
 def _ours(folder: Path, weights: str, graphs: str, extent: Extent) -> Iterator[News]:
     """The engine at each batch size, with the bytes that a token at batch 1 reads."""
     began = time.perf_counter()
-    model = aside(
-        load, folder, "bf16", device=extent.device, quantization=weights, cuda_graphs=graphs,
-        max_batch=max(extent.batches), max_context=2 * (extent.prompt + extent.answer),
-    )  # fmt: skip
+    model, most = _loaded(folder, weights, graphs, extent)
     network: Any = model.network
     yield {
         "how": network.decoding or "each row by itself",
@@ -101,9 +99,9 @@ def _ours(folder: Path, weights: str, graphs: str, extent: Extent) -> Iterator[N
     }
     reads = weights_read(network.model) + _cache_read(network.bytes_per_token, extent)
     for batch in extent.batches:
-        wanted = batch * (extent.prompt + extent.answer)
-        if wanted > model.kv_tokens:
-            why = f"it takes {wanted} tokens of KV cache, and there is memory for {model.kv_tokens}"
+        wanted, room = batch * (extent.prompt + extent.answer), model.kv_tokens
+        if batch > most or wanted > room:
+            why = f"it takes {wanted} tokens of KV cache, and there is memory for {room}"
             yield {"batch": str(batch), "why": why}
             continue
         asked = [
@@ -116,6 +114,17 @@ def _ours(folder: Path, weights: str, graphs: str, extent: Extent) -> Iterator[N
             yield {"batch": str(batch), "why": _reason(error)}
         else:
             yield {"batch": str(batch), "rate": rate, "reads": reads}
+
+
+def _loaded(folder: Path, weights: str, graphs: str, extent: Extent) -> tuple[LoadedModel, int]:
+    """The model, and how many it computes together: fewer where memory does not allow all."""
+    *more, last = sorted({extent.batches[0], extent.batches[1], extent.batches[-1]}, reverse=True)
+    options = {"device": extent.device, "quantization": weights, "cuda_graphs": graphs,
+               "max_context": 2 * (extent.prompt + extent.answer)}  # fmt: skip
+    for most in more:
+        with suppress(StartError):
+            return aside(load, folder, "bf16", max_batch=most, **options), most
+    return aside(load, folder, "bf16", max_batch=last, **options), last
 
 
 def _rate(model: LoadedModel, requests: Sequence[GenerationRequest]) -> float:
