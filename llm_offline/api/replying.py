@@ -190,7 +190,7 @@ async def _merged(
     finally:
         for task in tasks:
             task.cancel()
-        # An exception that nobody fetches is a warning in the log.
+        # What failed too is fetched here, and what was cancelled has ended when this returns.
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
