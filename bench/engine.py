@@ -2,7 +2,7 @@
 
     python -m bench.engine                     # a Llama of 100M parameters, all sections, CPU
     python -m bench.engine throughput --dtypes bf16 --rounds 3
-    python -m bench.engine gpu                 # Llama-3.2-3B's shape, on a CUDA GPU
+    python -m bench.engine gpu --out gpu.json  # Llama-3.2-3B's shape, on a CUDA GPU; 8 minutes
     python -m bench.engine gpu --rehearse      # that every line of it runs, on a CPU
 
 Random weights are written to disk and loaded as a user's are. Every figure stands beside its peer
@@ -10,8 +10,8 @@ from the same run, and the two take turns. Sections: `throughput` (tokens a seco
 `model.generate` of the same batch), `http` (against `transformers serve --continuous-batching`),
 `prefix` (time to first token with and without the prefix cache), `speculation` (guesses that are
 right 70 % of the time, and prompts with nothing to copy), `start` (to the first token, and memory)
-and `gpu` (`bench.engine_gpu`: how near decoding is to the memory's bandwidth, with and without CUDA
-graphs, in 16, 8 and 4 bits).
+and `gpu` (`bench.engine_gpu`: how near decoding is to the memory's bandwidth, in 16, 8 and 4 bits,
+with and without CUDA graphs, and `generate` beside it).
 """
 
 from __future__ import annotations
@@ -23,39 +23,21 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import GenerationConfig, LlamaForCausalLM
 
 from bench import engine_gpu
-from bench.engine_http import over_http
+from bench.engine_http import PeerFailed, over_http
+from bench.engine_models import ANSWER, GREEDY, PROMPT, SHAPES, aside, load, prompts, write_model
 from bench.engine_start import start
 from llm_offline.engine.continuous import ContinuousBatching
 from llm_offline.engine.device import DTYPES, choose_device
 from llm_offline.engine.interface import GenerationRequest, Sampling
 from llm_offline.engine.speculation import NewGuesser, PromptLookup
 from llm_offline.loaded import LoadedModel
-from llm_offline.loading import load_model
-from llm_offline.progress import Progress
-from llm_offline.settings import Settings
-from tests.tiny_model import CHAT_TEMPLATE, _tokenizer
-
-SHAPES: dict[str, dict[str, Any]] = {
-    "10M": {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 8000},
-    "100M": {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12,
-             "num_attention_heads": 12, "num_key_value_heads": 4, "vocab_size": 16000},
-    "3B": {"hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28,
-           "num_attention_heads": 24, "num_key_value_heads": 8, "vocab_size": 128256,
-           "tie_word_embeddings": True},
-}  # fmt: skip
-PROMPT, ANSWER = 256, 64
-T = TypeVar("T")
-GREEDY = Sampling(temperature=0)
 
 
 def main() -> None:
@@ -75,74 +57,24 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 16])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rehearse", action="store_true", help="run the GPU part on the CPU")
+    parser.add_argument("--minutes", type=float, default=8.0, help="most that the GPU part takes")
+    parser.add_argument("--out", type=Path, help="where the GPU part writes its figures, as JSON")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         for name in options.sections or sections:
             if name == "gpu" and not (torch.cuda.is_available() or options.rehearse):
                 print(f"\n## gpu\n\n{engine_gpu.NOT_MEASURED}")
                 continue
-            usual = "3B" if name == "gpu" and not options.rehearse else "100M"
+            usual = ("10M" if options.rehearse else "3B") if name == "gpu" else "100M"
             shape = options.shape or usual
             print(f"\n## {name}: {shape}, {choose_device('auto')}\n", flush=True)
             model = Path(folder) / shape
             if not model.is_dir():
                 aside(write_model, model, shape)
-            sections[name](model, options)
-
-
-def aside(work: Callable[..., T], *arguments: Any, **options: Any) -> T:
-    """`work` in a thread of its own, which then ends, as the server's loading does.
-
-    Each thread that calls torch keeps helpers of its own; more of them than cores, and GNU's
-    OpenMP lets all of them sleep at each barrier, which would slow whatever is measured next.
-    """
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(work, *arguments, **options).result()
-
-
-def write_model(folder: Path, shape: str, *, sure: bool = False) -> Path:
-    """A Llama of random weights that never ends a text.
-
-    `sure`: every token names the next one by a wide margin. Of random weights two tokens are often
-    so close that a step of another shape rounds to the other one, and no guess is right from there.
-    """
-    folder.mkdir()
-    tokenizer = _tokenizer(600, 8192, CHAT_TEMPLATE)
-    tokenizer.save_pretrained(folder)
-    config = LlamaConfig(
-        # The output's weights are made from the input's.
-        **SHAPES[shape] | ({"tie_word_embeddings": False} if sure else {}),
-        max_position_embeddings=8192,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        dtype=torch.bfloat16,
-    )
-    torch.manual_seed(0)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
-    with torch.device(choose_device("auto")):  # billions of random numbers take minutes on a CPU
-        model = LlamaForCausalLM(config)
-    torch.set_default_dtype(before)
-    with torch.no_grad():
-        if sure:
-            model.model.embed_tokens.weight.normal_()
-            model.lm_head.weight.copy_(model.model.embed_tokens.weight.roll(1, 0))
-        model.lm_head.weight[[1, 4]] = 0
-    model.save_pretrained(folder)
-    return folder
-
-
-def load(folder: Path, dtype: str, **more: Any) -> LoadedModel:
-    """The server's own way of loading."""
-    settings = Settings(_env_file=None, model=str(folder), dtype=dtype, **more)  # type: ignore[call-arg]
-    return load_model(settings, Progress())
-
-
-def prompts(count: int, length: int, seed: int) -> list[tuple[int, ...]]:
-    """Random tokens of the tokenizer's own."""
-    dice = random.Random(seed)
-    return [tuple(dice.randrange(10, 500) for _ in range(length)) for _ in range(count)]
+            try:
+                sections[name](model, options)
+            except PeerFailed as error:
+                print(f"Not measured: {error}", flush=True)
 
 
 async def answer(
@@ -248,11 +180,7 @@ def starting(folder: Path, options: argparse.Namespace) -> None:
 
 def gpu(folder: Path, options: argparse.Namespace) -> None:
     """Near the memory's bandwidth? See `bench.engine_gpu`."""
-
-    def ask(count: int, prompt: int, answer: int) -> list[GenerationRequest]:
-        return [GenerationRequest(one, GREEDY, answer) for one in prompts(count, prompt, count)]
-
-    engine_gpu.measure(folder, options, partial(aside, load), ask)
+    engine_gpu.measure(folder, options)
 
 
 def prefix(folder: Path, options: argparse.Namespace) -> None:

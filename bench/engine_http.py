@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from bench.environments import PEERS, packages_of
 from tests.llm_offline.processes import free_port, server
 
 WORDS = "the fine for riding without a helmet is on page three of employees paid leave".split()
@@ -25,9 +26,10 @@ MIXED = 24
 RATES = (1.0, 2.0, 4.0)
 """Requests a second: 56, 112 and 224 tokens a second."""
 PATIENCE = 180
-# What `transformers serve` needs and this project does not, and nothing else:
-# pip install --no-deps --target bench/peers/.serve accelerate==1.15.0
-PEER = Path(__file__).parent / "peers" / ".serve"
+
+
+class PeerFailed(RuntimeError):
+    """`transformers serve` does not run here: one sentence, for whoever reads the tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +142,24 @@ def _transformers_serve(folder: Path, dtype: str) -> Iterator[str]:
                 time.sleep(0.2)
         else:
             log = (folder / "transformers-serve.log").read_text()
-            raise SystemExit(f"transformers serve did not start: {log[-2000:]}")
+            raise PeerFailed(f"transformers serve did not start: {log[-2000:]}")
         yield url
 
 
 @contextmanager
 def start_transformers_serve(folder: Path, dtype: str) -> Iterator[tuple[str, int]]:
-    """`transformers serve` as a process that has just begun: its URL and its id."""
+    """`transformers serve` as a process that has just begun: its URL and its id.
+
+    Raises:
+        PeerFailed: What it needs and this project does not cannot be had.
+    """
+    try:
+        packages = packages_of(PEERS / "serve")
+    except subprocess.CalledProcessError as error:
+        raise PeerFailed(
+            "transformers serve needs bench/peers/serve/requirements.txt, which pip could not get; "
+            "run this again where a package index can be reached"
+        ) from error
     long = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[dtype]
     port = free_port()
     script = "from transformers.cli.transformers import main; main()"
@@ -154,7 +167,7 @@ def start_transformers_serve(folder: Path, dtype: str) -> Iterator[tuple[str, in
     process = subprocess.Popen(
         [sys.executable, "-c", script, "serve", str(folder), "--continuous-batching",
          "--dtype", long, "--device", "auto", "--port", str(port), "--host", "127.0.0.1"],
-        env=os.environ | {"PYTHONPATH": str(PEER)},
+        env=os.environ | {"PYTHONPATH": str(packages)},
         stdout=log,
         stderr=subprocess.STDOUT,
     )  # fmt: skip

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from bench.engine_http import start_transformers_serve
+from bench.engine_http import PeerFailed, start_transformers_serve
 from tests.llm_offline.processes import server
 
 PATIENCE = 300
@@ -92,7 +92,7 @@ def _first_token(url: str, model: str) -> None:
         except httpx.TransportError:
             pass
         time.sleep(0.05)
-    raise SystemExit(f"{url} does not answer")
+    raise PeerFailed(f"{url} does not answer")
 
 
 def _answered(url: str, body: object) -> bool:

@@ -48,7 +48,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from bench.engine import GREEDY, PROMPT, SHAPES, aside, load, prompts, run, write_model
+from bench.engine import run
+from bench.engine_models import GREEDY, PROMPT, SHAPES, aside, load, prompts, write_model
 from llm_offline.engine.cpu_linear import Int4Linear, Int8Linear, PackedLinear
 from llm_offline.engine.device import choose_device
 from llm_offline.engine.interface import GenerationRequest

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+from llm_offline.engine.calling import Signature
 from llm_offline.engine.interface import Grammar, Sampling
 from llm_offline.engine.step import Network as Steppable
 from llm_offline.engine.text import Message
@@ -67,6 +68,20 @@ class Grammars(Protocol):
 
     def json_schema(self, schema: Mapping[str, Any], *, param: str = "response_format") -> Grammar:
         """JSON of a schema; raises `BadRequest` for what is none."""
+        ...
+
+    def calls(
+        self,
+        functions: Sequence[Signature],
+        *,
+        several: bool,
+        otherwise: Mapping[str, Any] | Literal["text"] | None = None,
+    ) -> Grammar:
+        """Calls of functions, or what `otherwise` says; raises `BadRequest` for bad schemas."""
+        ...
+
+    def call_check(self, functions: Sequence[Signature]) -> Callable[[str], bool]:
+        """Tells of a text whether it is calls of `functions`."""
         ...
 
 

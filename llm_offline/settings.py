@@ -74,10 +74,15 @@ class Settings(BaseSettings):
         "for, or what memory allows if that is less",
     )
     max_queue: int = Field(
-        32, ge=0, le=100_000, description="Requests that may wait; one more is refused with 429"
+        32,
+        ge=0,
+        le=100_000,
+        description="Requests that may be there beyond --max-batch: of both together some are "
+        "computed and the others wait, for a place or for KV memory; one more (each of n texts "
+        "counts) gets a 429",
     )
     max_batch: int = Field(
-        16, ge=1, le=1024, description="Requests that are computed together; others wait"
+        16, ge=1, le=1024, description="Most requests that are computed together; others wait"
     )
     kv_memory: float | None = Field(
         None,

@@ -73,7 +73,7 @@ def build_tiny_llama(
             interrupts it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = _tokenizer(vocab_size, context, chat_template)
+    tokenizer = small_tokenizer(vocab_size, context, chat_template)
     tokenizer.save_pretrained(folder)
     stops = [SPECIAL_TOKENS.index("<|end_of_text|>"), SPECIAL_TOKENS.index("<|eot_id|>")]
     config = LlamaConfig(
@@ -103,7 +103,10 @@ def build_tiny_llama(
     return folder
 
 
-def _tokenizer(vocab_size: int, context: int, chat_template: str | None) -> PreTrainedTokenizerFast:
+def small_tokenizer(
+    vocab_size: int, context: int, chat_template: str | None
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of `SENTENCES` with the marks of Llama 3; see `build_tiny_llama`."""
     bpe = Tokenizer(BPE())
     bpe.pre_tokenizer = ByteLevel(add_prefix_space=False)
     bpe.decoder = ByteLevelDecoder()

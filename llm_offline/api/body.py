@@ -12,9 +12,17 @@ from llm_offline.errors import BadRequest, TooLarge, UnsupportedFeature
 
 MOST_BYTES = 16 * 2**20
 
-# Accepted and without effect on the text.
+# Accepted and without effect on the text: who asks, how long a cache may keep, what may be guessed.
 HARMLESS = frozenset(
-    {"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"}
+    {
+        "user",
+        "metadata",
+        "safety_identifier",
+        "prediction",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+    }
 )
 
 # Parameters of OpenAI's API, and of servers like it, that are not offered here: the values that
@@ -27,9 +35,9 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "functions": ([],),
     "logprobs": (False,),
     "modalities": (["text"],),
+    "moderation": (),
     "n": (1,),
     "parallel_tool_calls": (True, False),
-    "prediction": (),
     "reasoning_effort": (),
     "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
@@ -38,7 +46,7 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "tool_choice": ("none", "auto"),
     "tools": ([],),
     "top_logprobs": (0,),
-    "verbosity": (),
+    "verbosity": ("medium",),
     "web_search_options": (),
 }
 

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
 from llm_offline.api.body import Body, shown
-from llm_offline.api.tools import NamedTool, Tool
+from llm_offline.api.tools import NamedTool, Tool, check, permitted, required
 from llm_offline.engine.interface import GenerationRequest, Grammar, Sampling
-from llm_offline.engine.text import Message
 from llm_offline.errors import BadRequest, UnsupportedFeature
 from llm_offline.loaded import Grammars, LoadedModel
-
-ROLES = ("system", "developer", "user", "assistant")
-# Fields of an answer that clients send back with the history; they do not change the prompt.
-_ECHOED = frozenset(
-    {
-        "role",
-        "content",
-        "name",
-        "refusal",
-        "annotations",
-        "citations",
-        "reasoning_content",
-    }
-)
 
 _DIRECT = (
     "temperature",
@@ -85,11 +70,12 @@ class ResponseFormat(Body):
             raise ValueError('{"type": "json_schema", "json_schema": {"schema": ...}}')
         return self
 
-    def grammar(self, grammars: Grammars) -> Grammar | None:
-        """What the text must follow; raises `BadRequest` for a schema that is none."""
+    @property
+    def schema_(self) -> dict[str, Any] | None:
+        """The schema of the text; None is any text."""
         if self.json_schema is not None:
-            return grammars.json_schema(self.json_schema.schema_)
-        return grammars.json_object() if self.type == "json_object" else None
+            return self.json_schema.schema_
+        return {"type": "object"} if self.type == "json_object" else None
 
 
 class SampledBody(Body):
@@ -187,6 +173,7 @@ class ChatBody(StreamedBody):
     response_format: ResponseFormat | None = None
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = Field(None, description="false: one call at most")
 
     @property
     def offered(self) -> list[Tool]:
@@ -207,12 +194,37 @@ class ChatBody(StreamedBody):
             )
         return tools
 
+    @property
+    def is_call_required(self) -> bool:
+        """Whether the answer can only be a call."""
+        return self.tool_choice not in (None, "none", "auto")
+
+    @property
+    def several_calls(self) -> bool:
+        """Whether one answer may make more than one call; a function that is named is called once.
+
+        True where the request does not say, as with OpenAI.
+        """
+        return self.parallel_tool_calls is not False and not isinstance(self.tool_choice, NamedTool)
+
     def grammar(self, grammars: Grammars) -> Grammar | None:
-        """What the text must follow: a call where one is required, else the response's format."""
-        if self.tool_choice not in (None, "none", "auto"):
-            calls = {"anyOf": [tool.call_schema for tool in self.offered]}
-            return grammars.json_schema(calls, param="tools")
-        return self.response_format.grammar(grammars) if self.response_format else None
+        """What the text must follow; raises `BadRequest` for a schema that is none.
+
+        `response_format` is about what the assistant says. Where it must call it says nothing;
+        where it may call, it does that or says something in the format.
+        """
+        schema = self.response_format.schema_ if self.response_format else None
+        # Also where it has no effect on this answer: the next request will send it too.
+        said = None if schema is None else grammars.json_schema(schema)
+        if self.is_call_required:
+            return required(self.offered, grammars, several=self.several_calls)
+        if self.offered:
+            return permitted(self.offered, grammars, schema, several=self.several_calls)
+        return said
+
+    def call_check(self, grammars: Grammars) -> Callable[[str], bool] | None:
+        """What tells calls from answers that look like them; None where nothing can."""
+        return None if self.is_call_required else check(self.offered, grammars)
 
     @property
     def top(self) -> int | None:
@@ -293,88 +305,3 @@ class DetokenizeBody(Body):
     model: str | None = None
     tokens: list[int]
     skip_special_tokens: bool | None = Field(None, description="Leave them out of the text")
-
-
-def plain_messages(raw: list[dict[str, Any]], param: str = "messages") -> list[Message]:
-    """OpenAI's messages → role and text, content parts joined.
-
-    Raises:
-        BadRequest: An unknown role, or content that is not text.
-        UnsupportedFeature: Images, audio, files or tool calls.
-    """
-    return [_plain(message, f"{param}[{number}]") for number, message in enumerate(raw)]
-
-
-def _plain(message: dict[str, Any], where: str) -> Message:
-    role = message.get("role")
-    if role == "tool":
-        return _tool_result(message, where)
-    if role not in ROLES:
-        raise BadRequest(
-            f"{where}.role={shown(role)} is not allowed: it should be one of {', '.join(ROLES)}",
-            param=where,
-        )
-    for name, value in message.items():
-        echoed = name in _ECHOED or (name == "tool_calls" and role == "assistant")
-        if not echoed and value not in (None, [], {}):
-            raise UnsupportedFeature(
-                f"{where}.{name} is not offered by this server: leave it out", param=where
-            )
-    if role == "assistant" and message.get("tool_calls"):
-        said = "" if message.get("content") is None else _text(message["content"], where)
-        calls = _calls(message["tool_calls"], f"{where}.tool_calls")
-        return {"role": role, "content": said, "tool_calls": calls}
-    # The older templates know no developer, which is the newer name of the system.
-    name = "system" if role == "developer" else role
-    return {"role": name, "content": _text(message.get("content"), f"{where}.content")}
-
-
-def _tool_result(message: dict[str, Any], where: str) -> Message:
-    call = message.get("tool_call_id")
-    if not isinstance(call, str):
-        raise BadRequest(f"{where}.tool_call_id is required: the id of the call", param=where)
-    content = _text(message.get("content"), f"{where}.content")
-    return {"role": "tool", "tool_call_id": call, "content": content}
-
-
-def _calls(raw: object, where: str) -> list[dict[str, Any]]:
-    """Calls as templates want them: their arguments as an object, not as its text."""
-    found = []
-    for call in raw if isinstance(raw, list) else [None]:
-        function = call.get("function") if isinstance(call, dict) else None
-        try:
-            arguments = json.loads(function["arguments"])  # type: ignore[index]
-            found.append(
-                {
-                    "id": str(call["id"]),  # type: ignore[index]
-                    "type": "function",
-                    "function": {"name": str(function["name"]), "arguments": arguments},  # type: ignore[index]
-                }
-            )
-        except (TypeError, KeyError, ValueError) as error:
-            raise BadRequest(
-                f'{where} must be [{{"id", "type", "function": {{"name", "arguments"}}}}] with '
-                "arguments that are JSON",
-                param=where,
-            ) from error
-    return found
-
-
-def _text(content: object, where: str) -> str:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise BadRequest(f"{where} must be text or a list of text parts", param=where)
-    return "\n".join(_part(part, f"{where}[{number}]") for number, part in enumerate(content))
-
-
-def _part(part: object, where: str) -> str:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if isinstance(part, dict) and kind == "text" and isinstance(part.get("text"), str):
-        return str(part["text"])
-    if isinstance(part, dict) and isinstance(kind, str) and kind != "text":
-        raise UnsupportedFeature(
-            f"{where}: parts of type {shown(kind)} are not offered by this server, text is",
-            param=where,
-        )
-    raise BadRequest(f'{where} must be {{"type": "text", "text": ...}}', param=where)

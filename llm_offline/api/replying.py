@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -151,14 +152,15 @@ def stream(
             for number in range(len(generations)):
                 yield event(head.chunk([opening(number)], **no_usage))
         ends: dict[int, TextDelta] = {}
-        async for number, delta in _merged(generations):
-            if delta.text or delta.logprobs or delta.tool_calls:
-                added = replace(delta, finish_reason=None)
-                yield event(head.chunk([choice(number, added)], **no_usage))
-            if delta.finish_reason is not None:
-                ends[number] = delta
-                end = replace(delta, text="", logprobs=(), tool_calls=())
-                yield event(head.chunk([choice(number, end)], **no_usage))
+        async with aclosing(_merged(generations)) as deltas:
+            async for number, delta in deltas:
+                if delta.text or delta.logprobs or delta.tool_calls:
+                    added = replace(delta, finish_reason=None)
+                    yield event(head.chunk([choice(number, added)], **no_usage))
+                if delta.finish_reason is not None:
+                    ends[number] = delta
+                    end = replace(delta, text="", logprobs=(), tool_calls=())
+                    yield event(head.chunk([choice(number, end)], **no_usage))
         if include_usage:
             counted = usage(generations, [ends[number] for number in sorted(ends)])
             yield event(head.chunk([], usage=counted))
@@ -166,39 +168,45 @@ def stream(
     return EventStream(events(), lambda: free(generations))
 
 
-async def _merged(generations: Sequence[Generation]) -> AsyncIterator[tuple[int, TextDelta]]:
+async def _merged(
+    generations: Sequence[Generation],
+) -> AsyncGenerator[tuple[int, TextDelta], None]:
     """Deltas of all, in the order in which they come, with the number of their text."""
     if len(generations) == 1:
         async for delta in generations[0]:
             yield 0, delta
         return
-    waiting = {asyncio.ensure_future(anext(one)): n for n, one in enumerate(generations)}
+    tasks = {asyncio.ensure_future(anext(one)): n for n, one in enumerate(generations)}
     try:
-        while waiting:
-            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        while tasks:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                number = waiting.pop(task)
+                # One that fails stays among the tasks, as do those that failed with it.
                 delta = task.result()
+                number = tasks.pop(task)
                 if delta.finish_reason is None:
-                    waiting[asyncio.ensure_future(anext(generations[number]))] = number
+                    tasks[asyncio.ensure_future(anext(generations[number]))] = number
                 yield number, delta
     finally:
-        for task in waiting:
+        for task in tasks:
             task.cancel()
+        # What failed too is fetched here, and what was cancelled has ended when this returns.
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _fold_all(generations: Sequence[Generation]) -> list[TextDelta]:
     """Each whole text, as one delta."""
     wholes: list[list[TextDelta]] = [[] for _ in generations]
-    async for number, delta in _merged(generations):
-        wholes[number].append(delta)
+    async with aclosing(_merged(generations)) as deltas:
+        async for number, delta in deltas:
+            wholes[number].append(delta)
     return [
         replace(
-            deltas[-1],
-            text="".join(delta.text for delta in deltas),
-            logprobs=tuple(one for delta in deltas for one in delta.logprobs),
+            whole[-1],
+            text="".join(delta.text for delta in whole),
+            logprobs=tuple(one for delta in whole for one in delta.logprobs),
         )
-        for deltas in wholes
+        for whole in wholes
     ]
 
 
@@ -212,6 +220,7 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | Non
     finally:
         working.cancel()
         watching.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
 
 
 async def gone(request: Request) -> None:

@@ -32,7 +32,7 @@ class ChatShape:
 
     def whole(self, number: int, whole: TextDelta) -> dict[str, Any]:
         """A choice of a whole answer."""
-        content = None if whole.tool_calls else whole.text
+        content = (whole.text.strip() or None) if whole.tool_calls else whole.text
         message = {"role": "assistant", "content": content, "refusal": None}
         return {
             "index": number,

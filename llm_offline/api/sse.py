@@ -44,7 +44,15 @@ async def ended(events: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     except Exception:
         log.exception("a stream failed")
         yield event(GenerationFailed("internal error; the server's log says why").envelope())
+    finally:
+        await _close(events)
     yield DONE
+
+
+async def _close(events: AsyncIterator[bytes]) -> None:
+    """End a generator that nobody reads any more, and what it waits for, now."""
+    if isinstance(events, AsyncGenerator):
+        await events.aclose()
 
 
 class EventStream(StreamingResponse):

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from llm_offline.api.body import Body
-from llm_offline.api.parameters import SampledBody, Stops, StreamOptions, plain_messages
+from llm_offline.api.messages import plain_messages
+from llm_offline.api.parameters import SampledBody, Stops, StreamOptions
 from llm_offline.engine.interface import Sampling
 from llm_offline.errors import BadRequest
 from llm_offline.tasks import prompts

@@ -11,6 +11,8 @@ from starlette.responses import JSONResponse, Response
 
 from llm_offline.api.answers import Detokenized, Generated, Tokenized
 from llm_offline.api.body import read_body, shown
+from llm_offline.api.calls import WithCalls
+from llm_offline.api.messages import plain_messages
 from llm_offline.api.openapi import gives, takes
 from llm_offline.api.parameters import (
     ChatBody,
@@ -18,11 +20,9 @@ from llm_offline.api.parameters import (
     DetokenizeBody,
     GenerateBody,
     TokenizeBody,
-    plain_messages,
 )
 from llm_offline.api.replying import Head, admit, ready, reply, stream
 from llm_offline.api.shapes import ChatShape, CompletionShape
-from llm_offline.api.tools import WithCalls
 from llm_offline.api.waiting import Waiting
 from llm_offline.engine.interface import TextDelta
 from llm_offline.errors import BadRequest
@@ -45,10 +45,13 @@ async def chat_completions(request: Request) -> Response:
     # Each text has a grammar of its own, which remembers how far the text has come.
     grammars = [await asyncio.to_thread(body.grammar, model.grammars) for _ in wanted]
     wanted = [replace(one, grammar=found) for one, found in zip(wanted, grammars, strict=True)]
+    check = await asyncio.to_thread(body.call_check, model.grammars)
     generations = await admit(engine, wanted)
     if tools:
-        names = {tool.function.name for tool in tools}
-        generations = [WithCalls(generation, names) for generation in generations]
+        names, several = {tool.function.name for tool in tools}, body.several_calls
+        generations = [
+            WithCalls(generation, names, several=several, check=check) for generation in generations
+        ]
     name = ready(request).name
     chat = ChatShape(model.text)
     if body.stream:

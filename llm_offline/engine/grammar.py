@@ -6,14 +6,16 @@ The only module that imports llguidance.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from llguidance import LLMatcher, LLTokenizer
 from llguidance.hf import from_tokenizer
 
+from llm_offline.engine.calling import CLOSES, OPENS, Signature, lark
 from llm_offline.errors import BadRequest
 
 # Without limits a model that has lost its way writes digits, spaces or brackets until its tokens
@@ -61,17 +63,54 @@ class Grammars:
         Raises:
             BadRequest: `schema` is none, or uses what llguidance does not know.
         """
-        try:
+        with _refusing(param):
             text = LLMatcher.grammar_from_json_schema(
                 bounded(dict(schema)), overrides={"whitespace_pattern": _SPACE}
             )
-        except (ValueError, TypeError) as error:
-            raise BadRequest(
-                f"{param}: this is not a JSON schema: {_short(str(error))}", param=param
-            ) from error
-        except RecursionError as error:
-            raise BadRequest(f"{param}: the schema is nested too deeply", param=param) from error
-        matcher = self._fresh(text)
+        return self._matcher(text, param)
+
+    def calls(
+        self,
+        functions: Sequence[Signature],
+        *,
+        several: bool,
+        otherwise: Mapping[str, Any] | Literal["text"] | None = None,
+        spaces: int = 2,
+    ) -> Matcher:
+        """Calls of some of `functions`, or what `otherwise` says; see `calling.lark`.
+
+        Raises:
+            BadRequest: A schema is none, or uses what llguidance does not know.
+        """
+        tokens, known = self._known_tokens(), self._tokenizer.added_tokens_decoder
+        # Those that decoding leaves out are in no text, and could not be found in it.
+        plain = {one.content: at for at, one in known.items() if not one.special}
+        with _refusing("tools"):
+            text = lark(
+                [Signature(one.name, bounded(one.schema)) for one in functions],
+                several=several,
+                otherwise=bounded(otherwise) if isinstance(otherwise, Mapping) else otherwise,
+                marked={OPENS, CLOSES} <= plain.keys(),
+                marks=[
+                    at
+                    for content, at in plain.items()
+                    if content not in (OPENS, CLOSES) and tokens.is_special_token(at)
+                ],
+                space=_SPACE,
+                spaces=spaces,
+            )
+        return self._matcher(LLMatcher.grammar_from_lark(text), "tools")
+
+    def call_check(self, functions: Sequence[Signature]) -> Callable[[str], bool]:
+        """Tells of a text whether it is calls of `functions`; raises as `calls` does."""
+        # More than generously: an answer's spaces are another grammar's.
+        begun = self.calls(functions, several=True, spaces=8)
+        return lambda text: begun.follows(
+            self._known_tokens().tokenize_str(text, parse_special=True)
+        )
+
+    def _matcher(self, grammar: str, param: str) -> Matcher:
+        matcher = self._fresh(grammar)
         if matcher.is_error():
             reason = _short(matcher.get_error())
             raise BadRequest(f"{param}: the schema cannot be used: {reason}", param=param)
@@ -80,16 +119,22 @@ class Grammars:
             raise BadRequest(f"{param}: no text can follow this schema", param=param)
         return found
 
-    def _fresh(self, grammar: str) -> LLMatcher:
-        """A matcher at the beginning; what was made before is copied: making takes 0.2 s."""
+    def _known_tokens(self) -> LLTokenizer:
+        """The vocabulary as llguidance has it; the first call takes a second."""
         with self._lock:
             if self._tokens is None:
                 self._tokens = from_tokenizer(
                     self._tokenizer, n_vocab=self._vocabulary, eos_token=self._stop_ids
                 )
+            return self._tokens
+
+    def _fresh(self, grammar: str) -> LLMatcher:
+        """A matcher at the beginning; what was made before is copied: making takes 0.2 s."""
+        tokens = self._known_tokens()
+        with self._lock:
             made = self._made.pop(grammar, None)
         # Not under the lock: a large schema takes seconds, and others would wait for it.
-        made = made or LLMatcher(self._tokens, grammar, log_level=0)
+        made = made or LLMatcher(tokens, grammar, log_level=0)
         if len(grammar) > _LONGEST_KEPT:
             return made
         with self._lock:
@@ -121,6 +166,11 @@ class Matcher:
         words = int.from_bytes(self._matcher.compute_bitmask(), "little")
         wanted = ((1 << self._vocabulary) - 1) & ~sum(1 << token for token in set(stop_ids))
         return words & wanted != 0
+
+    def follows(self, tokens: Sequence[int]) -> bool:
+        """Whether these tokens, from here on, would be all that the grammar wants."""
+        matcher = self._matcher.deep_copy()
+        return matcher.consume_tokens(list(tokens)) and matcher.is_accepting()
 
     def forced(self) -> list[int]:
         """See `interface.Grammar`."""
@@ -162,9 +212,23 @@ class Matcher:
             )
 
 
+@contextmanager
+def _refusing(param: str) -> Iterator[None]:
+    """What schemas that are none make of the code that looks into them, as `BadRequest`."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise BadRequest(
+            f"{param}: this is not a JSON schema: {_short(str(error))}", param=param
+        ) from error
+    except RecursionError as error:
+        raise BadRequest(f"{param}: the schema is nested too deeply", param=param) from error
+
+
 def _short(reason: str) -> str:
     """The first line of what llguidance says, without what it quotes of a schema."""
-    return (reason.strip().splitlines() or [""])[0][:200]
+    first = (reason.strip().splitlines() or [""])[0]
+    return first.rpartition("failed to compile JSON schema: ")[2][:200]
 
 
 def bounded(schema: Mapping[str, Any]) -> dict[str, Any]:

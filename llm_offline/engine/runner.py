@@ -88,6 +88,11 @@ class Runner:
         """How far the logits are from those of the model's own attention, once it was tried."""
 
     @property
+    def model(self) -> Any:
+        """The transformers model that it computes."""
+        return self._model
+
+    @property
     def vocabulary(self) -> int:
         """Width of the logits."""
         return self._reference.shape[-1]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from llm_offline.api.tools import calls_in
+from llm_offline.api.calls import calls_in
 from llm_offline.engine.text import ModelText, choose_template
 from llm_offline.errors import BadRequest, StartError, UnsupportedFeature
 from tests.tiny_model import CHAT_TEMPLATE
