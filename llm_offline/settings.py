@@ -122,8 +122,8 @@ class Settings(BaseSettings):
     embedding_device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
-        description="`auto` (the encoder computes on a CPU if it is `embedded`, else where the model "
-        "does), `cpu`, `cuda`, `cuda:1` or `mps`",
+        description="`auto` (the encoder computes on a CPU if it is `embedded`, else where the "
+        "model does), `cpu`, `cuda`, `cuda:1` or `mps`",
     )
 
 
