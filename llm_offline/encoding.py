@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
-from llm_offline.errors import EncoderUnavailable, QueueFull, ShuttingDown, StartError
+from llm_offline.errors import (
+    EncoderUnavailable,
+    LLMOfflineError,
+    QueueFull,
+    ShuttingDown,
+    StartError,
+)
 from llm_offline.lazy import Lazy
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -78,7 +87,8 @@ class Encoding:
 
     def __init__(self, load: Callable[[], Awaitable[Encoder]], limit: int) -> None:
         """`limit`: requests at a time; they take turns, a slice of texts each."""
-        self._encoder = Lazy(load)
+        self._load = load
+        self._encoder = Lazy(self._make)
         self._limit = limit
         self._under_way: set[asyncio.Task[Any]] = set()
         self._ended: set[asyncio.Task[Any]] = set()  # by `stop`
@@ -147,6 +157,16 @@ class Encoding:
     def has_threads(self) -> bool:
         """Whether, after `stop`, a thread still computes vectors."""
         return self._encoder.value is not None and not self._encoder.value.join(1.0)
+
+    async def _make(self) -> Encoder:
+        log.info("loading the encoder for /v1/embeddings")
+        try:
+            found = await self._load()
+        except LLMOfflineError as error:
+            log.error("the encoder was not loaded: %s", error)
+            raise
+        log.info("encoder ready: %s on %s", found.name, found.device)
+        return found
 
     async def _loaded(self) -> Encoder:
         try:
