@@ -15,7 +15,7 @@ from llm_offline.settings import Settings
 from tests.llm_offline.puppets import PuppetLoader
 
 EMBEDDINGS = "/v1/embeddings"
-ROW = (0.1, -0.0, 1e-30, 3.4028235e38, 1 / 3)
+ROW = (0.1, -1.0, 1e-30, 3.4028235e38, 1 / 3)
 PACKED = struct.pack("<5f", *ROW)
 
 
