@@ -68,6 +68,21 @@ def test_embeddings_that_would_take_minutes(tmp_path: Path, tiny_folder: Path) -
         assert "Traceback" not in process.output()
 
 
+def test_while_the_encoder_is_loading(tmp_path: Path, tiny_folder: Path) -> None:
+    with (
+        server(tmp_path, "--model", str(tiny_folder), "--device", "cpu") as process,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        process.until_ready()
+        url = process.url + "/v1/embeddings"
+        asked = pool.submit(httpx.post, url, json={"input": "a"}, timeout=90)
+        process.until(lambda _, answer: answer["embeddings"]["status"] == "loading")
+        process.process.terminate()
+        assert asked.result().json()["error"]["code"] == "shutting_down"
+        assert process.wait() == 0
+        assert "Traceback" not in process.output()
+
+
 @pytest.mark.slow
 def test_a_client_that_reads_nothing_cannot_hold_the_server(
     tmp_path: Path, tiny_folder: Path
