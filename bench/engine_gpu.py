@@ -22,9 +22,9 @@ from pydantic import ValidationError
 
 from llm_offline.engine.continuous import ContinuousBatching
 from llm_offline.engine.interface import GenerationRequest
+from llm_offline.engine.weights import held_by
 from llm_offline.errors import StartError
 from llm_offline.loaded import LoadedModel
-from llm_offline.loading import held_by
 
 WEIGHTS = ("none", "int8", "int4")
 GRAPHS = ("compiled", "plain", "off")

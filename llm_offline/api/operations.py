@@ -30,7 +30,8 @@ async def health(request: Request) -> JSONResponse:
     if serving.state == "idle" and not serving.stopped:
         return JSONResponse({"status": "idle", "model": serving.model_name})
     try:
-        state = _state(serving, serving.ready())
+        now = serving.ready()
+        state = _state(serving, now, await serving.memory())
         return JSONResponse(state, status_code=200 if state["status"] == "ok" else 503)
     except LLMOfflineError as error:
         loading = {
@@ -52,23 +53,23 @@ async def metrics(request: Request) -> PlainTextResponse:
     if now is None and serving.state == "loading":
         now = ready(request)  # says how far the loading is
     if now is not None:
-        status, memory = now.engine.status(), now.model.network.memory()
+        status = now.engine.status()
     else:
-        status, memory = EngineStatus(0, 0, serving.settings.max_queue, {}, 0, 0), {}
+        status = EngineStatus(0, 0, serving.settings.max_queue, {}, 0, 0)
     return PlainTextResponse(
-        exposition(status, memory, loaded=now is not None),
+        exposition(status, await serving.memory(), loaded=now is not None),
         media_type="text/plain; version=0.0.4",
     )
 
 
-def _state(serving: Serving, now: Ready) -> dict[str, Any]:
+def _state(serving: Serving, now: Ready, memory: dict[str, int]) -> dict[str, Any]:
     status = now.engine.status()
     return {
         "status": "ok" if status.failing is None else "failing",
         "model": serving.model_name,
         "device": now.model.device,
         "dtype": now.model.dtype,
-        "memory": now.model.network.memory(),
+        "memory": memory,
         "context_length": now.model.context,
         "queue": {
             "waiting": status.waiting,

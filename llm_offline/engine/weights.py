@@ -86,7 +86,7 @@ def arrange(
         told: Called with (layers done, layers in all).
 
     Raises:
-        torch.OutOfMemoryError: The quantized layers do not fit on the device.
+        RuntimeError: One of the kinds that `device.lacks_memory` knows, where they do not fit.
     """
     found = _quantizable(model, quantization)
     for done, (parent, name) in enumerate(found, start=1):
@@ -98,6 +98,16 @@ def arrange(
     for parent, name in _linears(model):
         if _packs(getattr(parent, name), dtype, device):
             setattr(parent, name, PackedLinear(getattr(parent, name)))
+
+
+def held_by(model: Any) -> int:
+    """Bytes of all tensors that a network holds: parameters, and what layers keep beside them."""
+    found: dict[int, int] = {}
+    for module in model.modules():
+        tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        tensors += [value for value in vars(module).values() if isinstance(value, torch.Tensor)]
+        found |= {id(one): one.numel() * one.element_size() for one in tensors}
+    return sum(found.values())
 
 
 def _linears(model: Any) -> list[tuple[nn.Module, str]]:

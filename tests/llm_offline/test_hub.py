@@ -62,7 +62,7 @@ def test_no_connection(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
 
 
 def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(name: str, **options: Any) -> Any:
+    def full(name: str, weights: str, **options: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(hub, "_snapshot", full)

@@ -15,8 +15,10 @@ from safetensors.torch import load_file, save_file
 from llm_offline.engine.weights import WeightBytes
 from llm_offline.errors import StartError
 from llm_offline.loaded import LoadedModel
-from llm_offline.loading import _even_positions, _weight_remarks, load_model
+from llm_offline.limits import even_positions
+from llm_offline.loading import load_model
 from llm_offline.progress import Progress
+from llm_offline.remarks import weight_remarks
 from llm_offline.settings import Settings
 
 
@@ -67,6 +69,7 @@ def _wrong_shape(folder: Path) -> None:
 
 
 def _missing_shard(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
 
@@ -137,7 +140,7 @@ def test_positions_that_depend_on_the_longest_text(
     rope: dict[str, object] | None, tokens: int | None
 ) -> None:
     config = {"max_position_embeddings": 4096, "rope_parameters": rope}
-    assert _even_positions(config) == tokens
+    assert even_positions(config) == tokens
 
 
 @pytest.mark.parametrize(
@@ -180,7 +183,7 @@ def test_other_numbers(tiny_folder: Path, dtype: str, quantization: str) -> None
     remarks = "; ".join(_load(tiny_folder, dtype=dtype, quantization=quantization).remarks)
     kind = dtype if quantization == "none" else f"{quantization} and {dtype}"
     assert f"GiB ({kind})" in remarks
-    assert ("% of the weights quantized, the rest in" in remarks) == (quantization != "none")
+    assert ("quantized; output layer, embeddings and norms stay in" in remarks) == (quantization != "none")
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
@@ -198,15 +201,16 @@ def test_quantized_weights_let_the_file_go(copied: Path, quantization: str) -> N
 @pytest.mark.parametrize(
     ("quantization", "free", "sentence"),
     [
-        ("none", 450_000, "--quantization int8 (0.0 GiB) or --quantization int4 (0.0 GiB), or"),
-        ("int8", 375_000, "(int8 and fp32), and cpu has 0.0 GiB free"),
-        ("int4", 100_000, "close what uses it, or choose a smaller model"),
+        ("none", 500_000, "or --quantization int8 (0.0 GiB), or --quantization int4 (0.0 GiB)"),
+        ("int8", 375_000, "0.0 GiB for its weights and 0 MiB for each 1,024 tokens of context"),
+        ("int4", 100_000, "are free on cpu: close what uses it, or choose a smaller model"),
     ],
 )
 def test_weights_that_do_not_fit_are_not_read(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, quantization: str, free: int, sentence: str
 ) -> None:
-    monkeypatch.setattr("llm_offline.loading.memory", lambda device: {"free_bytes": free})
+    monkeypatch.setattr("llm_offline.weighing.memory", lambda device: {"free_bytes": free})
+    monkeypatch.setattr("llm_offline.fitting._SPARE", 0)
     with pytest.raises(StartError) as refused:
         _load(tiny_folder, quantization=quantization)
     assert sentence in str(refused.value)
@@ -214,12 +218,13 @@ def test_weights_that_do_not_fit_are_not_read(
 
 def test_the_start_says_where_quantization_saves_no_time() -> None:
     sizes = {"int4": WeightBytes(quantized=2**30, rest=2**29, numbers=2**31, of=2**31 + 2**28)}
-    assert _weight_remarks("int4", sizes, "fp16", "mps") == [
-        "weights 1.50 GiB (int4 and fp16): 89% of the weights quantized, the rest in fp16",
+    assert weight_remarks("int4", sizes, "fp16", "mps") == [
+        "weights 1.50 GiB (int4 and fp16): 89% of the weights quantized; output layer, embeddings "
+        "and norms stay in fp16",
         "int4 saves memory only, and time not: its kernels need CUDA and Triton, so the weights "
         "are written out in each step",
     ]
-    assert len(_weight_remarks("int4", sizes, "bf16", "cpu")) == 1
+    assert len(weight_remarks("int4", sizes, "bf16", "cpu")) == 1
 
 
 def test_the_memory_for_keys_and_values_is_bounded(tiny_folder: Path) -> None:
