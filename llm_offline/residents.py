@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from llm_offline.errors import LLMOfflineError, ShuttingDown, StartError
 from llm_offline.fitting import Held, Need, has_room_beside
+from llm_offline.gauging import Gauge
 from llm_offline.loaded import Loader
 from llm_offline.off_loop import OffLoop
 from llm_offline.progress import Progress
@@ -30,6 +31,7 @@ class Residents:
         self.threads = Threads()
         """What runs in them may not end when it is told to."""
         self._loader = OffLoop(loader, self.threads)
+        self._gauge = Gauge(self.threads)
         self._living: list[Ready] = []  # engines that have not ended
         self._stopped = False
 
@@ -95,7 +97,7 @@ class Residents:
         model = await self._loader.load(wish, progress)
         if self._stopped:
             raise ShuttingDown("the server is shutting down")
-        self._living.append(run(wish, model))
+        self._living.append(run(wish, model, self._gauge))
         return self._living[-1]
 
     def _held(self) -> Held | None:

@@ -22,7 +22,6 @@ from llm_offline.errors import (
     Unloaded,
 )
 from llm_offline.fitting import Need
-from llm_offline.gauging import Gauge
 from llm_offline.loaded import Loader
 from llm_offline.progress import Progress
 from llm_offline.residents import Residents
@@ -75,7 +74,6 @@ class Serving:
         self.started_at = int(time.time())
         """Unix time of the start."""
         self._models = Residents(loader)
-        self._gauge = Gauge(self._models.threads)
         self._wish = settings  # of the model that serves, or served last
         self._change: asyncio.Task[Any] | None = None
         self._coming: Settings | None = None
@@ -131,10 +129,6 @@ class Serving:
         raise Unloaded(
             f"{self.model_name} was unloaded and no model serves: POST /v1/models/load gets one"
         )
-
-    async def memory(self) -> dict[str, int]:
-        """Of the device; see `Gauge.read`. Empty where no model serves."""
-        return await self._gauge.read(self._ready.model.network) if self._ready else {}
 
     async def wait(self, seconds: float) -> None:
         """Until a model serves, none is to be expected, or `seconds` are over; `ready` says which.

@@ -31,7 +31,7 @@ async def health(request: Request) -> JSONResponse:
         return JSONResponse({"status": "idle", "model": serving.model_name})
     try:
         now = serving.ready()
-        state = _state(serving, now, await serving.memory())
+        state = _state(serving, now, await now.memory())
         return JSONResponse(state, status_code=200 if state["status"] == "ok" else 503)
     except LLMOfflineError as error:
         loading = {
@@ -53,11 +53,11 @@ async def metrics(request: Request) -> PlainTextResponse:
     if now is None and serving.state == "loading":
         now = ready(request)  # says how far the loading is
     if now is not None:
-        status = now.engine.status()
+        status, memory = now.engine.status(), await now.memory()
     else:
-        status = EngineStatus(0, 0, serving.settings.max_queue, {}, 0, 0)
+        status, memory = EngineStatus(0, 0, serving.settings.max_queue, {}, 0, 0), {}
     return PlainTextResponse(
-        exposition(status, await serving.memory(), loaded=now is not None),
+        exposition(status, memory, loaded=now is not None),
         media_type="text/plain; version=0.0.4",
     )
 

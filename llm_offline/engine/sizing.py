@@ -126,8 +126,8 @@ def gpu_room(
         raise StartError(
             f"{device} has {free / _GIB:.2f} of {total / _GIB:.2f} GiB free beside the model's "
             f"weights{encoder}, and a step takes {kept / _GIB:.2f} GiB: there is no room for the "
-            "keys and values of a text; close what else uses the GPU, or choose --quantization or a smaller "
-            "model"
+            "keys and values of a text; close what else uses the GPU, or choose --quantization "
+            "or a smaller model"
         )
     if kv_memory is None:
         return int(room)

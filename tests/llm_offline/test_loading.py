@@ -12,13 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llm_offline.engine.weights import WeightBytes
 from llm_offline.errors import StartError
 from llm_offline.loaded import LoadedModel
-from llm_offline.limits import even_positions
 from llm_offline.loading import load_model
 from llm_offline.progress import Progress
-from llm_offline.remarks import weight_remarks
 from llm_offline.settings import Settings
 
 
@@ -74,11 +71,18 @@ def _missing_shard(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
+def _index_of_nothing(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": [3]}', encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
         (lambda folder: (folder / "config.json").unlink(), "it has no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "cannot be read as JSON"),
+        (lambda folder: (folder / "config.json").write_text("[1]"), "is not a JSON object"),
+        (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe"), "be read as JSON"),
         (lambda folder: _change(folder / "config.json", model_type="hal9000"), "type 'hal9000'"),
         (
             lambda folder: _change(folder / "config.json", model_type="bert"),
@@ -93,6 +97,7 @@ def _missing_shard(folder: Path) -> None:
         (_garbage, "damaged or was not copied whole"),
         (_lacking, "(model.layers.1.mlp.up_proj.weight"),
         (_wrong_shape, "model.norm.weight"),
+        (_index_of_nothing, "names no files of weights"),
         (_missing_shard, "lacks model-00001-of-00002.safetensors"),
     ],
 )
@@ -124,23 +129,6 @@ def test_max_context(tiny_folder: Path) -> None:
     assert _load(tiny_folder, max_context=100).context == 100
     with pytest.raises(StartError, match="more than the 4096 tokens"):
         _load(tiny_folder, max_context=5000)
-
-
-@pytest.mark.parametrize(
-    ("rope", "tokens"),
-    [
-        ({"rope_type": "llama3", "original_max_position_embeddings": 64}, None),
-        ({"rope_type": "longrope", "original_max_position_embeddings": 64}, 64),
-        ({"rope_type": "dynamic", "factor": 2.0}, 4096),
-        ({"a": {"rope_type": "default"}, "b": {"rope_type": "dynamic"}}, 4096),
-        (None, None),
-    ],
-)
-def test_positions_that_depend_on_the_longest_text(
-    rope: dict[str, object] | None, tokens: int | None
-) -> None:
-    config = {"max_position_embeddings": 4096, "rope_parameters": rope}
-    assert even_positions(config) == tokens
 
 
 @pytest.mark.parametrize(
@@ -183,7 +171,9 @@ def test_other_numbers(tiny_folder: Path, dtype: str, quantization: str) -> None
     remarks = "; ".join(_load(tiny_folder, dtype=dtype, quantization=quantization).remarks)
     kind = dtype if quantization == "none" else f"{quantization} and {dtype}"
     assert f"GiB ({kind})" in remarks
-    assert ("quantized; output layer, embeddings and norms stay in" in remarks) == (quantization != "none")
+    assert ("quantized; output layer, embeddings and norms stay in" in remarks) == (
+        quantization != "none"
+    )
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
@@ -216,19 +206,29 @@ def test_weights_that_do_not_fit_are_not_read(
     assert sentence in str(refused.value)
 
 
-def test_the_start_says_where_quantization_saves_no_time() -> None:
-    sizes = {"int4": WeightBytes(quantized=2**30, rest=2**29, numbers=2**31, of=2**31 + 2**28)}
-    assert weight_remarks("int4", sizes, "fp16", "mps") == [
-        "weights 1.50 GiB (int4 and fp16): 89% of the weights quantized; output layer, embeddings "
-        "and norms stay in fp16",
-        "int4 saves memory only, and time not: its kernels need CUDA and Triton, so the weights "
-        "are written out in each step",
-    ]
-    assert len(weight_remarks("int4", sizes, "bf16", "cpu")) == 1
-
-
 def test_the_memory_for_keys_and_values_is_bounded(tiny_folder: Path) -> None:
     assert _load(tiny_folder, kv_memory=0.002).context == 4096
     assert _load(tiny_folder, kv_memory=0.0005).context < 4096
     with pytest.raises(StartError, match="raise --kv-memory"):
         _load(tiny_folder, kv_memory=0.00001)
+    with pytest.raises(StartError, match=r"\(--kv-memory\), and .* free on cpu: lower --kv-memory"):
+        _load(tiny_folder, kv_memory=9_000)
+
+
+def test_an_allocator_that_gives_no_memory_is_one_sentence(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **more: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")
+
+    for place, sentence in (
+        ("llm_offline.network_reading._model_class.from_pretrained", "while the weights in"),
+        ("llm_offline.loading.arrange", "while the weights were arranged"),
+        ("llm_offline.engine.runner._own_logits", "do not fit on cpu, which had"),
+        ("llm_offline.engine.attention.install", "a KV cache of 65536 tokens"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(place, full)
+            with pytest.raises(StartError) as refused:
+                _load(tiny_folder)
+        assert sentence in str(refused.value)
