@@ -55,7 +55,7 @@ def _files(folder: Path) -> set[str]:
 
 
 def test_pickled_weights_are_not_downloaded(remote: FakeHub, repository: Path) -> None:
-    with pytest.raises(StartError, match="pickled ones are refused .* start with --allow-pickle"):
+    with pytest.raises(StartError, match=r"pickled ones are refused .* start with --allow-pickle"):
         hub.model_folder("acme/pickled", Progress())
     assert not any(path.endswith(".bin") for path in remote.requests)
 
@@ -70,9 +70,12 @@ def test_pickled_weights_where_they_are_allowed(remote: FakeHub, repository: Pat
     assert folder(allow_pickle=True) == found
     assert not remote.requests
     assert hub.cached_folder("acme/pickled") == found
+
+
+def test_a_repository_without_weights(remote: FakeHub, repository: Path) -> None:
     (repository / "pytorch_model.bin").unlink()
-    with pytest.raises(StartError, match="neither safetensors nor pytorch_model.bin"):
-        hub._download("acme/pickled", Progress(), "--model", allow_pickle=True)
+    with pytest.raises(StartError, match="no weights, neither safetensors nor pytorch_model"):
+        hub.model_folder("acme/pickled", Progress(), allow_pickle=True)
 
 
 def test_safetensors_are_downloaded_where_there_are_both(remote: FakeHub, repository: Path) -> None:
