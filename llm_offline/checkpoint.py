@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,26 @@ from llm_offline.errors import StartError
 from llm_offline.pickles import check_pickle
 
 _SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
+_SIZES = (
+    "head_dim",
+    "hidden_size",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "vocab_size",
+)
 
 
-def check_files(folder: Path, *, allow_pickle: bool = False) -> list[Path]:
-    """Refuse what is not a whole checkpoint, before minutes go into reading it; its weight files.
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The files of a model's weights, and how many tensors they hold."""
+
+    files: list[Path]
+    tensors: int
+
+
+def check_files(folder: Path, *, allow_pickle: bool = False) -> Weights:
+    """Refuse what is not a whole checkpoint, before minutes go into reading it; its weights.
 
     Args:
         folder: Where they are.
@@ -32,12 +49,8 @@ def check_files(folder: Path, *, allow_pickle: bool = False) -> list[Path]:
             "config.json, the tokenizer and the safetensors files"
         )
     files = weight_files(folder, allow_pickle=allow_pickle)
-    for file in files:
-        if is_pickled(file):
-            check_pickle(file)
-        else:
-            _check_safetensors(file)
-    return files
+    check = {file: check_pickle if is_pickled(file) else _check_safetensors for file in files}
+    return Weights(files, sum(check[file](file) for file in files))
 
 
 def weight_files(folder: Path, *, allow_pickle: bool = False) -> list[Path]:
@@ -91,10 +104,11 @@ def _named(folder: Path, name: str) -> list[Path]:
     return [folder / part for part in sorted(parts)]
 
 
-def _check_safetensors(file: Path) -> None:
+def _check_safetensors(file: Path) -> int:
+    """Tensors in it; raises `StartError` if it is not whole."""
     try:
-        with safe_open(file, framework="pt"):
-            pass
+        with safe_open(file, framework="pt") as opened:
+            return len(opened.keys())
     except (SafetensorError, OSError) as error:
         raise StartError(
             f"{file} is damaged or was not copied whole ({error}): copy or download it again"
@@ -112,17 +126,41 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def read_config(folder: Path) -> Any:
-    """The model's configuration, of transformers; raises `StartError` where it is unknown."""
+def read_config(folder: Path, tensors: int) -> Any:
+    """The model's configuration, of transformers.
+
+    Args:
+        folder: The model's.
+        tensors: In its files: a network of more layers than that is not even begun, since building
+            it takes time and memory without numbers too.
+
+    Raises:
+        StartError: It is of a kind that is unknown, or says what no model can be.
+    """
     described = read_json(folder / "config.json")
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, KeyError, TypeError, OSError, AttributeError, ImportError) as error:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        # transformers, its checked dataclasses and torch: each raises errors of its own here.
         kind = described.get("model_type", "unknown")
         raise StartError(
             f"{folder / 'config.json'} describes a model of type {kind!r} that transformers "
-            f"{transformers.__version__} cannot build: {first_line(error)}"
+            f"{transformers.__version__} cannot build: {' '.join(str(error).split())[:300]}"
         ) from error
+    text = config.get_text_config()
+    for name in _SIZES:
+        value = getattr(text, name, None)
+        if isinstance(value, int) and value < 1:
+            raise StartError(
+                f"{folder / 'config.json'} says {name}={value}, which no model has: copy or "
+                "download it again"
+            )
+    if (layers := getattr(text, "num_hidden_layers", None) or 0) > tensors:
+        raise StartError(
+            f"{folder / 'config.json'} tells of {layers} layers, and the files of weights hold "
+            f"{tensors} tensors: they do not belong together; copy or download the model again"
+        )
+    return config
 
 
 def read_tokenizer(folder: Path) -> Any:

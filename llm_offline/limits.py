@@ -11,6 +11,10 @@ from llm_offline.errors import StartError
 from llm_offline.settings import Settings
 
 
+_UNKNOWN = 4096
+"""Tokens of context of a model that does not say."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What a model gets to work with.
@@ -55,7 +59,8 @@ def longest_context(settings: Settings, config: Any) -> int:
         StartError: `--max-context` is more.
     """
     text: Mapping[str, Any] = config.get_text_config().to_dict()
-    made_for: int = text.get("max_position_embeddings") or 4096
+    # Some say 0 or nothing, because their positions have no end.
+    made_for: int = max(0, text.get("max_position_embeddings") or 0) or _UNKNOWN
     made_for = min(made_for, even_positions(text) or made_for)
     if settings.max_context is not None and settings.max_context > made_for:
         raise StartError(

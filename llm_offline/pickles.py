@@ -20,15 +20,16 @@ from llm_offline.errors import StartError
 _FOREIGN = re.compile(r"GLOBAL ([\w.]+)")
 
 
-def check_pickle(file: Path) -> None:
-    """Refuse a file that is not a pickle of tensors, whole, and nothing else.
+def check_pickle(file: Path) -> int:
+    """Refuse a file that is not a pickle of tensors, whole, and nothing else; how many there are.
 
     Raises:
         StartError: It is damaged, or names code that would have to run.
     """
     try:
         # On "meta" no number is kept.
-        torch.load(file, map_location="meta", mmap=is_zipfile(file), weights_only=True)
+        found = torch.load(file, map_location="meta", mmap=is_zipfile(file), weights_only=True)
+        return len(found)
     except (
         UnpicklingError,
         RuntimeError,

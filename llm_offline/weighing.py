@@ -70,8 +70,8 @@ def find(settings: Settings, progress: Progress, *, encoder: bool = True) -> Can
         settings.model, progress, revision=settings.revision, allow_pickle=settings.allow_pickle
     )
     progress.enter("checking the files")
-    files = check_files(folder, allow_pickle=settings.allow_pickle)
-    config = read_config(folder)
+    weights = check_files(folder, allow_pickle=settings.allow_pickle)
+    config = read_config(folder, weights.tensors)
     made_for = longest_context(settings, config)
     context = settings.max_context or made_for
     kv_token = expected_kv_token(config, DTYPES[dtype])
@@ -82,7 +82,8 @@ def find(settings: Settings, progress: Progress, *, encoder: bool = True) -> Can
     totals = {name: size.total for name, size in sizes.items()}
     need = Need(
         # Where no such model can be built, reading the weights will say it better.
-        weights=totals.get(settings.quantization) or sum(file.stat().st_size for file in files),
+        weights=totals.get(settings.quantization)
+        or sum(file.stat().st_size for file in weights.files),
         kv_token=kv_token,
         context=context,
         kv_wanted=min(wanted, asked) if asked else wanted,
@@ -93,7 +94,7 @@ def find(settings: Settings, progress: Progress, *, encoder: bool = True) -> Can
         kv_asked=asked,
         beside=beside,
     )
-    return Candidate(folder, files, config, device, dtype, sizes, need)
+    return Candidate(folder, weights.files, config, device, dtype, sizes, need)
 
 
 def weight_sizes(config: Any, dtype: str, device: str) -> dict[str, WeightBytes]:

@@ -8,7 +8,7 @@ import pytest
 from transformers import LlamaConfig
 
 from llm_offline.errors import StartError
-from llm_offline.limits import Limits, even_positions, limits
+from llm_offline.limits import Limits, even_positions, limits, longest_context
 from llm_offline.settings import Settings
 
 
@@ -45,3 +45,9 @@ def test_what_limits_a_text_is_told() -> None:
 def test_too_little_memory(room: int, more: dict[str, int]) -> None:
     with pytest.raises(StartError, match=f"there is memory for {room} tokens of context, and"):
         _limits(room, **more)
+
+
+@pytest.mark.parametrize("told", [0, -5])
+def test_a_model_that_does_not_say(told: int) -> None:
+    config = LlamaConfig(max_position_embeddings=told)
+    assert longest_context(Settings(_env_file=None), config) == 4096

@@ -88,6 +88,18 @@ def _index_of_nothing(folder: Path) -> None:
             lambda folder: _change(folder / "config.json", model_type="bert"),
             "causal language model",
         ),
+        (lambda folder: _change(folder / "config.json", vocab_size="x"), "expected int, got str"),
+        (lambda folder: _change(folder / "config.json", rope_parameters=3), "cannot build"),
+        (
+            lambda folder: _change(folder / "config.json", num_hidden_layers=10**8),
+            "100000000 layer",
+        ),
+        (lambda folder: _change(folder / "config.json", num_hidden_layers=-1), "which no model"),
+        (
+            lambda folder: _change(folder / "config.json", num_attention_heads=0),
+            "cannot build: int",
+        ),
+        (lambda folder: _change(folder / "config.json", hidden_size=10**12), "does not fit"),
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "the tokenizer in"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "the tokenizer in"),
