@@ -10,7 +10,6 @@ from llm_offline.engine.sizing import LEAST_CONTEXT
 from llm_offline.errors import StartError
 from llm_offline.settings import Settings
 
-
 _UNKNOWN = 4096
 """Tokens of context of a model that does not say."""
 

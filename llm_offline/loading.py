@@ -102,6 +102,7 @@ def _network(
         )
     quantized = quantization != "none"
     # In its own dtype a file is mapped into memory and read when it is needed: tensor by tensor.
+    # What is arranged refers to it no more.
     weights = read_network(found.folder, found.files, "auto" if quantized else dtype, progress)
     progress.enter(f"arranging the weights for {'this CPU' if device == 'cpu' else device}")
 
