@@ -9,6 +9,7 @@ turns; printed are medians of decoding steps a second, and the ratio to decoding
 from __future__ import annotations
 
 import argparse
+import asyncio
 import gc
 import statistics
 import tempfile
@@ -82,6 +83,10 @@ class Decoding:
         return steps / (time.monotonic() - began)
 
 
+def _embed(encoder: SentenceEncoder) -> None:
+    asyncio.run(encoder.encode(TEXTS))
+
+
 def _meanwhile(work: Callable[[], object], measure: Callable[[], float]) -> tuple[float, float]:
     """What is measured while `work` is repeated in a thread; texts that this embeds a second."""
     ended, count = threading.Event(), 0
@@ -126,14 +131,14 @@ def main() -> None:
                     once: Callable[[], object] = (
                         (lambda model=plain: caller.submit(model.encode, TEXTS).result())
                         if name.startswith("torch")
-                        else (lambda encoder=ours: caller.submit(encoder.encode, TEXTS).result())
+                        else (lambda encoder=ours: caller.submit(_embed, encoder).result())
                     )
                     once()
                     rates.setdefault(f"{name}, at rest", []).append(measure())
                     rate, embedded = _meanwhile(once, measure)
                     rates.setdefault(f"{name}, at work", []).append(rate)
                     texts.setdefault(f"{name}, at work", []).append(embedded)
-                ours.close()
+                ours.stop()
                 del plain, ours, once
                 gc.collect()
     alone = statistics.median(rates["alone"])

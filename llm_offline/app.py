@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from fastapi import Depends, FastAPI
 from starlette.exceptions import HTTPException
@@ -12,34 +13,85 @@ from starlette.types import ASGIApp
 
 from llm_offline.api import embeddings, models, operations, tasks, texts
 from llm_offline.api.boundary import Boundary, answer_error, require_key
-from llm_offline.api.embeddings import Encoder
+from llm_offline.encoding import Encoder, Encoding
 from llm_offline.errors import LLMOfflineError
 from llm_offline.fitting import Need
-from llm_offline.lazy import Lazy
 from llm_offline.loaded import LoadedModel, Loader
+from llm_offline.pool import Pool
 from llm_offline.progress import Progress
 from llm_offline.serving import Serving
 from llm_offline.settings import Settings
 from llm_offline.threads import Threads
 
+_PREPARING = 4
+"""Threads that write prompts, count tokens and make grammars."""
 
-def create_app(settings: Settings, loader: Loader | None = None) -> tuple[ASGIApp, Serving]:
-    """The server, and the model behind it, which begins to load when the server starts.
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What works behind the server, and ends with it.
+
+    Attributes:
+        serving: The model.
+        encoding: The encoder.
+        preparing: Threads for what requests need before the model has them.
+        loading: Threads that load the encoder.
+    """
+
+    serving: Serving
+    encoding: Encoding
+    preparing: Pool
+    loading: Threads
+
+    def stop(self) -> None:
+        """Refuse new requests, end the others with an error."""
+        self.serving.stop()
+        self.encoding.stop()
+        self.preparing.stop()
+
+    def has_threads(self) -> bool:
+        """Whether, after `stop`, a thread still computes: none of them can be told to end."""
+        return (
+            self.serving.has_threads()
+            or self.encoding.has_threads()
+            or not self.preparing.join(1.0)
+            or not self.loading.join(1.0)
+        )
+
+
+def create_app(
+    settings: Settings,
+    loader: Loader | None = None,
+    load_encoder: Callable[[], Encoder] | None = None,
+) -> tuple[ASGIApp, Parts]:
+    """The server, and what is behind it: the model begins to load when the server starts.
 
     Args:
         settings: Everything that can be chosen.
         loader: How models are loaded; None is transformers' way.
+        load_encoder: The same for the encoder, in a thread; None is sentence-transformers' way.
     """
     # Two threads that import the same large packages at once may see them half made.
     importing = threading.Lock()
-    serving = Serving(settings, loader or _Transformers(importing))
-    threads = Threads()
+    loading = Threads()
+    make = load_encoder or (lambda: _load_encoder(importing, settings))
+    encoding = Encoding(
+        lambda: loading.run("loading the encoder", make),
+        limit=settings.max_batch + settings.max_queue,
+    )
+    reading = _Transformers(importing, lambda: encoding.status().state != "ready")
+    parts = Parts(
+        serving=Serving(settings, loader or reading),
+        encoding=encoding,
+        preparing=Pool(_PREPARING, "preparing"),
+        loading=loading,
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        serving.start()
+        parts.serving.start()
         yield
-        serving.stop()
+        parts.stop()
 
     app = FastAPI(
         title="llm_offline",
@@ -49,16 +101,15 @@ def create_app(settings: Settings, loader: Loader | None = None) -> tuple[ASGIAp
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.state.serving = serving
-    app.state.encoder = Lazy(
-        lambda: threads.run("loading the encoder", lambda: _load_encoder(importing, settings))
-    )
+    app.state.serving = parts.serving
+    app.state.encoding = parts.encoding
+    app.state.preparing = parts.preparing
     app.include_router(operations.open_router)
     for part in (texts, tasks, embeddings, models, operations):
         app.include_router(part.router, dependencies=[Depends(require_key)])
     app.add_exception_handler(LLMOfflineError, answer_error)
     app.add_exception_handler(HTTPException, answer_error)
-    return Boundary(app), serving
+    return Boundary(app), parts
 
 
 class _Transformers:
@@ -67,16 +118,21 @@ class _Transformers:
     That takes seconds, and the server listens meanwhile.
     """
 
-    def __init__(self, importing: threading.Lock) -> None:
+    def __init__(self, importing: threading.Lock, encoder_to_come: Callable[[], bool]) -> None:
+        """`encoder_to_come`: whether room must be kept for it; once there, it has its own."""
         self._importing = importing
+        self._encoder_to_come = encoder_to_come
 
     def weigh(self, settings: Settings, progress: Progress) -> Need:
         """See `Loader.weigh`."""
         progress.enter("importing PyTorch and transformers")
         with self._importing:
+            from llm_offline.engine.device import choose_device
             from llm_offline.weighing import weigh
 
-        return weigh(settings, progress)
+        # The encoder is loaded when it is wanted; that its device is not there is told at once.
+        choose_device(settings.embedding_device, flag="--embedding-device")
+        return weigh(settings, progress, encoder=self._encoder_to_come())
 
     def load(self, settings: Settings, progress: Progress) -> LoadedModel:
         """See `Loader.load`."""
@@ -85,7 +141,7 @@ class _Transformers:
             from llm_offline.loading import load_model
 
         with returnable():
-            return load_model(settings, progress)
+            return load_model(settings, progress, encoder=self._encoder_to_come())
 
     def give_back(self) -> None:
         """See `Loader.give_back`."""

@@ -6,6 +6,7 @@ LLMOfflineError
 │   ├── LoadFailed             the model that was asked for cannot be loaded
 │   ├── UnsupportedFeature     valid for OpenAI, not offered here: refused, never ignored
 │   └── ContextExceeded        the prompt does not fit; carries both counts in its sentence
+├── ClientGone            499  nobody is there any more to read the answer
 ├── Unauthorized          401
 ├── NotFound              404
 ├── Conflict              409  another model is being loaded; carries Retry-After
@@ -14,6 +15,7 @@ LLMOfflineError
 ├── GenerationFailed      500  an exception in a step; the server goes on
 ├── Loading               503  the model is not there yet; carries Retry-After
 ├── Unloaded              503  there is no model, and none is on its way
+├── EncoderUnavailable    503  the encoder cannot be loaded; carries Retry-After
 ├── OutOfMemory           503  this request did not fit; the server goes on
 └── ShuttingDown          503  the server was told to stop
 """
@@ -87,6 +89,16 @@ class ContextExceeded(BadRequest):
         )
 
 
+class ClientGone(LLMOfflineError):
+    """The client went away before its answer; the status is nginx's, for logs and tests."""
+
+    status = 499
+    code = "client_closed_request"
+
+    def __init__(self) -> None:
+        super().__init__("the client has gone away")
+
+
 class Unauthorized(LLMOfflineError):
     """No API key, or a wrong one."""
 
@@ -158,6 +170,16 @@ class Unloaded(LLMOfflineError):
 
     status = 503
     code = "unloaded"
+
+
+class EncoderUnavailable(_Later):
+    """The encoder cannot be loaded; the next request tries again."""
+
+    status = 503
+    code = "encoder_unavailable"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retry_after=30)
 
 
 class OutOfMemory(LLMOfflineError):

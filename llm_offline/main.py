@@ -15,10 +15,9 @@ from typing import Any
 
 import uvicorn
 
-from llm_offline.app import create_app
+from llm_offline.app import Parts, create_app
 from llm_offline.errors import StartError
 from llm_offline.listening import listen
-from llm_offline.serving import Serving
 from llm_offline.settings import (
     Settings,
     describe,
@@ -83,7 +82,7 @@ def _set_up_logging() -> None:
 
 
 def _serve(settings: Settings, listener: socket.socket) -> int:
-    app, serving = create_app(settings)
+    app, parts = create_app(settings)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -94,8 +93,8 @@ def _serve(settings: Settings, listener: socket.socket) -> int:
         timeout_keep_alive=75,
         h11_max_incomplete_event_size=64 * 1024,
     )
-    server = _Server(config, on_stop=serving.stop)
-    serving.on_failure = server.give_up
+    server = _Server(config, on_stop=parts.stop)
+    parts.serving.on_failure = server.give_up
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     log.info("listening on http://%s:%s; loading %s", shown, port, settings.model)
@@ -103,7 +102,7 @@ def _serve(settings: Settings, listener: socket.socket) -> int:
         log.warning("anyone who reaches this address may use it: set LLM_OFFLINE_API_KEY")
     with listener:
         asyncio.run(server.serve(sockets=[listener]))
-    return _leave(serving)
+    return _leave(parts)
 
 
 class _Server(uvicorn.Server):
@@ -136,13 +135,13 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _leave(serving: Serving) -> int:
+def _leave(parts: Parts) -> int:
     status = 0
-    if serving.failure is not None:
-        status = _fail(serving.failure)
+    if parts.serving.failure is not None:
+        status = _fail(parts.serving.failure)
     else:
         log.info("stopped")
-    if serving.has_threads():
+    if parts.has_threads():
         # A thread inside torch cannot be ended, and Python's own exit would crash in it.
         sys.stdout.flush()
         sys.stderr.flush()

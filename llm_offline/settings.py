@@ -125,6 +125,12 @@ class Settings(BaseSettings):
         min_length=1,
         description="`embedded` (MiniLM, packaged), a Hugging Face id, or a folder",
     )
+    embedding_device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        description="`auto` (the encoder computes on a CPU if it is `embedded`, else where the "
+        "model does), `cpu`, `cuda`, `cuda:1` or `mps`",
+    )
 
 
 def flag(name: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from llm_offline.engine.interface import GenerationRequest, Sampling, TextDelta
 from llm_offline.errors import LLMOfflineError, QueueFull, ShuttingDown
 from llm_offline.fitting import Need
+from llm_offline.pool import Aside
 from llm_offline.running import Ready
 
 SENTENCE = "Which documents does a rider of a motorbike need to carry, and where is that said?"
@@ -26,7 +27,12 @@ _LOOK = 0.02
 
 
 async def validate(
-    now: Ready, prompt: str, max_tokens: int, need: Need | None = None
+    now: Ready,
+    prompt: str,
+    max_tokens: int,
+    need: Need | None = None,
+    *,
+    aside: Aside = asyncio.to_thread,
 ) -> dict[str, Any]:
     """Generate, and report what was seen.
 
@@ -35,6 +41,7 @@ async def validate(
         prompt: Begins the text that is read, and repeated up to 256 tokens.
         max_tokens: Tokens to generate, at least 2; greedily, and not less.
         need: What it was weighed at, if it was loaded for this with a short context only.
+        aside: Where prompts are written.
     """
     model = now.model
     report: dict[str, Any] = {"model": now.name, "valid": True, "loads": True} | model.facts()
@@ -47,9 +54,9 @@ async def validate(
     }
     problems, remarks = [], _remarks(report, model.dtype)
     try:
-        await asyncio.to_thread(_try_template, now)
+        await aside(_try_template, now)
         async with _watched(now) as looks:
-            report["generation"] = await _generate(now, prompt, max_tokens)
+            report["generation"] = await _generate(now, prompt, max_tokens, aside)
         report["memory"] = _memory(now, looks)
         if not report["generation"]["text"].strip():
             remarks.append("what it generated is no text: only special tokens or white space")
@@ -98,13 +105,13 @@ def _try_template(now: Ready) -> None:
         now.model.text.encode_chat([{"role": "user", "content": SENTENCE}])
 
 
-async def _generate(now: Ready, prompt: str, max_tokens: int) -> dict[str, Any]:
+async def _generate(now: Ready, prompt: str, max_tokens: int, aside: Aside) -> dict[str, Any]:
     """Text and speeds, as a request among the others gets them.
 
     Raises:
         LLMOfflineError: The model does not generate; the sentence says why.
     """
-    tokens = await asyncio.to_thread(_long_prompt, now, prompt)
+    tokens = await aside(_long_prompt, now, prompt)
     # A text that ends early says little about speed.
     never = tuple((token, -100.0) for token in now.model.network.stop_ids)
     request = GenerationRequest(

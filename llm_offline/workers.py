@@ -7,15 +7,17 @@ engine's thread, so that what is embedded by the thousand costs those who wait f
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
+
+from llm_offline.pool import Pool
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -34,27 +36,48 @@ class Workers:
         self._own = threading.local()
         self._copying = threading.Lock()
         self.count = torch.get_num_threads() if self._beside else 1
-        self._pool = ThreadPoolExecutor(self.count, "encoder", self._begin)
+        self._pool = Pool(self.count, "encoder")
 
-    def map(self, work: Callable[[Any, T], R], items: Sequence[T]) -> list[R]:
-        """`work(model, item)` of each, in order; raises what the first failure raised."""
-        running = [self._pool.submit(lambda one: work(self._own.model, one), one) for one in items]
+    async def map(self, work: Callable[[Any, T], R], items: Sequence[T]) -> list[R]:
+        """`work(model, item)` of each, in order; raises what the first failure raised.
+
+        Several callers take turns: each has as many items at a time in the threads' queue as there
+        are threads. What has not begun when a caller is cancelled, or an item fails, never begins.
+
+        Raises:
+            ShuttingDown: `stop` was called.
+        """
+        slots = asyncio.Semaphore(self.count)
+
+        async def one(item: T) -> R:
+            async with slots:
+                return await self._pool.run(self._apply, work, item)
+
+        running = [asyncio.ensure_future(one(item)) for item in items]
         try:
-            return [one.result() for one in running]
+            return await asyncio.gather(*running)
         finally:
-            for one in running:
-                one.cancel()
+            for each in running:
+                each.cancel()
 
-    def close(self) -> None:
-        """Let the threads go once they have done what they were given."""
-        self._pool.shutdown(wait=False)
+    def stop(self) -> None:
+        """Begin nothing any more."""
+        self._pool.stop()
 
-    def _begin(self) -> None:
-        with self._copying:
-            if self._beside:
-                self._step_back()
-            shared = [*self._model.parameters(), *self._model.buffers()]
-            self._own.model = copy.deepcopy(self._model, {id(part): part for part in shared})
+    def join(self, seconds: float) -> bool:
+        """After `stop`: whether all threads have ended within so many seconds."""
+        return self._pool.join(seconds)
+
+    def _apply(self, work: Callable[[Any, T], R], item: T) -> R:
+        # Not where the thread begins: a failure there would break the whole pool for good.
+        if not hasattr(self._own, "model"):
+            with self._copying:
+                shared = [*self._model.parameters(), *self._model.buffers()]
+                found = copy.deepcopy(self._model, {id(part): part for part in shared})
+                if self._beside:
+                    self._step_back()
+            self._own.model = found
+        return work(self._own.model, item)
 
     def _step_back(self) -> None:
         if sys.platform == "linux":  # elsewhere priorities belong to processes

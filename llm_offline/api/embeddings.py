@@ -2,49 +2,29 @@
 
 from __future__ import annotations
 
-import array
 import asyncio
 import base64
-import sys
-from collections.abc import Sequence
-from typing import Annotated, Literal, Protocol
+import json
+import struct
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
-from pydantic import Field
-from starlette.responses import JSONResponse
+from pydantic import Field, field_validator
+from starlette.responses import Response
 
+from llm_offline.api.aside import while_there
 from llm_offline.api.body import Body, read_body
 from llm_offline.api.openapi import takes
+from llm_offline.encoding import Embeddings, Encoder, Encoding
 from llm_offline.errors import BadRequest, UnsupportedFeature
-from llm_offline.lazy import Lazy
 
 router = APIRouter()
 
 MOST_TEXTS = 2048  # OpenAI's limit
 
-
-class Embeddings(Protocol):
-    """Vectors of some texts; `embedding.Embeddings` is one."""
-
-    @property
-    def vectors(self) -> list[list[float]]:
-        """One vector a text."""
-        ...
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all texts."""
-        ...
-
-
-class Encoder(Protocol):
-    """Turns texts into vectors; `embedding.SentenceEncoder` is one."""
-
-    name: str
-
-    def encode(self, texts: Sequence[str]) -> Embeddings:
-        """Vectors in the texts' order; raises `BadRequest` for a text that is too long."""
-        ...
+_WRITTEN = 16
+"""Vectors that are written before others on the event loop have their turn: some milliseconds."""
 
 
 class EmbeddingsBody(Body):
@@ -55,6 +35,13 @@ class EmbeddingsBody(Body):
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Field(ge=1)] | None = None
 
+    @field_validator("input", mode="before")
+    @classmethod
+    def _no_tokens(cls, given: Any) -> Any:
+        if isinstance(given, list) and given and isinstance(given[0], (int, list)):
+            raise ValueError("texts: token ids are not accepted")
+        return given
+
     @property
     def texts(self) -> list[str]:
         """The texts.
@@ -64,40 +51,62 @@ class EmbeddingsBody(Body):
         """
         texts = [self.input] if isinstance(self.input, str) else self.input
         if not 1 <= len(texts) <= MOST_TEXTS:
-            raise BadRequest(f"input has {len(texts)} texts; 1 to {MOST_TEXTS} are allowed")
-        if any(not text.strip() for text in texts):
-            raise BadRequest("input has an empty text", param="input")
+            raise BadRequest(
+                f"input has {len(texts)} texts; 1 to {MOST_TEXTS} are allowed", param="input"
+            )
+        for number, text in enumerate(texts):
+            if not text.strip():
+                which = "input" if isinstance(self.input, str) else f"input[{number}]"
+                raise BadRequest(f"{which} is empty", param="input")
         return texts
 
 
+def encoding_of(request: Request) -> Encoding:
+    """The process's encoder."""
+    encoding: Encoding = request.app.state.encoding
+    return encoding
+
+
 @router.post("/v1/embeddings", openapi_extra=takes(EmbeddingsBody))
-async def embeddings(request: Request) -> JSONResponse:
+async def embeddings(request: Request) -> Response:
     """A vector for each text; the encoder is loaded at the first request."""
     body = await read_body(request, EmbeddingsBody)
     texts = body.texts
-    lazy: Lazy[Encoder] = request.app.state.encoder
-    encoder = await lazy.get()
-    found = await asyncio.to_thread(encoder.encode, texts)
-    if body.dimensions not in (None, len(found.vectors[0])):
-        raise UnsupportedFeature(
-            f"dimensions={body.dimensions}: {encoder.name} gives {len(found.vectors[0])}",
-            param="dimensions",
-        )
-    data = [
-        {
-            "object": "embedding",
-            "index": number,
-            "embedding": base64_floats(vector) if body.encoding_format == "base64" else vector,
-        }
-        for number, vector in enumerate(found.vectors)
-    ]
+
+    async def answer(encoder: Encoder) -> bytes:
+        if body.dimensions not in (None, encoder.dimensions):
+            raise UnsupportedFeature(
+                f"dimensions={body.dimensions}: {encoder.name} gives {encoder.dimensions}",
+                param="dimensions",
+            )
+        found = await encoder.encode(texts)
+        return b"".join([piece async for piece in _written(found, body, encoder.name)])
+
+    written = await while_there(request, encoding_of(request).use(answer))
+    return Response(written, media_type="application/json")
+
+
+async def _written(found: Embeddings, body: EmbeddingsBody, name: str) -> AsyncIterator[bytes]:
+    """The answer's JSON, in pieces: as a whole, a million numbers would stop every stream."""
+    yield b'{"object":"list","data":['
+    write = _base64 if body.encoding_format == "base64" else _floats
+    for number, vector in enumerate(found.vectors):
+        if number % _WRITTEN == 0:
+            await asyncio.sleep(0)
+        comma = "," if number else ""
+        row = f'{comma}{{"object":"embedding","index":{number},"embedding":{write(vector)}}}'
+        yield row.encode("ascii")
     counted = {"prompt_tokens": found.tokens, "total_tokens": found.tokens}
-    return JSONResponse({"object": "list", "data": data, "model": encoder.name, "usage": counted})
+    yield f'],"model":{json.dumps(name)},"usage":{json.dumps(counted)}}}'.encode()
 
 
-def base64_floats(vector: Sequence[float]) -> str:
-    """Little-endian 32-bit floats in base64, which OpenAI's SDKs ask for unless told otherwise."""
-    floats = array.array("f", vector)
-    if sys.byteorder == "big":
-        floats.byteswap()
-    return base64.b64encode(floats.tobytes()).decode("ascii")
+def _base64(vector: bytes) -> str:
+    """As OpenAI's SDKs ask for it unless told otherwise."""
+    return f'"{base64.b64encode(vector).decode("ascii")}"'
+
+
+def _floats(vector: bytes) -> str:
+    """Nine digits are enough to tell all 32-bit floats apart."""
+    count = len(vector) // 4
+    numbers = struct.unpack(f"<{count}f", vector)
+    return "[" + ",".join(["%.9g"] * count) % numbers + "]"

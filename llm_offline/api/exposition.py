@@ -1,9 +1,13 @@
-"""The engine's state as Prometheus reads it, under vLLM's names where the meaning is the same."""
+"""The engine's state as Prometheus reads it, under vLLM's names where the meaning is the same.
+
+What embeddings are counted by is called as in text-embeddings-inference.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from llm_offline.encoding import EncodingStatus
 from llm_offline.engine.interface import EngineStatus, Histogram
 
 _PREFIX = "llm_offline_"
@@ -12,6 +16,18 @@ _PREFIX = "llm_offline_"
 def exposition(status: EngineStatus, memory: Mapping[str, int], *, loaded: bool) -> str:
     """All of `/metrics`; `memory` in bytes, see `loaded.Network.memory`; `loaded`: a model is."""
     return "\n".join(_lines(status, memory, loaded)) + "\n"
+
+
+def encoding_exposition(status: EncodingStatus) -> str:
+    """The part of `/metrics` about `/v1/embeddings`."""
+    ready = int(status.state == "ready")
+    lines = [
+        *_single("embed_model_loaded", "gauge", ready),
+        *_single("embed_queue_size", "gauge", status.waiting),
+        *_single("embed_request_count_total", "counter", status.asked),
+        *_single("embed_request_success_total", "counter", status.answered),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _lines(status: EngineStatus, memory: Mapping[str, int], loaded: bool) -> Iterator[str]:

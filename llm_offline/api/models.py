@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from pydantic import Field, ValidationError
 from starlette.responses import JSONResponse, Response
 
+from llm_offline.api.aside import preparing_of
 from llm_offline.api.body import Body, read_body
 from llm_offline.api.openapi import takes
 from llm_offline.api.replying import serving_of
@@ -124,11 +125,13 @@ async def validate_model(request: Request) -> JSONResponse:
     serving = serving_of(request)
     now = serving.here
     wish = body.wish(serving)
+    aside = preparing_of(request).run
     if now is not None and now.settings == wish:
         with now.held():
-            return JSONResponse(await validate(now, body.prompt, body.max_tokens))
+            return JSONResponse(await validate(now, body.prompt, body.max_tokens, aside=aside))
     task = serving.try_out(
-        wish, lambda tried, need: validate(tried, body.prompt, body.max_tokens, need)
+        wish,
+        lambda tried, need: validate(tried, body.prompt, body.max_tokens, need, aside=aside),
     )
     task.add_done_callback(_seen)
     try:

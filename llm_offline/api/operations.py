@@ -7,7 +7,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, PlainTextResponse
 
-from llm_offline.api.exposition import exposition
+from llm_offline.api.embeddings import encoding_of
+from llm_offline.api.exposition import encoding_exposition, exposition
 from llm_offline.api.replying import ready, serving_of
 from llm_offline.engine.interface import EngineStatus
 from llm_offline.errors import LLMOfflineError
@@ -28,10 +29,11 @@ async def health(request: Request) -> JSONResponse:
     """
     serving = serving_of(request)
     if serving.state == "idle" and not serving.stopped:
-        return JSONResponse({"status": "idle", "model": serving.model_name})
+        idle = {"status": "idle", "model": serving.model_name}
+        return JSONResponse(idle | _encoder(request))
     try:
         now = serving.ready()
-        state = _state(serving, now, await now.memory())
+        state = _state(serving, now, await now.memory()) | _encoder(request)
         return JSONResponse(state, status_code=200 if state["status"] == "ok" else 503)
     except LLMOfflineError as error:
         loading = {
@@ -41,7 +43,9 @@ async def health(request: Request) -> JSONResponse:
             "progress": serving.progress.stage.as_json(),
         }
         return JSONResponse(
-            loading | error.envelope(), status_code=error.status, headers=error.headers()
+            loading | _encoder(request) | error.envelope(),
+            status_code=error.status,
+            headers=error.headers(),
         )
 
 
@@ -57,7 +61,8 @@ async def metrics(request: Request) -> PlainTextResponse:
     else:
         status, memory = EngineStatus(0, 0, serving.settings.max_queue, {}, 0, 0), {}
     return PlainTextResponse(
-        exposition(status, memory, loaded=now is not None),
+        exposition(status, memory, loaded=now is not None)
+        + encoding_exposition(encoding_of(request).status()),
         media_type="text/plain; version=0.0.4",
     )
 
@@ -80,8 +85,22 @@ def _state(serving: Serving, now: Ready, memory: dict[str, int]) -> dict[str, An
         "step_failures": status.counters.get("step_failures", 0),
         "out_of_memory": status.counters.get("out_of_memory", 0),
         "failing": status.failing,
-        "embedding_model": serving.settings.embedding_model,
     } | _coming(serving)
+
+
+def _encoder(request: Request) -> dict[str, Any]:
+    """Of `/v1/embeddings`; a model that fails there leaves the rest of the server as it is."""
+    now = encoding_of(request).status()
+    return {
+        "embedding_model": serving_of(request).settings.embedding_model,
+        "embeddings": {
+            "status": now.state,
+            "device": now.device,
+            "reason": now.reason,
+            "requests": now.waiting,
+            "limit": now.limit,
+        },
+    }
 
 
 def _coming(serving: Serving) -> dict[str, Any]:

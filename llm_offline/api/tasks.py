@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
@@ -11,6 +10,7 @@ from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
 from llm_offline.api.answers import Compressed, CompressedPassage, Extracted, Summary, Usage
+from llm_offline.api.aside import aside, preparing_of, while_there
 from llm_offline.api.body import read_body
 from llm_offline.api.openapi import gives, takes
 from llm_offline.api.parameters import StreamOptions, listed
@@ -50,8 +50,14 @@ def _streamed(now: Ready, running: Running[T], events: AsyncIterator[bytes]) -> 
     return EventStream(events, free)
 
 
-def _writer(now: Ready, sampling: Sampling) -> Writer:
-    return Writer(now.model.text, now.engine, context=now.model.context, sampling=sampling)
+def _writer(request: Request, now: Ready, sampling: Sampling) -> Writer:
+    return Writer(
+        now.model.text,
+        now.engine,
+        context=now.model.context,
+        sampling=sampling,
+        aside=preparing_of(request).run,
+    )
 
 
 @router.post(
@@ -66,9 +72,9 @@ async def summarize(request: Request) -> Response:
     """
     body = await read_body(request, SummarizeBody)
     text, _ = body.source
-    words = await asyncio.to_thread(words_for, body.length or "medium", text)
+    words = await aside(request, words_for, body.length or "medium", text)
     now, name = ready(request), ready(request).name
-    writer = _writer(now, body.sampling(steady(now.model.defaults)))
+    writer = _writer(request, now, body.sampling(steady(now.model.defaults)))
     summarizer = Summarizer(
         writer,
         text,
@@ -76,7 +82,7 @@ async def summarize(request: Request) -> Response:
         max_tokens=body.max_tokens,
         stop=listed(body.stop),
     )
-    running = await _begun(writer, summarizer.deltas())
+    running = await _begun(request, writer, summarizer.deltas())
     if body.stream:
         events = _summary_events(running, summarizer, writer, name, body.stream_options)
         return _streamed(now, running, events)
@@ -125,7 +131,7 @@ async def compress(request: Request) -> Response:
     """Of each passage the sentences that the question needs, word for word, plain or streamed."""
     body = (await read_body(request, CompressBody)).checked()
     now, name = ready(request), ready(request).name
-    writer = _writer(now, body.sampling(Sampling(temperature=0.0)))
+    writer = _writer(request, now, body.sampling(Sampling(temperature=0.0)))
     compressor = Compressor(
         writer,
         now.model.grammars,
@@ -134,7 +140,7 @@ async def compress(request: Request) -> Response:
         target=body.target_tokens,
         ratio=body.ratio,
     )
-    running = await _begun(writer, compressor.kept())
+    running = await _begun(request, writer, compressor.kept())
     if body.stream:
         events = _passage_events(running, compressor, writer, name, body.stream_options)
         return _streamed(now, running, events)
@@ -201,10 +207,10 @@ async def extract_parameters(request: Request) -> Response:
     text, source = body.source
     schema, param = body.wanted
     now, name = ready(request), ready(request).name
-    writer = _writer(now, body.sampling(Sampling(temperature=0.0)))
-    grammar = await asyncio.to_thread(now.model.grammars.json_schema, schema, param=param)
+    writer = _writer(request, now, body.sampling(Sampling(temperature=0.0)))
+    grammar = await aside(request, now.model.grammars.json_schema, schema, param=param)
     extractor = Extractor(writer, grammar, text, schema, source=source)
-    running = await _begun(writer, extractor.values(body.max_tokens))
+    running = await _begun(request, writer, extractor.values(body.max_tokens))
 
     async def whole() -> Extracted:
         (found,) = [one async for one in running if one is not None]
@@ -214,11 +220,11 @@ async def extract_parameters(request: Request) -> Response:
     return await _reply(request, running, whole())
 
 
-async def _begun(writer: Writer, work: AsyncGenerator[T, None]) -> Running[T]:
+async def _begun(request: Request, writer: Writer, work: AsyncGenerator[T, None]) -> Running[T]:
     """The work once the engine has taken it: what refuses it becomes the response's status."""
     running = Running(writer, work)
     try:
-        await anext(running)
+        await while_there(request, anext(running))
     except BaseException:
         await running.aclose()
         raise

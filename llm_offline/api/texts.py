@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from llm_offline.api.answers import Detokenized, Generated, Tokenized
+from llm_offline.api.aside import aside
 from llm_offline.api.body import read_body, shown
 from llm_offline.api.openapi import gives, takes
 from llm_offline.api.parameters import (
@@ -40,10 +40,10 @@ async def chat_completions(request: Request) -> Response:
     limit, messages, tools = body.limit, plain_messages(body.messages), body.offered
     model, engine = ready(request).model, ready(request).engine
     described = [tool.model_dump(exclude_none=True) for tool in tools]
-    prompt = await asyncio.to_thread(model.text.encode_chat, messages, described)
+    prompt = await aside(request, model.text.encode_chat, messages, described)
     wanted = [replace(body.request(prompt, model, max_tokens=limit), number=n) for n in body.texts]
     # Each text has a grammar of its own, which remembers how far the text has come.
-    grammars = [await asyncio.to_thread(body.grammar, model.grammars) for _ in wanted]
+    grammars = [await aside(request, body.grammar, model.grammars) for _ in wanted]
     wanted = [replace(one, grammar=found) for one, found in zip(wanted, grammars, strict=True)]
     generations = await admit(engine, wanted)
     if tools:
@@ -76,7 +76,7 @@ async def completions(request: Request) -> Response:
     body = await read_body(request, CompletionBody)
     text = body.text
     model, engine = ready(request).model, ready(request).engine
-    prompt = await asyncio.to_thread(model.text.encode, text)
+    prompt = await aside(request, model.text.encode, text)
     limit = COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
     wanted = [replace(body.request(prompt, model, max_tokens=limit), number=n) for n in body.texts]
     generations = await admit(engine, wanted)
@@ -101,7 +101,7 @@ async def generate(request: Request) -> Response:
     """`{prompt, ...}` → `{text, usage, finish_reason, model}`: the new text only."""
     body = (await read_body(request, GenerateBody)).sampled()
     model, engine = ready(request).model, ready(request).engine
-    prompt = await asyncio.to_thread(model.text.encode, body.prompt)
+    prompt = await aside(request, model.text.encode, body.prompt)
     limit = GENERATE_TOKENS if body.max_tokens is None else body.max_tokens
     generations = await admit(engine, [body.request(prompt, model, max_tokens=limit)])
     name = ready(request).name
@@ -123,10 +123,10 @@ async def tokenize(request: Request) -> JSONResponse:
     body = await read_body(request, TokenizeBody)
     text = ready(request).model.text
     if body.messages is not None:
-        tokens = await asyncio.to_thread(text.encode_chat, plain_messages(body.messages))
+        tokens = await aside(request, text.encode_chat, plain_messages(body.messages))
     else:
         special = bool(body.add_special_tokens)
-        tokens = await asyncio.to_thread(text.encode, body.text or "", add_special_tokens=special)
+        tokens = await aside(request, text.encode, body.text or "", add_special_tokens=special)
     return JSONResponse({"tokens": tokens, "count": len(tokens)})
 
 
@@ -135,12 +135,12 @@ async def detokenize(request: Request) -> JSONResponse:
     """`{tokens}` → `{text, count}`: the text that `/tokenize` was given."""
     body = await read_body(request, DetokenizeBody)
     text = ready(request).model.text
-    unknown = await asyncio.to_thread(text.first_unknown, body.tokens)
+    unknown = await aside(request, text.first_unknown, body.tokens)
     if unknown is not None:
         raise BadRequest(
             f"tokens[{unknown}]={shown(body.tokens[unknown])} is not a token of this model",
             param=f"tokens[{unknown}]",
         )
     special = not body.skip_special_tokens
-    written = await asyncio.to_thread(text.decode, body.tokens, special=special)
+    written = await aside(request, text.decode, body.tokens, special=special)
     return JSONResponse({"text": written, "count": len(body.tokens)})

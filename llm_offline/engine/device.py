@@ -21,8 +21,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-def choose_device(wanted: str) -> str:
-    """`auto` → cuda when present, else cpu.
+def choose_device(wanted: str, flag: str = "--device") -> str:
+    """`auto` → cuda when present, else cpu; `flag`: what the user set, for messages.
 
     Raises:
         StartError: The device that was asked for is not there.
@@ -33,11 +33,11 @@ def choose_device(wanted: str) -> str:
         index = int(wanted.partition(":")[2] or 0)
         if index >= torch.cuda.device_count():
             raise StartError(
-                f"--device {wanted}: PyTorch {torch.__version__} sees {torch.cuda.device_count()} "
-                "CUDA device(s); install PyTorch's CUDA build and the driver, or use --device cpu"
+                f"{flag} {wanted}: PyTorch {torch.__version__} sees {torch.cuda.device_count()} "
+                f"CUDA device(s); install PyTorch's CUDA build and the driver, or use {flag} cpu"
             )
     if wanted == "mps" and not torch.backends.mps.is_available():
-        raise StartError("--device mps: this machine has no Apple GPU; use --device cpu")
+        raise StartError(f"{flag} mps: this machine has no Apple GPU; use {flag} cpu")
     return wanted
 
 

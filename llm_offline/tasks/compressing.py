@@ -6,7 +6,6 @@ few tokens, can invent nothing, and its order says what to give up first where a
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -102,7 +101,7 @@ class Compressor:
         Raises:
             ContextExceeded: The question leaves no room for sentences.
         """
-        calls = await asyncio.to_thread(self._plan)
+        calls = await self._writer.aside(self._plan)
         first = None
         if calls:
             first = await self._ask(calls[0], patiently=False)
@@ -117,10 +116,10 @@ class Compressor:
                 done = at == len(calls) or calls[at].passage != calls[at - 1].passage
                 if done and self.target is None:
                     passage = calls[at - 1].passage
-                    for one in await asyncio.to_thread(self._all, {passage: ranked[passage]}):
+                    for one in await self._writer.aside(self._all, {passage: ranked[passage]}):
                         yield one
         if self.target is not None:
-            for one in await asyncio.to_thread(self._best, ranked, self.target):
+            for one in await self._writer.aside(self._best, ranked, self.target):
                 yield one
 
     def _plan(self) -> list[_Call]:
@@ -165,7 +164,7 @@ class Compressor:
         most = len(call.spans)
         numbers = {"type": "integer", "minimum": 1, "maximum": most}
         schema = {"type": "array", "items": numbers, "maxItems": most}
-        grammar = await asyncio.to_thread(self._grammars.json_schema, schema)
+        grammar = await self._writer.aside(self._grammars.json_schema, schema)
         limit = _answer_tokens(most)
         if patiently:
             return await self._writer.place(call.prompt, max_tokens=limit, grammar=grammar)

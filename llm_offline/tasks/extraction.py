@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator, Mapping
@@ -220,7 +219,7 @@ class Extractor:
             ContextExceeded: The text is too long: a value could stand in any part of it.
         """
         asked = prompts.extraction(self._text, self._schema)
-        prompt = await asyncio.to_thread(self._writer.encode, asked)
+        prompt = await self._writer.aside(self._writer.encode, asked)
         if len(prompt) >= self._writer.context:
             raise ContextExceeded(len(prompt), self._writer.context, param=self._source)
         generation = self._writer.admit(prompt, max_tokens=max_tokens, grammar=self._grammar)

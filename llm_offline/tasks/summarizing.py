@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -85,7 +84,7 @@ class Summarizer:
             BadRequest: The context is too small for this task.
             GenerationFailed: The parts' summaries do not become shorter, or say nothing.
         """
-        now = await asyncio.to_thread(self._plan, self._text, first=True)
+        now = await self._writer.aside(self._plan, self._text, first=True)
         self.pieces = len(now.prompts)
         generation: Generation | None = self._writer.admit(now.prompts[0], **self._wishes(now))
         yield ADMITTED
@@ -93,7 +92,7 @@ class Summarizer:
         while not now.is_last:
             parts = await self._write_all(now, generation)
             generation, before = None, now
-            now = await asyncio.to_thread(self._plan, "\n\n".join(parts), first=False)
+            now = await self._writer.aside(self._plan, "\n\n".join(parts), first=False)
             rounds += 1
             if rounds > _MOST_ROUNDS or len(now.prompts) > len(before.prompts):
                 raise GenerationFailed("the model's summaries of the parts do not become shorter")

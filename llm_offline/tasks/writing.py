@@ -19,6 +19,7 @@ from llm_offline.engine.interface import (
 )
 from llm_offline.errors import QueueFull
 from llm_offline.loaded import Text
+from llm_offline.pool import Aside
 
 T = TypeVar("T")
 
@@ -57,8 +58,18 @@ class Writer:
         context: int,
         sampling: Sampling,
         pause: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        aside: Aside = asyncio.to_thread,
     ) -> None:
-        """`context`: tokens of prompt and answer together; `pause`: lets seconds go by."""
+        """Of one request.
+
+        Args:
+            text, engine: Of the model.
+            context: Tokens of prompt and answer together.
+            sampling: How its texts are drawn.
+            pause: Lets seconds go by.
+            aside: Where prompts are written and grammars made.
+        """
+        self.aside = aside
         self.context = context
         self.used = Used()
         self._text = text

@@ -34,6 +34,9 @@ def test_an_encoder_on_the_models_gpu(encoder: Path) -> None:
     unknown = _settings(embedding_model="acme/not-here-yet")
     assert encoder_bytes(unknown, "cuda:0") == 512 * MIB
     assert encoder_bytes(_settings(), "cuda") == 0
+    assert encoder_bytes(_settings(embedding_device="cuda"), "cuda:0") == 512 * MIB
+    elsewhere = _settings(embedding_model=str(encoder), embedding_device="cuda:1")
+    assert encoder_bytes(elsewhere, "cuda") == 0
 
 
 def test_it_counts_when_a_model_is_weighed(

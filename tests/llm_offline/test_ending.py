@@ -49,6 +49,40 @@ def test_streams_and_plain_requests_wherever_they_are(tmp_path: Path, tiny_folde
         assert "Traceback" not in process.output()
 
 
+def test_embeddings_that_would_take_minutes(tmp_path: Path, tiny_folder: Path) -> None:
+    """Each is told at once, and no thread that computes them keeps the process."""
+    large = {"input": [f"{n} " + "helmet " * 240 for n in range(2048)]}
+    flags = ["--model", str(tiny_folder), "--device", "cpu"]
+    with server(tmp_path, *flags) as process, ThreadPoolExecutor(8) as pool:
+        process.until_ready()
+        url = process.url + "/v1/embeddings"
+        assert httpx.post(url, json={"input": "a"}, timeout=90).status_code == 200
+        asked = [pool.submit(httpx.post, url, json=large, timeout=90) for _ in range(8)]
+        process.until(lambda _, answer: answer["embeddings"]["requests"] == 8)
+        process.process.terminate()
+        for answer in (future.result() for future in asked):
+            assert answer.status_code == 503
+            assert answer.json()["error"]["code"] == "shutting_down"
+        assert process.wait() == 0
+        assert process.output().strip().splitlines()[-1].endswith("stopped")
+        assert "Traceback" not in process.output()
+
+
+def test_while_the_encoder_is_loading(tmp_path: Path, tiny_folder: Path) -> None:
+    with (
+        server(tmp_path, "--model", str(tiny_folder), "--device", "cpu") as process,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        process.until_ready()
+        url = process.url + "/v1/embeddings"
+        asked = pool.submit(httpx.post, url, json={"input": "a"}, timeout=90)
+        process.until(lambda _, answer: answer["embeddings"]["status"] == "loading")
+        process.process.terminate()
+        assert asked.result().json()["error"]["code"] == "shutting_down"
+        assert process.wait() == 0
+        assert "Traceback" not in process.output()
+
+
 @pytest.mark.slow
 def test_a_client_that_reads_nothing_cannot_hold_the_server(
     tmp_path: Path, tiny_folder: Path

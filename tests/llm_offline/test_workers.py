@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import threading
@@ -11,9 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-from llm_offline.embedding import SentenceEncoder
-from llm_offline.errors import BadRequest
-from llm_offline.settings import Settings
 from llm_offline.workers import Workers
 
 
@@ -26,7 +24,7 @@ def two_threads() -> Any:
     torch.set_num_threads(before)
 
 
-def test_each_computes_alone_and_behind_the_others(two_threads: None) -> None:
+async def test_each_computes_alone_and_behind_the_others(two_threads: None) -> None:
     mine = os.getpriority(os.PRIO_PROCESS, 0) if sys.platform == "linux" else 0
     model = nn.Linear(4, 4)
     workers = Workers(model, "cpu")
@@ -38,8 +36,8 @@ def test_each_computes_alone_and_behind_the_others(two_threads: None) -> None:
         nice = os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) if mine >= 0 else 0
         return torch.get_num_threads(), nice, own is model, own.weight is model.weight
 
-    found = workers.map(look, [1, 2])
-    workers.close()
+    found = await workers.map(look, [1, 2])
+    workers.stop()
     nice = min(19, mine + 10) if sys.platform == "linux" else found[0][1]
     assert found == [(1, nice, False, True)] * 2
     # Threads that begin later, such as the next engine's, still get all cores.
@@ -51,7 +49,7 @@ def test_each_computes_alone_and_behind_the_others(two_threads: None) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts the system's threads")
-def test_no_helpers_stay(two_threads: None) -> None:
+async def test_no_helpers_stay(two_threads: None) -> None:
     model = nn.Linear(512, 512)
     workers = Workers(model, "cpu")
 
@@ -61,18 +59,56 @@ def test_no_helpers_stay(two_threads: None) -> None:
         return len(os.listdir("/proc/self/task"))
 
     before = len(os.listdir("/proc/self/task"))
-    assert max(workers.map(work, range(8))) <= before + workers.count + 1  # one sets torch back
-    workers.close()
+    assert (
+        max(await workers.map(work, range(8))) <= before + workers.count + 1
+    )  # one sets torch back
+    workers.stop()
 
 
-def test_vectors_come_in_the_texts_order() -> None:
-    encoder = SentenceEncoder(Settings(_env_file=None, device="cpu"))  # type: ignore[call-arg]
-    texts = [f"helmet {number} " * (1 + number % 7) for number in range(40)]
-    together = encoder.encode(texts)
-    assert len(together.vectors) == 40
-    for number in (0, 6, 39):
-        alone = encoder.encode([texts[number]]).vectors[0]
-        assert together.vectors[number] == pytest.approx(alone, abs=1e-4)
-    with pytest.raises(BadRequest, match=r"input\[1\] has \d+ tokens and all-MiniLM-L6-v2 reads"):
-        encoder.encode(["short", "word " * 400])
-    encoder.close()
+async def test_a_thread_that_cannot_begin_costs_its_own_work_only() -> None:
+    """Copying the model takes memory, which may be there the next time."""
+
+    class Reluctant(nn.Linear):
+        copies = 0
+
+        def __deepcopy__(self, memo: Any) -> Reluctant:
+            Reluctant.copies += 1
+            if Reluctant.copies == 1:
+                raise MemoryError
+            return self
+
+    workers = Workers(Reluctant(2, 2), "cuda")  # of which it has one thread; nothing goes there
+    with pytest.raises(MemoryError):
+        await workers.map(lambda own, item: item, [1])
+    assert await workers.map(lambda own, item: item, [1, 2, 3]) == [1, 2, 3]
+    workers.stop()
+
+
+async def test_callers_take_turns_and_a_cancelled_one_leaves_at_once() -> None:
+    workers = Workers(nn.Linear(2, 2), "cuda")
+    gate, done = threading.Event(), list[str]()
+
+    def work(own: nn.Linear, item: str) -> None:
+        assert gate.wait(30)
+        done.append(item)
+
+    long = asyncio.ensure_future(workers.map(work, ["long"] * 1000))
+    given_up = asyncio.ensure_future(workers.map(work, ["given up"] * 1000))
+    short = asyncio.ensure_future(workers.map(work, ["short"] * 2))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    given_up.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await given_up
+    for _ in range(10):  # until its items have heard of it
+        await asyncio.sleep(0)
+    gate.set()
+    await short
+    assert done.count("given up") == 0
+    assert done.count("long") <= 4
+    long.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await long
+    workers.stop()
+    assert workers.join(30)
+    assert len(done) < 20

@@ -57,7 +57,7 @@ async def running(loader: PuppetLoader, monkeypatch: pytest.MonkeyPatch) -> Asyn
     monkeypatch.setattr(sse, "SILENCE", 0.05)
     monkeypatch.setattr(waiting, "SILENCE", 0.05)
     given: dict[str, Any] = {"model": "old", "api_key": "k", "max_queue": 1, "max_batch": 1}
-    app, serving = create_app(Settings(_env_file=None, **given), loader)
+    app, parts = create_app(Settings(_env_file=None, **given), loader)
     listener = listen("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on"))
     running = asyncio.create_task(server.serve(sockets=[listener]))
@@ -65,15 +65,15 @@ async def running(loader: PuppetLoader, monkeypatch: pytest.MonkeyPatch) -> Asyn
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     headers = {"authorization": "Bearer k"}
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=PATIENCE) as client:
-        yield Running(serving, loader, client)
-    serving.stop()
+        yield Running(parts.serving, loader, client)
+    parts.stop()
     loader.gates["old"].set()
     for network in list(loader.networks.values()):
         network.say("")
     server.should_exit = True
     await running
     listener.close()
-    await _until(lambda: not serving.has_threads())
+    await _until(lambda: not parts.has_threads())
 
 
 async def test_a_plain_request_waits(running: Running) -> None:

@@ -1,0 +1,141 @@
+"""Requests to the encoder: let in, loaded for, and ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import pytest
+
+from llm_offline.encoding import Encoding
+from llm_offline.errors import (
+    EncoderUnavailable,
+    LLMOfflineError,
+    OutOfMemory,
+    QueueFull,
+    ShuttingDown,
+    StartError,
+)
+
+
+@dataclass(frozen=True)
+class Vectors:
+    vectors: Sequence[bytes]
+    tokens: int
+
+
+class FakeEncoder:
+    """Answers when `gate` is set."""
+
+    name, device, dimensions = "fake", "cpu", 1
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.stopped = False
+
+    async def encode(self, texts: Sequence[str]) -> Vectors:
+        await self.gate.wait()
+        return Vectors([b"\0\0\0\0" for _ in texts], len(texts))
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def join(self, seconds: float) -> bool:
+        return self.stopped
+
+
+def _asking(encoding: Encoding) -> asyncio.Task[Vectors]:
+    async def ask() -> Vectors:
+        async def work(encoder: FakeEncoder) -> Vectors:
+            return await encoder.encode(["a"])
+
+        return await encoding.use(work)  # type: ignore[arg-type]
+
+    return asyncio.ensure_future(ask())
+
+
+def _loading(*outcomes: FakeEncoder | LLMOfflineError) -> Callable[[], Awaitable[FakeEncoder]]:
+    left = list(outcomes)
+
+    async def load() -> FakeEncoder:
+        await asyncio.sleep(0)
+        found = left.pop(0)
+        if isinstance(found, LLMOfflineError):
+            raise found
+        return found
+
+    return load
+
+
+async def test_as_many_as_may_and_their_places_come_back() -> None:
+    encoder = FakeEncoder()
+    encoding = Encoding(_loading(encoder), limit=2)
+    assert encoding.status().state == "not loaded"
+    first, second = _asking(encoding), _asking(encoding)
+    await asyncio.sleep(0)
+    assert encoding.status().state == "loading"
+    with pytest.raises(QueueFull, match="2 requests for embeddings are under way") as refused:
+        await _asking(encoding)
+    assert refused.value.headers()["retry-after"]
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    third = _asking(encoding)
+    encoder.gate.set()
+    assert (await second).tokens == (await third).tokens == 1
+    now = encoding.status()
+    assert (now.state, now.device, now.waiting) == ("ready", "cpu", 0)
+    assert (now.asked, now.answered) == (3, 2)
+
+
+async def test_one_load_for_all_even_if_the_first_who_asked_goes_away() -> None:
+    encoder = FakeEncoder()
+    encoder.gate.set()
+    encoding = Encoding(_loading(encoder), limit=9)  # a second load would find nothing
+    first = _asking(encoding)
+    await asyncio.sleep(0)
+    first.cancel()
+    assert (await _asking(encoding)).tokens == 1
+
+
+async def test_a_load_that_fails_is_told_to_all_and_tried_again() -> None:
+    encoder = FakeEncoder()
+    encoder.gate.set()
+    failures = StartError("no such model"), OutOfMemory("no memory")
+    encoding = Encoding(_loading(*failures, encoder), limit=9)
+    told = await asyncio.gather(_asking(encoding), _asking(encoding), return_exceptions=True)
+    assert [type(one) for one in told] == [EncoderUnavailable] * 2
+    assert str(told[0]) == "no such model"
+    assert (encoding.status().state, encoding.status().reason) == ("failed", "no such model")
+    with pytest.raises(OutOfMemory, match="no memory"):
+        await _asking(encoding)
+    assert (await _asking(encoding)).tokens == 1
+    assert (encoding.status().state, encoding.status().reason) == ("ready", None)
+
+
+@pytest.mark.parametrize("is_loaded", [True, False])
+async def test_the_end(is_loaded: bool) -> None:
+    encoder, never = FakeEncoder(), asyncio.Event()
+
+    async def load() -> FakeEncoder:
+        if not is_loaded:
+            await never.wait()
+        return encoder
+
+    encoding = Encoding(load, limit=9)
+    asking, cancelled = _asking(encoding), _asking(encoding)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    cancelled.cancel()
+    encoding.stop()
+    encoding.stop()
+    with pytest.raises(ShuttingDown):
+        await asking
+    with pytest.raises(asyncio.CancelledError):  # by others
+        await cancelled
+    with pytest.raises(ShuttingDown):
+        await _asking(encoding)
+    assert not encoding.has_threads()
+    assert encoder.stopped is is_loaded
+    never.set()
