@@ -91,8 +91,7 @@ def test_broken_checkpoints_disturb_nobody(tmp_path: Path, tiny_folder: Path) ->
         for spoil, sentence in BROKEN.items():
             model = shutil.copytree(tiny_folder, tmp_path / spoil.__name__)
             spoil(model)
-            # What the server was not started with, no request can ask for.
-            body = {"model": str(model), "allow_pickle": True, "stream": False}
+            body = {"model": str(model), "stream": False}
             with bystander(process.url):
                 refused = http.post("/v1/models/load", json=body)
                 report = http.post("/validate-model", json={"model": str(model)}).json()
@@ -103,6 +102,11 @@ def test_broken_checkpoints_disturb_nobody(tmp_path: Path, tiny_folder: Path) ->
             assert (report["loads"], report["valid"]) == (False, False)
             assert sentence in report["problems"][0]
             assert http.get("/v1/models").json()["data"][0]["id"] == tiny_folder.name
+        # What the server was not started with, no request can ask for.
+        for path in ("/v1/models/load", "/validate-model"):
+            asked = http.post(path, json={"model": str(model), "allow_pickle": True})
+            assert asked.status_code == 400
+            assert asked.json()["error"]["param"] == "allow_pickle"
         assert process.health()[1]["step_failures"] == 0
         assert "Traceback" not in process.output()
 
