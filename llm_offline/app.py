@@ -75,12 +75,14 @@ def create_app(
     importing = threading.Lock()
     loading = Threads()
     make = load_encoder or (lambda: _load_encoder(importing, settings))
+    encoding = Encoding(
+        lambda: loading.run("loading the encoder", make),
+        limit=settings.max_batch + settings.max_queue,
+    )
+    reading = _Transformers(importing, lambda: encoding.status().state != "ready")
     parts = Parts(
-        serving=Serving(settings, loader or _Transformers(importing)),
-        encoding=Encoding(
-            lambda: loading.run("loading the encoder", make),
-            limit=settings.max_batch + settings.max_queue,
-        ),
+        serving=Serving(settings, loader or reading),
+        encoding=encoding,
         preparing=Pool(_PREPARING, "preparing"),
         loading=loading,
     )
@@ -116,8 +118,10 @@ class _Transformers:
     That takes seconds, and the server listens meanwhile.
     """
 
-    def __init__(self, importing: threading.Lock) -> None:
+    def __init__(self, importing: threading.Lock, encoder_to_come: Callable[[], bool]) -> None:
+        """`encoder_to_come`: whether room must be kept for it; once there, it has its own."""
         self._importing = importing
+        self._encoder_to_come = encoder_to_come
 
     def weigh(self, settings: Settings, progress: Progress) -> Need:
         """See `Loader.weigh`."""
@@ -128,7 +132,7 @@ class _Transformers:
 
         # The encoder is loaded when it is wanted; that its device is not there is told at once.
         choose_device(settings.embedding_device, flag="--embedding-device")
-        return weigh(settings, progress)
+        return weigh(settings, progress, encoder=self._encoder_to_come())
 
     def load(self, settings: Settings, progress: Progress) -> LoadedModel:
         """See `Loader.load`."""
@@ -137,7 +141,7 @@ class _Transformers:
             from llm_offline.loading import load_model
 
         with returnable():
-            return load_model(settings, progress)
+            return load_model(settings, progress, encoder=self._encoder_to_come())
 
     def give_back(self) -> None:
         """See `Loader.give_back`."""

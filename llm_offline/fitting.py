@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from llm_offline.engine.sizing import LEAST_CONTEXT
 from llm_offline.errors import StartError
-
-LEAST_CONTEXT = 64
-"""Tokens; fewer answer no question."""
-
-KV_SHARE = {True: 0.5, False: 0.8}
-"""About how much of the free memory keys and values take at most: on a CPU, on a GPU."""
 
 _GIB = 2**30
 # Activations of a step, and what the allocator rounds up.
@@ -37,9 +32,11 @@ class Need:
         context: Tokens of prompt and answer together.
         kv_wanted: Keys and values of as many requests of full length as may run.
         kv_share: How much of the memory beside the weights keys and values may take.
-        free: Free on the device when it was weighed.
+        free: Free on the device when it was weighed, but for `beside`.
         device: Where it would compute.
         by_quantization: What the weights would take otherwise; empty where that is not known.
+        kv_asked: Keys and values for which `--kv-memory` asks; 0 where it is not set.
+        beside: Kept free for an encoder.
     """
 
     weights: int
@@ -50,11 +47,13 @@ class Need:
     free: int
     device: str
     by_quantization: Mapping[str, int] = field(default_factory=dict)
+    kv_asked: int = 0
+    beside: int = 0
 
     def fits(self, free: int) -> bool:
-        """Whether it runs at all in so much memory, with a short context at least."""
-        least = self.weights + self.kv_token * min(self.context, LEAST_CONTEXT)
-        return least + _SPARE <= free
+        """Whether it runs at all in so much memory: with what was asked for, or a short context."""
+        kv = self.kv_asked or self.kv_token * min(self.context, LEAST_CONTEXT)
+        return self.weights + kv + _SPARE <= free
 
     def fits_whole(self, free: int) -> bool:
         """Whether it has room for all keys and values that it can use, too."""
@@ -83,12 +82,17 @@ class Need:
             free: What there would be.
             without: The model that would be unloaded for it, if any.
         """
-        ways = ", or ".join(["choose a smaller model", *self._smaller(free)])
+        ways = ["close what uses it", "choose a smaller model", *self._smaller(free)]
+        cache = f"{self.kv_token * 1024 / 2**20:.0f} MiB for each 1,024 tokens of context"
+        if self.kv_asked:
+            ways.insert(0, "lower --kv-memory")
+            cache = f"{self.kv_asked / _GIB:.2f} GiB for keys and values (--kv-memory)"
         would = f"would be free without {without}" if without else "are free"
+        kept = f" beside {self.beside / _GIB:.1f} GiB kept for the encoder" if self.beside else ""
         return (
             f"{name} does not fit: it needs about {self.weights / _GIB:.1f} GiB for its weights "
-            f"and {self.kv_token * 1024 / 2**20:.0f} MiB for each 1,024 tokens of context, and "
-            f"{max(0, free) / _GIB:.1f} GiB {would} on {self.device}: {ways}"
+            f"and {cache}, and {max(0, free) / _GIB:.1f} GiB {would} on {self.device}{kept}: "
+            + ", or ".join(ways)
         )
 
     def _smaller(self, free: int) -> list[str]:

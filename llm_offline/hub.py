@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,21 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from llm_offline.errors import StartError
 from llm_offline.progress import Progress
 
-# Weights in safetensors, and the small files around them; never pickles, other frameworks'
-# weights, or the copy in the author's own format that some repositories carry in a folder.
-_WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+# Weights, and the small files around them; never other frameworks' weights, or the copy in the
+# author's own format that some repositories carry in a folder.
+_AROUND = ("*.json", "*.model", "*.txt", "*.jinja")
+_SAFE, _PICKLED = "*.safetensors", "pytorch_model*.bin"
 _UNWANTED = ["original/*", "onnx/*", "openvino/*", "gguf/*", "consolidated*"]
 _HUB_ID = re.compile(r"^[\w][\w.-]*(/[\w][\w.-]*)?$")
 
 
 def model_folder(
-    name: str, progress: Progress, *, flag: str = "--model", revision: str | None = None
+    name: str,
+    progress: Progress,
+    *,
+    flag: str = "--model",
+    revision: str | None = None,
+    allow_pickle: bool = False,
 ) -> Path:
     """The folder of a model, downloaded if need be.
 
@@ -41,6 +48,7 @@ def model_folder(
         progress: Told how far a download is.
         flag: What the user set, for messages.
         revision: Branch, tag or commit on the hub; None is the main branch.
+        allow_pickle: Take pickled weights where there are none in safetensors.
 
     Raises:
         StartError: There is no such folder, or the id cannot be had.
@@ -57,27 +65,68 @@ def model_folder(
     if not _HUB_ID.match(name):
         raise StartError(f"{flag} {name}: there is no such folder, and it is not a Hugging Face id")
     progress.enter("looking in the download cache")
+    found = _cached(name, revision, _SAFE)
+    if allow_pickle and (found is None or not any(found.glob(_SAFE))):
+        found = _cached(name, revision, _PICKLED)
+        found = found if found is not None and any(found.glob(_PICKLED)) else None
+    return found or _download(name, progress, flag, revision, allow_pickle=allow_pickle)
+
+
+def cached_folder(name: str) -> Path | None:
+    """The folder of a model that is here already, of its main branch; None where it is not."""
+    path = Path(name).expanduser()
+    if path.is_dir() or not _HUB_ID.match(name):
+        return path if path.is_dir() else None
+    return _cached(name, None, _SAFE)
+
+
+def _cached(name: str, revision: str | None, weights: str) -> Path | None:
+    """What was downloaded before, if all of it is there."""
     try:
-        return Path(_snapshot(name, revision=revision, local_files_only=True))
+        return Path(_snapshot(name, weights, revision=revision, local_files_only=True))
     except LocalEntryNotFoundError:
-        return _download(name, progress, flag, revision)
+        return None
 
 
-def _download(name: str, progress: Progress, flag: str, revision: str | None = None) -> Path:
+def _download(
+    name: str,
+    progress: Progress,
+    flag: str,
+    revision: str | None = None,
+    *,
+    allow_pickle: bool = False,
+) -> Path:
     progress.enter("asking the hub for the list of files")
     try:
-        files = _snapshot(name, revision=revision, dry_run=True)
-        if not any(file.filename.endswith(".safetensors") for file in files):
-            raise StartError(
-                f"{flag} {name}: the repository has no safetensors weights, and pickled ones are "
-                "refused because loading them runs code; choose a model with safetensors"
-            )
+        weights, files = _listed(name, revision, _SAFE)
+        if not files and allow_pickle:
+            weights, files = _listed(name, revision, _PICKLED)
+        if not files:
+            raise StartError(f"{flag} {name}: {_no_weights(allow_pickle)}")
         progress.enter(
             "downloading", total=sum(file.file_size or 0 for file in files if file.will_download)
         )
-        return Path(_snapshot(name, revision=revision, tqdm_class=_reporting_to(progress)))
+        tell = _reporting_to(progress)
+        return Path(_snapshot(name, weights, revision=revision, tqdm_class=tell))
     except (LocalEntryNotFoundError, DryRunError, HTTPError, OSError) as error:
         raise _told(name, flag, error) from error
+
+
+def _listed(name: str, revision: str | None, weights: str) -> tuple[str, list[Any]]:
+    """The pattern of weights, and the files to have; none where none are such weights."""
+    files = _snapshot(name, weights, revision=revision, dry_run=True)
+    there = any(fnmatch(Path(file.filename).name, weights) for file in files)
+    return weights, list(files) if there else []
+
+
+def _no_weights(allow_pickle: bool) -> str:
+    if allow_pickle:
+        return "the repository has no weights, neither safetensors nor pytorch_model.bin"
+    return (
+        "the repository has no safetensors weights, and pickled ones are refused because a pickle "
+        "is a program: choose a model with safetensors, or, if you trust who made it, start with "
+        "--allow-pickle"
+    )
 
 
 def _told(name: str, flag: str, error: Exception) -> StartError:
@@ -109,8 +158,9 @@ def _told(name: str, flag: str, error: Exception) -> StartError:
     )
 
 
-def _snapshot(name: str, **options: Any) -> Any:
-    return snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=_UNWANTED, **options)
+def _snapshot(name: str, weights: str, **options: Any) -> Any:
+    wanted = [*_AROUND, weights]
+    return snapshot_download(name, allow_patterns=wanted, ignore_patterns=_UNWANTED, **options)
 
 
 def _reason(error: BaseException) -> str:

@@ -97,6 +97,7 @@ class LoadedModel:
         defaults: Sampling where a request says nothing: the model's own advice.
         device: Where it computes.
         dtype: What it computes in: bf16, fp16 or fp32.
+        quantization: Of its linear layers but the last: none, int8 or int4.
         weights_bytes: Memory of its weights.
         kv_bytes: Memory of its KV cache.
         kv_tokens: Tokens that the KV cache holds.
@@ -111,6 +112,7 @@ class LoadedModel:
     defaults: Sampling
     device: str
     dtype: str
+    quantization: str = "none"
     weights_bytes: int = 0
     kv_bytes: int = 0
     kv_tokens: int = 0
@@ -122,6 +124,7 @@ class LoadedModel:
         return {
             "device": self.device,
             "dtype": self.dtype,
+            "quantization": self.quantization,
             "context_length": self.context,
             "weights_bytes": self.weights_bytes,
             "kv_cache_bytes": self.kv_bytes,

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import uvicorn
 
@@ -59,7 +60,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name, field in Settings.model_fields.items():
         default = "" if field.default is None else f"; default {field.default}"
         described = f"{field.description} ({variable(name)}{default})".replace("%", "%%")
-        parser.add_argument(flag(name), dest=name, metavar="VALUE", help=described)
+        # A switch may stand alone.
+        more: dict[str, Any] = {}
+        if field.annotation is bool:
+            more = {"nargs": "?", "const": "true"}
+        parser.add_argument(flag(name), dest=name, metavar="VALUE", help=described, **more)
     return parser.parse_args(arguments)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from llm_offline.engine.continuous import ContinuousBatching
 from llm_offline.engine.interface import Engine
+from llm_offline.gauging import Gauge
 from llm_offline.loaded import LoadedModel
 from llm_offline.settings import Settings
 from llm_offline.threads import Threads
@@ -35,6 +36,7 @@ class Ready:
         settings: What it was loaded with.
         model: The weights, and what belongs to them.
         engine: Takes requests.
+        gauge: Looks at the memory.
         entering: Requests that have this model and may not have reached its engine yet.
         used: When a request last had it (`time.monotonic`).
     """
@@ -43,6 +45,7 @@ class Ready:
     settings: Settings
     model: LoadedModel
     engine: Engine
+    gauge: Gauge
     entering: int = 0
     used: float = field(default_factory=time.monotonic)
 
@@ -68,6 +71,10 @@ class Ready:
             self.entering -= 1
             self.used = time.monotonic()
 
+    async def memory(self) -> dict[str, int]:
+        """Of the device, in bytes; see `Gauge.read`."""
+        return await self.gauge.read(self.model.network)
+
     async def end(self, threads: Threads) -> None:
         """Let it finish what it has, then end its engine. Nobody may be sent here any more."""
         while self.busy:  # noqa: ASYNC110 - the engine's thread tells nobody
@@ -76,7 +83,7 @@ class Ready:
         await threads.run("ending", functools.partial(self.engine.join, 3600.0))
 
 
-def run(settings: Settings, model: LoadedModel) -> Ready:
+def run(settings: Settings, model: LoadedModel, gauge: Gauge) -> Ready:
     """Start an engine for a model."""
     engine = ContinuousBatching(
         model.network,
@@ -85,4 +92,4 @@ def run(settings: Settings, model: LoadedModel) -> Ready:
         max_queue=settings.max_queue,
         max_batch=settings.max_batch,
     )
-    return Ready(name_of(settings), settings, model, engine)
+    return Ready(name_of(settings), settings, model, engine, gauge)

@@ -15,20 +15,18 @@ from typing import Any, Literal, TypeVar
 
 from llm_offline.errors import (
     Conflict,
-    LLMOfflineError,
     Loading,
     QueueFull,
     ShuttingDown,
     StartError,
     Unloaded,
 )
-from llm_offline.fitting import Held, Need, has_room_beside
-from llm_offline.loaded import LoadedModel, Loader
-from llm_offline.off_loop import OffLoop
+from llm_offline.fitting import Need
+from llm_offline.loaded import Loader
 from llm_offline.progress import Progress
-from llm_offline.running import Ready, name_of, run
+from llm_offline.residents import Residents
+from llm_offline.running import Ready, name_of
 from llm_offline.settings import Settings, changed
-from llm_offline.threads import Threads
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +34,6 @@ T = TypeVar("T")
 
 NARRATION = 5.0
 """Seconds between two lines about the loading."""
-
-TRIAL_CONTEXT = 1024
-"""Tokens of context that a model gets which is only tried."""
 
 State = Literal["loading", "ready", "idle", "unloaded"]
 """`idle`: unloaded because nobody asked; the next request loads it again."""
@@ -78,11 +73,8 @@ class Serving:
         """Of the model that served last, in tokens."""
         self.started_at = int(time.time())
         """Unix time of the start."""
-        self._threads = Threads()
-        self._loader = OffLoop(loader, self._threads)
+        self._models = Residents(loader)
         self._wish = settings  # of the model that serves, or served last
-        self._ready: Ready | None = None
-        self._living: list[Ready] = []  # engines that have not ended
         self._change: asyncio.Task[Any] | None = None
         self._coming: Settings | None = None
         self._settled = asyncio.Event()
@@ -178,12 +170,11 @@ class Serving:
         for task in [*self._tasks, self._change]:
             if task is not None:
                 task.cancel()
-        for one in self._living:
-            one.engine.stop()
+        self._models.stop()
 
     def has_threads(self) -> bool:
         """Whether, after `stop`, a thread is still in a step or in the loading."""
-        return not self._threads.join(1.0) or not all(one.engine.join(1.0) for one in self._living)
+        return self._models.has_threads()
 
     # Changes
 
@@ -214,9 +205,9 @@ class Serving:
         self._refuse_another()
         self._trouble = None
         name = self._ready.name if self._ready else None
-        self._ready = self._coming = None
+        self._models.serving = self._coming = None
         self._set("idle" if idle else "unloaded")
-        self._change = asyncio.create_task(self._retire())
+        self._change = asyncio.create_task(self._models.retire())
         await asyncio.shield(self._change)
         if name is not None:
             log.info("%s was unloaded%s", name, ": nobody asked for a while" if idle else "")
@@ -234,9 +225,13 @@ class Serving:
         """
         self._refuse_another()
         self.progress, self._coming = Progress(), None
-        task = asyncio.create_task(self._trial(wish, use))
+        task = asyncio.create_task(self._models.trial(wish, self.progress, use))
         self._change = task
         return task
+
+    @property
+    def _ready(self) -> Ready | None:
+        return self._models.serving
 
     @property
     def _changing(self) -> bool:
@@ -265,13 +260,12 @@ class Serving:
         began = time.monotonic()
         replaced = self._ready.name if self._ready else None
         try:
-            need = await self._loader.weigh(wish, self.progress)
-            beside = has_room_beside(name_of(wish), need, self._held())
+            beside = await self._models.has_room(wish, self.progress)
             if beside or self._ready is None:
-                self._serve(wish, await self._loader.load(wish, self.progress))
+                await self._serve(wish)
                 if replaced:
                     self.progress.enter(f"serving; waiting for the last requests of {replaced}")
-                await self._retire()
+                await self._models.retire()
             else:
                 await self._swap(wish, self._ready.settings)
         except StartError as error:
@@ -287,64 +281,28 @@ class Serving:
         """Replace the model, which has the settings `before`, where both have no room."""
         name = name_of(before)
         self.progress.enter(f"waiting for the last requests of {name}")
-        self._ready = None
+        self._models.serving = None
         self._set("loading")
-        await self._retire()
+        await self._models.retire()
         try:
-            self._serve(wish, await self._loader.load(wish, self.progress))
+            await self._serve(wish)
         except StartError as error:
             told = str(error)
         else:
             return
         self.progress.enter(f"bringing {name} back")
         try:
-            self._serve(before, await self._loader.load(before, self.progress))
+            await self._serve(before)
         except StartError as error:
             raise StartError(f"{told}; and {name} could not be brought back: {error}") from None
         raise StartError(f"{told}; {name} serves again")
 
-    def _held(self) -> Held | None:
-        now = self._ready
-        return Held(now.name, now.model.weights_bytes, now.model.kv_bytes) if now else None
-
-    async def _trial(self, wish: Settings, use: Callable[[Ready, Need], Awaitable[T]]) -> T:
-        name, old = name_of(wish), self.model_name if self._ready else None
-        need = await self._loader.weigh(wish, self.progress)
-        free = need.free_beside(self._held())
-        if not need.fits(free):
-            hint = f"; unload {old} first (POST /v1/models/unload)" if old else ""
-            raise StartError(need.refusal(name, free, None) + hint)
-        short = {"max_batch": 1, "max_context": min(need.context, TRIAL_CONTEXT)}
-        small = wish.model_copy(update=short)
-        try:
-            self._living.append(run(small, await self._loader.load(small, self.progress)))
-            return await use(self._living[-1], need)
-        except LLMOfflineError as error:
-            # Its traceback would keep the model in memory.
-            failure = error.with_traceback(None)
-        finally:
-            await self._retire()
-        raise failure
-
-    def _serve(self, wish: Settings, model: LoadedModel) -> None:
-        if self.stopped:
-            raise ShuttingDown("the server is shutting down")
-        self._ready = run(wish, model)
-        self._living.append(self._ready)
-        self._wish, self.context = wish, model.context
+    async def _serve(self, wish: Settings) -> None:
+        """Load a model, which then serves; raises `StartError`."""
+        now = await self._models.put(wish, self.progress)
+        self._wish, self.context = wish, now.model.context
         self._set("ready")
-        log.info("ready: %s\n%s", self._ready.name, "\n".join(f"    {r}" for r in model.remarks))
-
-    async def _retire(self) -> None:
-        """End all engines but the one that serves, and give their memory back."""
-        await self._end_others()
-        await self._loader.give_back()
-
-    async def _end_others(self) -> None:
-        # A function of its own: nothing may refer to an engine any more when it returns.
-        while old := next((one for one in self._living if one is not self._ready), None):
-            await old.end(self._threads)
-            self._living.remove(old)
+        log.info("ready: %s\n%s", now.name, "\n".join(f"    {r}" for r in now.model.remarks))
 
     async def _come_back(self) -> None:
         while self._change is not None and self._changing and self.state == "idle":

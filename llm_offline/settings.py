@@ -49,6 +49,12 @@ class Settings(BaseSettings):
     revision: str | None = Field(
         None, description="Branch, tag or commit of a model on the hub; empty: its main branch"
     )
+    allow_pickle: bool = Field(
+        False,
+        description="Also take weights in `pytorch_model.bin`, where there are none in "
+        "safetensors. A pickle is a program: PyTorch reads it with nothing at hand but tensors, "
+        "which has had holes, so only files whose maker you trust",
+    )
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from llm_offline.engine.interface import GenerationRequest, Sampling, TextDelta
@@ -20,6 +21,9 @@ _PREFILL = 256
 """Tokens of the prompt: enough to tell how fast prompts are read."""
 
 _MOST_SHOWN = 16
+
+_LOOK = 0.02
+"""Seconds between two looks at the memory."""
 
 
 async def validate(
@@ -48,10 +52,12 @@ async def validate(
         "stop_tokens": [model.text.token_text(token) for token in stops[:_MOST_SHOWN]],
         "attention_difference": model.network.difference,
     }
-    problems, remarks = [], _remarks(report)
+    problems, remarks = [], _remarks(report, model.dtype)
     try:
         await aside(_try_template, now)
-        report["generation"] = await _generate(now, prompt, max_tokens, aside)
+        async with _watched(now) as looks:
+            report["generation"] = await _generate(now, prompt, max_tokens, aside)
+        report["memory"] = _memory(now, looks)
         if not report["generation"]["text"].strip():
             remarks.append("what it generated is no text: only special tokens or white space")
     except (QueueFull, ShuttingDown):  # these are not about the model
@@ -81,8 +87,12 @@ def _as_weighed(need: Need) -> dict[str, Any]:
     }
 
 
-def _remarks(report: dict[str, Any]) -> list[str]:
+def _remarks(report: dict[str, Any], dtype: str) -> list[str]:
     found = []
+    if report["quantization"] != "none":
+        found.append(
+            f"{report['quantization']}: output layer, embeddings and norms stay in {dtype}"
+        )
     if report["chat_template"] is None:
         found.append("it has no chat template: chat is refused unless --chat-template gives one")
     if not report["stop_ids"]:
@@ -121,6 +131,44 @@ async def _generate(now: Ready, prompt: str, max_tokens: int, aside: Aside) -> d
         "prefill_tokens_per_second": round(len(tokens) / first, 1),
         "decode_tokens_per_second": round(more / (last - first), 1) if more else None,
         "text": "".join(delta.text for _, delta in seen),
+    }
+
+
+@asynccontextmanager
+async def _watched(now: Ready) -> AsyncIterator[list[dict[str, int]]]:
+    """Looks at the device's memory: before, all the while, and after."""
+    looks = [await now.memory()]
+
+    async def watch() -> None:
+        while True:
+            looks.append(await now.memory())
+            await asyncio.sleep(_LOOK)
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield looks
+    finally:
+        watching.cancel()
+    looks.append(await now.memory())
+
+
+def _memory(now: Ready, looks: list[dict[str, int]]) -> dict[str, int]:
+    """What the model takes as it was tried here, in bytes.
+
+    `generating_bytes` is by how much this process grew at most while it generated, as far as was
+    seen: a step's numbers, and on a CPU also those keys and values that were written for the first
+    time. `used_bytes` is all that this process has on the device, other models included.
+    """
+    held = {"weights_bytes": now.model.weights_bytes, "kv_cache_bytes": now.model.kv_bytes}
+    told = [look for look in looks if look]
+    if not told:  # the device's driver says nothing
+        return held
+    most = max(look["used_bytes"] for look in told)
+    return held | {
+        "generating_bytes": most - told[0]["used_bytes"],
+        "used_bytes": most,
+        "free_bytes": told[-1]["free_bytes"],
+        "total_bytes": told[-1]["total_bytes"],
     }
 
 

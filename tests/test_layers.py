@@ -52,7 +52,7 @@ HEAVY = {
         "rag_backend.knowledge.embedding",
         "rag_backend.knowledge.parallel",
         "rag_backend.knowledge.reranking",
-        "llm_offline.loading",
+        "llm_offline.pickles",
         "llm_offline.weighing",
         "llm_offline.workers",
         # The engine's inside; what is above it (scheduler, sequences, HTTP) knows no tensor.

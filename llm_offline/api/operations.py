@@ -32,7 +32,8 @@ async def health(request: Request) -> JSONResponse:
         idle = {"status": "idle", "model": serving.model_name}
         return JSONResponse(idle | _encoder(request))
     try:
-        state = _state(serving, serving.ready()) | _encoder(request)
+        now = serving.ready()
+        state = _state(serving, now, await now.memory()) | _encoder(request)
         return JSONResponse(state, status_code=200 if state["status"] == "ok" else 503)
     except LLMOfflineError as error:
         loading = {
@@ -56,7 +57,7 @@ async def metrics(request: Request) -> PlainTextResponse:
     if now is None and serving.state == "loading":
         now = ready(request)  # says how far the loading is
     if now is not None:
-        status, memory = now.engine.status(), now.model.network.memory()
+        status, memory = now.engine.status(), await now.memory()
     else:
         status, memory = EngineStatus(0, 0, serving.settings.max_queue, {}, 0, 0), {}
     return PlainTextResponse(
@@ -66,14 +67,14 @@ async def metrics(request: Request) -> PlainTextResponse:
     )
 
 
-def _state(serving: Serving, now: Ready) -> dict[str, Any]:
+def _state(serving: Serving, now: Ready, memory: dict[str, int]) -> dict[str, Any]:
     status = now.engine.status()
     return {
         "status": "ok" if status.failing is None else "failing",
         "model": serving.model_name,
         "device": now.model.device,
         "dtype": now.model.dtype,
-        "memory": now.model.network.memory(),
+        "memory": memory,
         "context_length": now.model.context,
         "queue": {
             "waiting": status.waiting,

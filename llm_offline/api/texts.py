@@ -45,7 +45,7 @@ async def chat_completions(request: Request) -> Response:
     # Each text has a grammar of its own, which remembers how far the text has come.
     grammars = [await aside(request, body.grammar, model.grammars) for _ in wanted]
     wanted = [replace(one, grammar=found) for one, found in zip(wanted, grammars, strict=True)]
-    check = await asyncio.to_thread(body.call_check, model.grammars)
+    check = await aside(request, body.call_check, model.grammars)
     generations = await admit(engine, wanted)
     if tools:
         names, several = {tool.function.name for tool in tools}, body.several_calls

@@ -110,7 +110,7 @@ class LayerCache:
         """Takes dtype and device of `like`.
 
         Raises:
-            torch.OutOfMemoryError: It does not fit on the device.
+            RuntimeError: It does not fit on the device (`device.lacks_memory`).
         """
         slots = blocks * size
         self.size = size
@@ -315,7 +315,7 @@ def install(
     """Give each layer its cache, and make the model call `paged_attention`.
 
     Raises:
-        torch.OutOfMemoryError: The caches do not fit on the device.
+        RuntimeError: The caches do not fit on the device (`device.lacks_memory`).
     """
     AttentionInterface.register(NAME, paged_attention)
     like = next(model.parameters())

@@ -5,13 +5,15 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import psutil
 import torch
 
-from llm_offline.errors import OutOfMemory, StartError
+from llm_offline.engine.containers import container_room
+from llm_offline.errors import LLMOfflineError, OutOfMemory, StartError
 
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -62,14 +64,14 @@ def memory(device: torch.device) -> dict[str, int]:
         return {"used_bytes": used, "free_bytes": free, "total_bytes": total}
     system = psutil.virtual_memory()
     used = psutil.Process(os.getpid()).memory_info().rss
-    return {"used_bytes": used, "free_bytes": system.available, "total_bytes": system.total}
+    free, total = container_room(system.available, system.total)
+    return {"used_bytes": used, "free_bytes": free, "total_bytes": total}
 
 
 def give_back() -> None:
     """Give the system back what no tensor needs any more."""
     gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    _empty_cache()
     # The C library keeps what was freed between other things, unless it is told.
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -97,22 +99,43 @@ def returnable() -> Iterator[None]:
         allocator.mallopt(_M_TRIM_THRESHOLD, 2**26)
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether torch, or a library below it, raised this because memory ran out, on any device.
+
+    A CPU's allocator raises a plain `RuntimeError`, CUDA's libraries have words of their own, and a
+    launch that finds no memory is an `AcceleratorError`.
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and _NO_ROOM.search(str(error)) is not None
+
+
+_NO_ROOM = re.compile(
+    r"out of memory|allocate memory|not enough memory|bad_alloc|_ALLOC(ATION)?_FAILED"
+)
+
+
+def _for_a_request() -> LLMOfflineError:
+    return OutOfMemory(
+        "the device ran out of memory for this request: shorten the prompt, or start the server "
+        "with a smaller --max-context"
+    )
+
+
 @contextmanager
-def memory_errors() -> Iterator[None]:
-    """Map what torch raises when memory runs out, on a GPU or a CPU."""
+def memory_errors(told: Callable[[], LLMOfflineError] = _for_a_request) -> Iterator[None]:
+    """Map what is raised when memory runs out (see `lacks_memory`) to what `told` makes."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        torch.cuda.empty_cache()
-        raise OutOfMemory(_NO_MEMORY) from error
     except (RuntimeError, MemoryError) as error:
-        text = str(error)
-        if isinstance(error, MemoryError) or "allocate memory" in text or "bad_alloc" in text:
-            raise OutOfMemory(_NO_MEMORY) from error
-        raise
+        if not lacks_memory(error):
+            raise
+        _empty_cache()
+        raise told() from error
 
 
-_NO_MEMORY = (
-    "the device ran out of memory for this request: shorten the prompt, or start the server "
-    "with a smaller --max-context"
-)
+def _empty_cache() -> None:
+    # A device that is lost, as after an assertion, refuses this too.
+    with suppress(RuntimeError):
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.empty_cache()

@@ -19,10 +19,11 @@ from llm_offline.engine.interface import GenerationRequest
 from llm_offline.engine.kv_cache import BlockPool
 from llm_offline.engine.outcome import outcome
 from llm_offline.engine.sequence import Drawn, Sequence
-from llm_offline.engine.sizing import gpu_room, step_memory
+from llm_offline.engine.sizing import cpu_room, gpu_room, step_memory
 from llm_offline.engine.speculation import MOST
 from llm_offline.engine.static_batch import Bucket, StaticBatch, buckets
 from llm_offline.engine.step import Row
+from llm_offline.engine.weights import held_by
 from llm_offline.errors import StartError
 
 log = logging.getLogger(__name__)
@@ -58,17 +59,22 @@ class Runner:
         Raises:
             StartError: It does not fit on the device, or its attention is of another kind.
         """
-        try:
-            self._model = model.to(device).eval()
-        except torch.OutOfMemoryError as error:
-            weights = sum(p.numel() * p.element_size() for p in model.parameters()) / 2**30
-            free, total = (amount / 2**30 for amount in torch.cuda.mem_get_info(device))
-            raise StartError(
-                f"the model's weights ({weights:.1f} GiB) do not fit on {device}, which has "
-                f"{free:.1f} of {total:.1f} GiB free: close what uses it, choose a smaller model, "
-                "or use --device cpu"
-            ) from error
         self._device = torch.device(device)
+        free = self.memory()["free_bytes"] / 2**30
+
+        def too_large() -> StartError:
+            return StartError(
+                f"the model's weights ({held_by(model) / 2**30:.1f} GiB) do not fit on {device}, "
+                f"which had {free:.1f} GiB free: close what uses it, choose --quantization or a "
+                "smaller model, or use --device cpu"
+            )
+
+        with memory_errors(too_large):
+            self._model = model.to(device).eval()
+            self._reference = _own_logits(self._model)
+            self._layers = attention.layer_shapes(self._model)
+        self.weights_bytes = held_by(self._model)
+        """What the weights take, as they lie there now."""
         self.device = device
         self.stop_ids = stop_ids
         """Ids that end a text."""
@@ -76,8 +82,6 @@ class Runner:
         """Most tokens a step should have."""
         self.block_size = BLOCK
         self._quantized = quantized
-        self._reference = _own_logits(self._model)
-        self._layers = attention.layer_shapes(self._model)
         if len(self._layers) != model.config.get_text_config().num_hidden_layers:
             raise self._unfit("not all of their layers are attention that can be replaced")
         self.blocks = 0
@@ -103,8 +107,15 @@ class Runner:
         numbers = sum(s.heads * (s.key_dim + s.value_dim) for _, s in self._layers)
         return numbers * int(self._model.dtype.itemsize)
 
-    def room(self, most_rows: int, kv_memory: float | None = None) -> int:
-        """Tokens for whose keys and values a CUDA device has memory; see `sizing.gpu_room`."""
+    def room(self, most_rows: int, kv_memory: float | None = None, beside: int = 0) -> int:
+        """Tokens for whose keys and values the device has memory; see `sizing`.
+
+        Raises:
+            StartError: There is too little.
+        """
+        memory = self.memory()
+        if self._device.type != "cuda":
+            return cpu_room(self.device, memory["free_bytes"], self.bytes_per_token, kv_memory)
         step = step_memory(
             self._model.config.get_text_config(),
             tokens=self.step_tokens,
@@ -113,7 +124,7 @@ class Runner:
             kv_heads=min(shape.heads for _, shape in self._layers),
             itemsize=self._model.dtype.itemsize,
         )
-        return gpu_room(self.device, self.memory(), self.bytes_per_token, step, kv_memory)
+        return gpu_room(self.device, memory, self.bytes_per_token, step, kv_memory, beside)
 
     def allocate(
         self,
@@ -136,15 +147,17 @@ class Runner:
         """
         self.blocks = -(-tokens // BLOCK)
         self._steps = None
-        with self._here():
-            try:
-                # One more: block 0 belongs to nobody.
-                attention.install(self._model, self._layers, self.blocks + 1, BLOCK)
-            except torch.OutOfMemoryError as error:
-                raise StartError(
-                    f"a KV cache of {tokens} tokens does not fit on {self.device}: start with a "
-                    "smaller --kv-memory or --max-context"
-                ) from error
+
+        def too_large() -> StartError:
+            return StartError(
+                f"a KV cache of {tokens} tokens ({tokens * self.bytes_per_token / 2**30:.2f} GiB), "
+                f"and a step with it, do not fit on {self.device}: start with a smaller "
+                "--kv-memory, --max-batch or --max-context"
+            )
+
+        with self._here(), memory_errors(too_large):
+            # One more: block 0 belongs to nobody.
+            attention.install(self._model, self._layers, self.blocks + 1, BLOCK)
             if not (wrong := self._difference()) < self._allowed:
                 raise self._unfit(f"their output differs from the model's own by {wrong:.1%}")
             self._prepare_decoding(-(-(context or tokens) // BLOCK), most_rows, graphs)

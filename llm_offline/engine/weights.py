@@ -81,12 +81,13 @@ def arrange(
         model: A transformers causal LM on the CPU; it is changed. Unless `quantization` is
             `none`, its dtype may be that of its files.
         quantization: `none`, `int8` or `int4`.
-        device: Where it will compute; all but quantized layers stay on the CPU.
+        device: Where it will compute; all but quantized layers stay on the CPU. For a CPU nothing
+            stays mapped from a file.
         dtype: What it computes in.
         told: Called with (layers done, layers in all).
 
     Raises:
-        torch.OutOfMemoryError: The quantized layers do not fit on the device.
+        RuntimeError: One of the kinds that `device.lacks_memory` knows, where they do not fit.
     """
     found = _quantizable(model, quantization)
     for done, (parent, name) in enumerate(found, start=1):
@@ -95,9 +96,21 @@ def arrange(
         told(done, len(found))
     if quantization != "none":
         _own(model, dtype)
+    elif device == "cpu":
+        _leave_files(model, dtype)
     for parent, name in _linears(model):
         if _packs(getattr(parent, name), dtype, device):
             setattr(parent, name, PackedLinear(getattr(parent, name)))
+
+
+def held_by(model: Any) -> int:
+    """Bytes of all tensors that a network holds: parameters, and what layers keep beside them."""
+    found: dict[int, int] = {}
+    for module in model.modules():
+        tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        tensors += [value for value in vars(module).values() if isinstance(value, torch.Tensor)]
+        found |= {id(one): one.numel() * one.element_size() for one in tensors}
+    return sum(found.values())
 
 
 def _linears(model: Any) -> list[tuple[nn.Module, str]]:
@@ -131,6 +144,22 @@ def _quantized(linear: nn.Linear, quantization: str, device: str, dtype: torch.d
 def _packs(linear: nn.Linear, dtype: torch.dtype, device: str) -> bool:
     supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return device == "cpu" and dtype == torch.bfloat16 and bool(supported)
+
+
+def _leave_files(model: Any, dtype: torch.dtype) -> None:
+    """Copy what is still mapped from a file, but for weights that are copied when they are packed.
+
+    A file of the dtype that is computed in is not read but mapped. Whoever copied another version
+    over it would change the weights of a running model, or end the process (SIGBUS); and the system
+    counts such memory as free, which would then be given to keys and values.
+    """
+    embeddings = model.get_input_embeddings().weight
+    linears = [getattr(parent, name) for parent, name in _linears(model)]
+    packed = {id(one.weight) for one in linears if _packs(one, dtype, "cpu")} - {id(embeddings)}
+    for parameter in model.parameters():
+        # torch can resize what it has allocated, and not what is mapped.
+        if id(parameter) not in packed and not parameter.untyped_storage().resizable():
+            parameter.data = parameter.data.clone()
 
 
 def _own(model: Any, dtype: torch.dtype) -> None:

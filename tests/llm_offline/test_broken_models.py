@@ -9,7 +9,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
+from tests.llm_offline.bystander import bystander
 from tests.llm_offline.processes import server
 from tests.tiny_model import build_tiny_llama
 
@@ -35,11 +38,29 @@ def _not_numbers(folder: Path) -> None:
     weights.write_bytes(content[:header] + b"\xff" * (len(content) - header))
 
 
+def _wrong_shape(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] = torch.zeros(7)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _no_json(folder: Path) -> None:
+    (folder / "config.json").write_bytes(b"\x80\x02}q\x00.")
+
+
+def _no_tokenizer(folder: Path) -> None:
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+
+
 BROKEN: dict[Callable[[Path], None], str] = {
     _truncated: "damaged or was not copied whole",
     _garbage: "damaged or was not copied whole",
     _pickled: "only pickled weights, which are refused",
     _not_numbers: "differs from the model's own",
+    _wrong_shape: "has them in another shape (model.norm.weight",
+    _no_json: "cannot be read as JSON",
+    _no_tokenizer: "the tokenizer in",
 }
 
 
@@ -59,6 +80,48 @@ def test_a_broken_checkpoint_ends_the_start_with_one_line(
             assert process.wait() == 1
             assert sentence in process.output().strip().splitlines()[-1]
             assert "Traceback" not in process.output()
+
+
+def test_broken_checkpoints_disturb_nobody(tmp_path: Path, tiny_folder: Path) -> None:
+    """Loaded or validated while another request runs: one sentence, and the old model serves on."""
+    with (
+        server(tmp_path, "--model", str(tiny_folder), "--device", "cpu") as process,
+        httpx.Client(base_url=process.until_ready().url, timeout=90) as http,
+    ):
+        for spoil, sentence in BROKEN.items():
+            model = shutil.copytree(tiny_folder, tmp_path / spoil.__name__)
+            spoil(model)
+            body = {"model": str(model), "stream": False}
+            with bystander(process.url):
+                refused = http.post("/v1/models/load", json=body)
+                report = http.post("/validate-model", json={"model": str(model)}).json()
+            error = refused.json()["error"]
+            assert error["code"] == "load_failed", error
+            assert sentence in error["message"]
+            assert "\n" not in error["message"]
+            assert (report["loads"], report["valid"]) == (False, False)
+            assert sentence in report["problems"][0]
+            assert http.get("/v1/models").json()["data"][0]["id"] == tiny_folder.name
+        # What the server was not started with, no request can ask for.
+        for path in ("/v1/models/load", "/validate-model"):
+            asked = http.post(path, json={"model": str(model), "allow_pickle": True})
+            assert asked.status_code == 400
+            assert asked.json()["error"]["param"] == "allow_pickle"
+        assert process.health()[1]["step_failures"] == 0
+        assert "Traceback" not in process.output()
+
+
+def test_pickled_weights_by_the_servers_own_setting(tmp_path: Path, tiny_folder: Path) -> None:
+    model = shutil.copytree(tiny_folder, tmp_path / "pickled")
+    torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")
+    (model / "model.safetensors").unlink()
+    flags = ("--model", str(tiny_folder), "--device", "cpu", "--allow-pickle")
+    with server(tmp_path, *flags) as process, bystander(process.until_ready().url):
+        body = {"model": str(model), "stream": False}
+        loaded = httpx.post(f"{process.url}/v1/models/load", json=body, timeout=90).json()
+        assert (loaded["status"], loaded["model"]) == ("ready", "pickled")
+        assert "LLM_OFFLINE_ALLOW_PICKLE=True" in process.output()
+        assert "the weights are pickles (--allow-pickle)" in process.output()
 
 
 def test_a_model_without_a_chat_template_says_how_to_give_one(tmp_path: Path) -> None:

@@ -58,3 +58,16 @@ def test_what_would_be_free_without_the_old_one_counts() -> None:
         has_room_beside("new", replace(tight, weights=7 * GIB), OLD)
     # A GPU's memory is taken when it is reserved.
     assert not has_room_beside("new", replace(tight, weights=7 * GIB, device="cuda"), OLD)
+
+
+def test_kv_memory_that_does_not_fit_disturbs_nobody() -> None:
+    asked = replace(NEED, free=11 * GIB, kv_asked=6 * GIB)
+    with pytest.raises(StartError, match=r"6\.00 GiB for keys and values \(--kv-memory\)") as told:
+        has_room_beside("new", asked, None)
+    assert ": lower --kv-memory, or close" in str(told.value)
+    assert has_room_beside("new", replace(asked, kv_asked=4 * GIB), None)
+
+
+def test_a_refusal_tells_of_the_room_kept_for_an_encoder() -> None:
+    with pytest.raises(StartError, match=r"on cuda beside 1\.5 GiB kept for the encoder: close"):
+        has_room_beside("new", replace(NEED, free=GIB, device="cuda", beside=3 * GIB // 2), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,14 +38,58 @@ def test_a_model_that_does_not_exist(remote: FakeHub) -> None:
         hub.model_folder("acme/typo", Progress())
 
 
-def test_a_model_with_pickled_weights_only(remote: FakeHub, tmp_path: Any) -> None:
-    (tmp_path / "repository").mkdir()
-    (tmp_path / "repository" / "config.json").write_text("{}", encoding="utf-8")
-    (tmp_path / "repository" / "pytorch_model.bin").write_bytes(b"\x80")
-    remote.repositories["acme/pickled"] = tmp_path / "repository"
-    with pytest.raises(StartError, match="no safetensors weights, and pickled ones are refused"):
+@pytest.fixture
+def repository(remote: FakeHub, tmp_path: Path) -> Path:
+    """A repository with pickled weights only."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    (folder / "pytorch_model.bin").write_bytes(b"\x80")
+    (folder / "training_args.bin").write_bytes(b"\x80")
+    remote.repositories["acme/pickled"] = folder
+    return folder
+
+
+def _files(folder: Path) -> set[str]:
+    return {file.name for file in folder.iterdir()}
+
+
+def test_pickled_weights_are_not_downloaded(remote: FakeHub, repository: Path) -> None:
+    with pytest.raises(StartError, match=r"pickled ones are refused .* start with --allow-pickle"):
         hub.model_folder("acme/pickled", Progress())
     assert not any(path.endswith(".bin") for path in remote.requests)
+
+
+def test_pickled_weights_where_they_are_allowed(remote: FakeHub, repository: Path) -> None:
+    def folder(**more: Any) -> Path:
+        return hub.model_folder("acme/pickled", Progress(), **more)
+
+    found = folder(allow_pickle=True)
+    assert _files(found) == {"config.json", "pytorch_model.bin"}
+    remote.requests.clear()
+    assert folder(allow_pickle=True) == found
+    assert not remote.requests
+    assert hub.cached_folder("acme/pickled") == found
+
+
+def test_a_repository_without_weights(remote: FakeHub, repository: Path) -> None:
+    (repository / "pytorch_model.bin").unlink()
+    with pytest.raises(StartError, match="no weights, neither safetensors nor pytorch_model"):
+        hub.model_folder("acme/pickled", Progress(), allow_pickle=True)
+
+
+def test_safetensors_are_downloaded_where_there_are_both(remote: FakeHub, repository: Path) -> None:
+    (repository / "model.safetensors").write_bytes(b"x" * 100)
+    found = hub.model_folder("acme/pickled", Progress(), allow_pickle=True)
+    assert _files(found) == {"config.json", "model.safetensors"}
+    assert not any(path.endswith(".bin") for path in remote.requests)
+
+
+def test_what_is_here_already(remote: FakeHub, tmp_path: Path) -> None:
+    assert hub.cached_folder(str(tmp_path)) == tmp_path
+    assert hub.cached_folder("acme/far") is None
+    assert hub.cached_folder("./no/such") is None
+    assert not remote.requests
 
 
 def test_no_connection(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
@@ -62,7 +107,7 @@ def test_no_connection(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
 
 
 def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(name: str, **options: Any) -> Any:
+    def full(name: str, weights: str, **options: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(hub, "_snapshot", full)

@@ -12,10 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llm_offline.engine.weights import WeightBytes
 from llm_offline.errors import StartError
 from llm_offline.loaded import LoadedModel
-from llm_offline.loading import _even_positions, _weight_remarks, load_model
+from llm_offline.loading import load_model
 from llm_offline.progress import Progress
 from llm_offline.settings import Settings
 
@@ -67,8 +66,14 @@ def _wrong_shape(folder: Path) -> None:
 
 
 def _missing_shard(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def _index_of_nothing(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": [3]}', encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -76,11 +81,25 @@ def _missing_shard(folder: Path) -> None:
     [
         (lambda folder: (folder / "config.json").unlink(), "it has no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "cannot be read as JSON"),
+        (lambda folder: (folder / "config.json").write_text("[1]"), "is not a JSON object"),
+        (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe"), "be read as JSON"),
         (lambda folder: _change(folder / "config.json", model_type="hal9000"), "type 'hal9000'"),
         (
             lambda folder: _change(folder / "config.json", model_type="bert"),
             "causal language model",
         ),
+        (lambda folder: _change(folder / "config.json", vocab_size="x"), "expected int, got str"),
+        (lambda folder: _change(folder / "config.json", rope_parameters=3), "cannot build"),
+        (
+            lambda folder: _change(folder / "config.json", num_hidden_layers=10**8),
+            "100000000 layer",
+        ),
+        (lambda folder: _change(folder / "config.json", num_hidden_layers=-1), "which no model"),
+        (
+            lambda folder: _change(folder / "config.json", num_attention_heads=0),
+            "cannot build: int",
+        ),
+        (lambda folder: _change(folder / "config.json", hidden_size=10**12), "does not fit"),
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "the tokenizer in"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "the tokenizer in"),
@@ -90,6 +109,7 @@ def _missing_shard(folder: Path) -> None:
         (_garbage, "damaged or was not copied whole"),
         (_lacking, "(model.layers.1.mlp.up_proj.weight"),
         (_wrong_shape, "model.norm.weight"),
+        (_index_of_nothing, "names no files of weights"),
         (_missing_shard, "lacks model-00001-of-00002.safetensors"),
     ],
 )
@@ -121,23 +141,6 @@ def test_max_context(tiny_folder: Path) -> None:
     assert _load(tiny_folder, max_context=100).context == 100
     with pytest.raises(StartError, match="more than the 4096 tokens"):
         _load(tiny_folder, max_context=5000)
-
-
-@pytest.mark.parametrize(
-    ("rope", "tokens"),
-    [
-        ({"rope_type": "llama3", "original_max_position_embeddings": 64}, None),
-        ({"rope_type": "longrope", "original_max_position_embeddings": 64}, 64),
-        ({"rope_type": "dynamic", "factor": 2.0}, 4096),
-        ({"a": {"rope_type": "default"}, "b": {"rope_type": "dynamic"}}, 4096),
-        (None, None),
-    ],
-)
-def test_positions_that_depend_on_the_longest_text(
-    rope: dict[str, object] | None, tokens: int | None
-) -> None:
-    config = {"max_position_embeddings": 4096, "rope_parameters": rope}
-    assert _even_positions(config) == tokens
 
 
 @pytest.mark.parametrize(
@@ -180,16 +183,24 @@ def test_other_numbers(tiny_folder: Path, dtype: str, quantization: str) -> None
     remarks = "; ".join(_load(tiny_folder, dtype=dtype, quantization=quantization).remarks)
     kind = dtype if quantization == "none" else f"{quantization} and {dtype}"
     assert f"GiB ({kind})" in remarks
-    assert ("% of the weights quantized, the rest in" in remarks) == (quantization != "none")
+    assert ("quantized; output layer, embeddings and norms stay in" in remarks) == (
+        quantization != "none"
+    )
 
 
-@pytest.mark.parametrize("quantization", ["int8", "int4"])
-def test_quantized_weights_let_the_file_go(copied: Path, quantization: str) -> None:
-    """It is mapped while it is read; afterwards nothing of it takes memory."""
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("quantization", ["none", "int8", "int4"])
+def test_weights_let_the_file_go(copied: Path, quantization: str, dtype: str) -> None:
+    """It is mapped while it is read; afterwards whoever writes over it disturbs nobody."""
     maps = Path("/proc/self/maps")
     if not maps.is_file():
         pytest.skip("needs Linux")
-    model = _load(copied, quantization=quantization)
+    if dtype == "bf16":  # of the file too: what is converted was copied
+        file = copied / "model.safetensors"
+        tensors = {name: tensor.bfloat16() for name, tensor in load_file(file).items()}
+        save_file(tensors, file, metadata={"format": "pt"})
+        del tensors
+    model = _load(copied, quantization=quantization, dtype=dtype)
     gc.collect()
     assert str(copied) not in maps.read_text()
     assert model.network.vocabulary
@@ -198,28 +209,19 @@ def test_quantized_weights_let_the_file_go(copied: Path, quantization: str) -> N
 @pytest.mark.parametrize(
     ("quantization", "free", "sentence"),
     [
-        ("none", 450_000, "--quantization int8 (0.0 GiB) or --quantization int4 (0.0 GiB), or"),
-        ("int8", 375_000, "(int8 and fp32), and cpu has 0.0 GiB free"),
-        ("int4", 100_000, "close what uses it, or choose a smaller model"),
+        ("none", 500_000, "or --quantization int8 (0.0 GiB), or --quantization int4 (0.0 GiB)"),
+        ("int8", 375_000, "0.0 GiB for its weights and 0 MiB for each 1,024 tokens of context"),
+        ("int4", 100_000, "are free on cpu: close what uses it, or choose a smaller model"),
     ],
 )
 def test_weights_that_do_not_fit_are_not_read(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, quantization: str, free: int, sentence: str
 ) -> None:
-    monkeypatch.setattr("llm_offline.loading.memory", lambda device: {"free_bytes": free})
+    monkeypatch.setattr("llm_offline.weighing.memory", lambda device: {"free_bytes": free})
+    monkeypatch.setattr("llm_offline.fitting._SPARE", 0)
     with pytest.raises(StartError) as refused:
         _load(tiny_folder, quantization=quantization)
     assert sentence in str(refused.value)
-
-
-def test_the_start_says_where_quantization_saves_no_time() -> None:
-    sizes = {"int4": WeightBytes(quantized=2**30, rest=2**29, numbers=2**31, of=2**31 + 2**28)}
-    assert _weight_remarks("int4", sizes, "fp16", "mps") == [
-        "weights 1.50 GiB (int4 and fp16): 89% of the weights quantized, the rest in fp16",
-        "int4 saves memory only, and time not: its kernels need CUDA and Triton, so the weights "
-        "are written out in each step",
-    ]
-    assert len(_weight_remarks("int4", sizes, "bf16", "cpu")) == 1
 
 
 def test_the_memory_for_keys_and_values_is_bounded(tiny_folder: Path) -> None:
@@ -227,3 +229,24 @@ def test_the_memory_for_keys_and_values_is_bounded(tiny_folder: Path) -> None:
     assert _load(tiny_folder, kv_memory=0.0005).context < 4096
     with pytest.raises(StartError, match="raise --kv-memory"):
         _load(tiny_folder, kv_memory=0.00001)
+    with pytest.raises(StartError, match=r"\(--kv-memory\), and .* free on cpu: lower --kv-memory"):
+        _load(tiny_folder, kv_memory=9_000)
+
+
+def test_an_allocator_that_gives_no_memory_is_one_sentence(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **more: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")
+
+    for place, sentence in (
+        ("llm_offline.network_reading._model_class.from_pretrained", "while the weights in"),
+        ("llm_offline.loading.arrange", "while the weights were arranged"),
+        ("llm_offline.engine.runner._own_logits", "do not fit on cpu, which had"),
+        ("llm_offline.engine.attention.install", "a KV cache of 65536 tokens"),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(place, full)
+            with pytest.raises(StartError) as refused:
+                _load(tiny_folder)
+        assert sentence in str(refused.value)

@@ -237,6 +237,12 @@ def test_validating(http: httpx.Client, tiny_folder: Path, other_folder: Path) -
     assert report["generation"]["prefill_tokens_per_second"] > 0
     assert report["generation"]["decode_tokens_per_second"] > 0
     assert report["problems"] == []
+    memory, facts = report["memory"], report["weights_bytes"] + report["kv_cache_bytes"]
+    assert memory["weights_bytes"] + memory["kv_cache_bytes"] == facts
+    # On a CPU keys and values are taken when they are first written.
+    assert memory["used_bytes"] > memory["weights_bytes"] > 100_000
+    assert 0 <= memory["generating_bytes"] < memory["used_bytes"] < memory["total_bytes"]
+    assert 0 < memory["free_bytes"] < memory["total_bytes"]
     longest = http.post("/validate-model", json={"max_context": 100_000}).json()
     assert not longest["loads"]
     assert "more than the 4096 tokens" in longest["problems"][0]
@@ -245,6 +251,12 @@ def test_validating(http: httpx.Client, tiny_folder: Path, other_folder: Path) -
         assert _served(http) == tiny_folder.name
     assert chunks[-1]["choices"][0]["finish_reason"] == "length"
     assert (other["valid"], other["model"], other["context_length"]) == (True, "other-llama", 1024)
+    # What it would take if it served, and what it took for the trial.
+    assert other["kv_cache_bytes"] == 16 * other["memory"]["kv_cache_bytes"]
+    quantized = http.post("/validate-model", json={"quantization": "int8"}).json()
+    assert quantized["quantization"] == "int8"
+    assert quantized["weights_bytes"] < report["weights_bytes"]
+    assert "output layer, embeddings and norms stay in" in quantized["remarks"][0]
 
 
 def test_validating_what_is_wrong(http: httpx.Client, tiny_folder: Path, tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ from llm_offline.engine.continuous import ContinuousBatching
 from llm_offline.engine.decoding import plain_decode
 from llm_offline.engine.interface import GenerationRequest, Sampling
 from llm_offline.engine.runner import Runner
+from llm_offline.engine.weights import arrange, held_by
 from llm_offline.errors import OutOfMemory, StartError
+from llm_offline.weighing import expected_kv_token
 from tests.llm_offline.engine.models import CONFIGS, STOP, VOCABULARY, generated, random_model
 from tests.llm_offline.engine.stepping import Stepper
 
@@ -288,3 +290,32 @@ def test_running_out_of_memory_is_told_apart(monkeypatch: pytest.MonkeyPatch) ->
     stepper.add(GenerationRequest((5, 6), GREEDY))
     with pytest.raises(OutOfMemory, match="smaller --max-context"):
         stepper.step()
+
+
+def test_weights_that_do_not_fit_are_counted_as_they_lie_there() -> None:
+    """Quantized ones are no parameters."""
+    model = random_model(CONFIGS["qwen3"]())
+    arrange(model, "int8", device="cpu", dtype=torch.float32)
+    held = held_by(model)
+    assert held > 1.5 * sum(p.numel() * p.element_size() for p in model.parameters())
+
+    def full(device: str) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate "
+                           "memory")  # fmt: skip
+
+    model.to = full
+    with pytest.raises(StartError, match=rf"weights \({held / 2**30:.1f} GiB\) do not fit on cpu"):
+        Runner(model, device="cpu", stop_ids=frozenset())
+
+
+@pytest.mark.parametrize("tokens", [2**40, 2**50])
+def test_a_cache_that_a_cpu_has_no_memory_for(tokens: int) -> None:
+    runner = Runner(random_model(CONFIGS["qwen3"]()), device="cpu", stop_ids=frozenset())
+    with pytest.raises(StartError, match=f"cache of {tokens} tokens .* smaller --kv-memory"):
+        runner.allocate(tokens)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_what_configurations_tell_of_the_cache_is_what_it_takes(kind: str) -> None:
+    told = expected_kv_token(CONFIGS[kind](), torch.float32)
+    assert told == _runner(kind).bytes_per_token

@@ -9,7 +9,7 @@ import torch
 from transformers import Gemma2Config, LlamaConfig
 
 from llm_offline.engine.device import memory
-from llm_offline.engine.sizing import StepMemory, gpu_room, step_memory
+from llm_offline.engine.sizing import StepMemory, cpu_room, gpu_room, kv_share, step_memory
 from llm_offline.errors import StartError
 
 GIB = 2**30
@@ -85,3 +85,25 @@ def test_a_short_text_must_fit() -> None:
     step = StepMemory(fixed=GIB, per_token=0)
     with pytest.raises(StartError, match="no room for the keys and values"):
         gpu_room("cuda:1", {"free_bytes": GIB, "total_bytes": 8 * GIB}, PER_TOKEN, step)
+
+
+def test_an_encoder_beside_it_leaves_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = _card(monkeypatch, 8, "int8")
+    alone, beside = (gpu_room("cuda", found, PER_TOKEN, STEP, beside=b) for b in (0, 2 * GIB))
+    assert alone - beside == pytest.approx(2 * GIB / (PER_TOKEN + STEP.per_token), abs=1)
+    with pytest.raises(StartError, match=r"and the 2\.00 GiB kept for --embedding-model, of which"):
+        gpu_room("cuda", found, PER_TOKEN, STEP, 3.0, beside=2 * GIB)
+    with pytest.raises(StartError, match="kept for --embedding-model, and a step takes"):
+        gpu_room("cuda", found, PER_TOKEN, STEP, beside=5 * GIB)
+
+
+def test_a_cpu_gives_half_of_what_is_free() -> None:
+    assert cpu_room("cpu", 4 * GIB, 1024) == 2 * GIB // 1024
+    assert kv_share("cpu") == kv_share("mps") == 0.5
+    assert kv_share("cuda:1") > 0.5
+
+
+def test_kv_memory_on_a_cpu_is_what_was_asked_for_or_refused() -> None:
+    assert cpu_room("cpu", 4 * GIB, 1024, 3.5) == 3.5 * GIB // 1024
+    with pytest.raises(StartError, match=r"--kv-memory 4\.5 does not fit: cpu has 4\.00 GiB free"):
+        cpu_room("cpu", 4 * GIB, 1024, 4.5)
