@@ -22,7 +22,7 @@ from llm_offline.engine.text import ModelText, choose_template
 from llm_offline.engine.weights import arrange
 from llm_offline.errors import StartError
 from llm_offline.fitting import has_room_beside
-from llm_offline.limits import limits
+from llm_offline.limits import Limits, limits
 from llm_offline.loaded import LoadedModel
 from llm_offline.network_reading import quieten, read_network
 from llm_offline.progress import Progress
@@ -52,18 +52,7 @@ def load_model(settings: Settings, progress: Progress, *, encoder: bool = True) 
     tokenizer = read_tokenizer(found.folder)
     template, origin = choose_template(tokenizer, settings.chat_template)
     network, advice = _network(settings, found, tokenizer, progress)
-    bounds = limits(
-        settings,
-        found.config,
-        network.room(settings.max_batch, settings.kv_memory, found.need.beside),
-    )
-    progress.enter("trying the model")
-    network.allocate(
-        bounds.tokens,
-        context=bounds.context,
-        most_rows=settings.max_batch,
-        graphs=settings.cuda_graphs,
-    )
+    bounds = _tried(settings, found, network, progress)
     model = LoadedModel(
         network=network,
         text=ModelText(tokenizer, template),
@@ -123,6 +112,20 @@ def _network(
     advice = weights.generation_config
     stops = _stop_ids(found.config, advice, tokenizer)
     return Runner(weights, device=device, stop_ids=stops, quantized=quantized), advice
+
+
+def _tried(settings: Settings, found: Candidate, network: Runner, progress: Progress) -> Limits:
+    """What the network has to work with, once it has its KV cache and has worked."""
+    room = network.room(settings.max_batch, settings.kv_memory, found.need.beside)
+    bounds = limits(settings, found.config, room)
+    progress.enter("trying the model")
+    network.allocate(
+        bounds.tokens,
+        context=bounds.context,
+        most_rows=settings.max_batch,
+        graphs=settings.cuda_graphs,
+    )
+    return bounds
 
 
 def _stop_ids(config: Any, generation: GenerationConfig, tokenizer: Any) -> frozenset[int]:

@@ -72,6 +72,11 @@ def read_network(folder: Path, files: list[Path], dtype: Any, progress: Progress
         ) from error
     finally:
         _hf_logging.set_tqdm_hook(previous)
+    _check_all_there(folder, report)
+    return model
+
+
+def _check_all_there(folder: Path, report: dict[str, Any]) -> None:
     misfits = [name for name, *_ in report["mismatched_keys"]]
     lacking = sorted([*report["missing_keys"], *misfits])
     if lacking:
@@ -80,7 +85,6 @@ def read_network(folder: Path, files: list[Path], dtype: Any, progress: Progress
             f"({lacking[0]}, ...): it is not a whole causal language model; copy or download it "
             "again"
         )
-    return model
 
 
 def _reporting_to(progress: Progress) -> Callable[..., Any]:
