@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("sections", nargs="*", help=f"{', '.join(sections)}; none is all")
     parser.add_argument("--shape", choices=SHAPES, help="100M; for the GPU part 3B")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=["bf16", "fp32"])
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 16])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 8, 16])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rehearse", action="store_true", help="run the GPU part on the CPU")
     parser.add_argument("--minutes", type=float, default=8.0, help="most that the GPU part takes")

@@ -98,14 +98,15 @@ Load = list[tuple[float, str, int]]
 """Each request: seconds after which it comes, its question, the tokens of its answer."""
 
 
-def _at_once(count: int, seed: int = 0) -> Load:
-    dice = random.Random(seed)
+def _at_once(count: int, turn: int = 0) -> Load:
+    # No two loads begin alike: nothing but the template's beginning is found in a prefix cache.
+    dice = random.Random(f"{count} at once, {turn}")
     return [(0.0, _words(dice, 100), ANSWER) for _ in range(count)]
 
 
-def _poisson(rate: float, seed: int) -> Load:
+def _poisson(rate: float, turn: int) -> Load:
     """Questions of 20 to 200 words and answers of 16 to 96 tokens, `rate` a second."""
-    dice, at, load = random.Random(seed), 0.0, Load()
+    dice, at, load = random.Random(f"{rate} a second, {turn}"), 0.0, Load()
     for _ in range(MIXED):
         at += dice.expovariate(rate)
         load.append((at, _words(dice, dice.randint(20, 200)), dice.randint(16, 96)))
