@@ -221,8 +221,9 @@ class FollowedIndex(LexicalIndex):
         if brought:
             documents = prepared(entries)  # takes longest, and keeps nobody waiting
             with self._changing:
-                self._put(collection, list(brought), documents)
-                self._applied.record(collection, brought)
+                if not self._is_past(collection):  # else dropped meanwhile: nobody would look there
+                    self._put(collection, list(brought), documents)
+                    self._applied.record(collection, brought)
         return bool(new)
 
     def _adopt(self, store_id: str, collection: str, own: Mapping[str, int]) -> set[str]:
@@ -235,6 +236,7 @@ class FollowedIndex(LexicalIndex):
                 file_id: (sequence, counts.get(file_id, 0))
                 for file_id, sequence in own.items()
                 if self._written.get((collection, file_id), 0) == counts.get(file_id, 0)
+                and not self._is_past(collection)
             }
             self._applied.record(collection, whole)
             for file_id in whole:
@@ -249,6 +251,12 @@ class FollowedIndex(LexicalIndex):
 
     def _served(self, collection: str) -> str:
         return self._current.get(_store_of(collection), collection)
+
+    def _is_past(self, collection: str) -> bool:
+        """Whether a later generation answers already."""
+        store_id, _, generation = collection.rpartition("-")
+        current = self._current.get(store_id)
+        return current is not None and int(generation) < int(current.rpartition("-")[2])
 
     def _drop_all(self, store_id: str, keep: Iterable[str]) -> None:
         kept = set(keep)
