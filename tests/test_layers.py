@@ -62,6 +62,7 @@ HEAVY = {
         "llm_offline.engine.device",
         "llm_offline.engine.grammar",
         "llm_offline.engine.graphs",
+        "llm_offline.engine.joined",
         "llm_offline.engine.outcome",
         "llm_offline.engine.penalties",
         "llm_offline.engine.quantization",

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from llm_offline.engine.cpu_linear import Int4Linear, Int8Linear, PackedLinear
+from llm_offline.engine.joined import replace, siblings
 from llm_offline.engine.quantization import BITS, fits, quantized_bytes
 from llm_offline.engine.quantized_linear import Linear4, Linear8
 
@@ -58,7 +59,7 @@ def weight_bytes(
     of = sum(parameter.numel() for parameter in model.parameters())
     rest = of - numbers
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
-    if head is not None and head.weight is embeddings.weight and _packs(head, dtype, device):
+    if head is not None and head.weight is embeddings.weight and _packs(dtype, device):
         rest += head.weight.numel()
     return WeightBytes(quantized, rest * dtype.itemsize, numbers, of)
 
@@ -74,8 +75,9 @@ def arrange(
     """Quantize a model's linear layers, and lay them out as the device wants them.
 
     One layer is read, quantized on the device and let go before the next, so a model whose files
-    are mapped into memory never stands there as a whole. The last layer, whose outputs are
-    compared with each other, keeps its numbers, and so do embeddings and norms.
+    are mapped into memory never stands there as a whole. On a CPU layers that read the same input
+    become one product. The last layer, whose outputs are compared with each other, keeps its
+    numbers, and so do embeddings and norms.
 
     Args:
         model: A transformers causal LM on the CPU; it is changed. Unless `quantization` is
@@ -89,18 +91,18 @@ def arrange(
     Raises:
         RuntimeError: One of the kinds that `device.lacks_memory` knows, where they do not fit.
     """
-    found = _quantizable(model, quantization)
-    for done, (parent, name) in enumerate(found, start=1):
-        quantized = _quantized(getattr(parent, name), quantization, device, dtype)
-        setattr(parent, name, quantized)
+    layers = _quantizable(model, quantization)
+    found = siblings(layers) if device == "cpu" else [(parent, (name,)) for parent, name in layers]
+    for done, (parent, names) in enumerate(found, start=1):
+        replace(parent, names, lambda linear: _quantized(linear, quantization, device, dtype))
         told(done, len(found))
     if quantization != "none":
         _own(model, dtype)
     elif device == "cpu":
         _leave_files(model, dtype)
-    for parent, name in _linears(model):
-        if _packs(getattr(parent, name), dtype, device):
-            setattr(parent, name, PackedLinear(getattr(parent, name)))
+    if _packs(dtype, device):
+        for parent, names in siblings(_linears(model)):
+            replace(parent, names, PackedLinear)
 
 
 def held_by(model: Any) -> int:
@@ -141,7 +143,8 @@ def _quantized(linear: nn.Linear, quantization: str, device: str, dtype: torch.d
     return made(linear, device=device, dtype=dtype)
 
 
-def _packs(linear: nn.Linear, dtype: torch.dtype, device: str) -> bool:
+def _packs(dtype: torch.dtype, device: str) -> bool:
+    """Whether linear layers that are not quantized are laid out anew."""
     supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return device == "cpu" and dtype == torch.bfloat16 and bool(supported)
 
@@ -155,7 +158,7 @@ def _leave_files(model: Any, dtype: torch.dtype) -> None:
     """
     embeddings = model.get_input_embeddings().weight
     linears = [getattr(parent, name) for parent, name in _linears(model)]
-    packed = {id(one.weight) for one in linears if _packs(one, dtype, "cpu")} - {id(embeddings)}
+    packed = {id(one.weight) for one in linears if _packs(dtype, "cpu")} - {id(embeddings)}
     for parameter in model.parameters():
         # torch can resize what it has allocated, and not what is mapped.
         if id(parameter) not in packed and not parameter.untyped_storage().resizable():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -99,13 +100,15 @@ def test_each_layer_is_let_go_before_the_next(quantization: str) -> None:
     left: list[int] = []
 
     def told(done: int, of: int) -> None:
-        assert of == len(alive)
         gc.collect()
         left.append(sum(weight() is not None for weight in alive))
+        assert of >= done == len(left)
 
     arrange(model, quantization, device="cpu", dtype=torch.float32, told=told)
-    # The last one replaced is still in hand when it is told of.
-    assert left == [len(alive) - done for done in range(1, len(alive) + 1)]
+    # q, k and v are replaced together, gate and up too.
+    steps = [before - after for before, after in pairwise([len(alive), *left])]
+    assert steps == [3, 1, 2, 1] * (len(alive) // 7)
+    assert left[-1] == 0
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8", "int4"])
@@ -143,7 +146,7 @@ def test_what_no_quantization_fits_stays_as_it_is() -> None:
     mlp = model.model.layers[0].mlp
     # 100 inputs are no whole groups; 100 outputs no whole tiles.
     assert {type(module) for module in mlp.children() if hasattr(module, "weight")} == {nn.Linear}
-    assert type(model.model.layers[0].self_attn.q_proj) is Int4Linear
+    assert type(model.model.layers[0].self_attn.o_proj) is Int4Linear
     assert 0 < counted.numbers < counted.of / 2
 
 
