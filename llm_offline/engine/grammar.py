@@ -5,9 +5,11 @@ The only module that imports llguidance.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +18,7 @@ from llguidance import LLMatcher, LLTokenizer
 from llguidance.hf import from_tokenizer
 
 from llm_offline.engine.calling import CLOSES, OPENS, Signature, lark
-from llm_offline.errors import BadRequest
+from llm_offline.errors import BadRequest, UnsupportedFeature
 
 # Without limits a model that has lost its way writes digits, spaces or brackets until its tokens
 # are used up, and what it leaves behind is no JSON. These are far from what anybody wants.
@@ -32,6 +34,7 @@ _MOST_NESTED = 200
 _MOST_KEPT = 64
 _LONGEST_KEPT = 100_000
 _ANY = "_any_value_"
+_NO_END = "<|text without end|>"
 
 # Keywords whose values are schemas, lists of schemas, and schemas by name.
 # What stands in `not` and `if` must stay as wide as it is.
@@ -45,7 +48,7 @@ class Grammars:
     """Makes matchers for one model. Safe to use from several threads."""
 
     def __init__(self, tokenizer: Any, vocabulary: int, stop_ids: Iterable[int]) -> None:
-        """`vocabulary`: width of the logits, which may be wider than the tokenizer's."""
+        """`vocabulary`: width of the logits; the tokenizer's may be another."""
         self._tokenizer = tokenizer
         self._vocabulary = vocabulary
         self._stop_ids = sorted(stop_ids)
@@ -84,7 +87,11 @@ class Grammars:
         """
         tokens, known = self._known_tokens(), self._tokenizer.added_tokens_decoder
         # Those that decoding leaves out are in no text, and could not be found in it.
-        plain = {one.content: at for at, one in known.items() if not one.special}
+        plain = {
+            one.content: at
+            for at, one in known.items()
+            if not one.special and at < self._vocabulary
+        }
         with _refusing("tools"):
             text = lark(
                 [Signature(one.name, bounded(one.schema)) for one in functions],
@@ -120,12 +127,20 @@ class Grammars:
         return found
 
     def _known_tokens(self) -> LLTokenizer:
-        """The vocabulary as llguidance has it; the first call takes a second."""
+        """The vocabulary as llguidance has it; the first call takes a second.
+
+        Raises:
+            UnsupportedFeature: The tokenizer is of a kind that llguidance does not read.
+        """
         with self._lock:
             if self._tokens is None:
-                self._tokens = from_tokenizer(
-                    self._tokenizer, n_vocab=self._vocabulary, eos_token=self._stop_ids
-                )
+                try:
+                    self._tokens = _read(self._tokenizer, self._vocabulary, self._stop_ids)
+                except ValueError as error:
+                    raise UnsupportedFeature(
+                        "this model's tokenizer cannot restrict what is written: leave "
+                        f"response_format and tools out ({_short(str(error))})"
+                    ) from error
             return self._tokens
 
     def _fresh(self, grammar: str) -> LLMatcher:
@@ -174,7 +189,8 @@ class Matcher:
 
     def forced(self) -> list[int]:
         """See `interface.Grammar`."""
-        return self._matcher.compute_ff_tokens()
+        found = self._matcher.compute_ff_tokens()
+        return [*takewhile(lambda token: token < self._vocabulary, found)]
 
     def fitting(self, tokens: Sequence[int]) -> int:
         """See `interface.Grammar`."""
@@ -210,6 +226,35 @@ class Matcher:
             raise BadRequest(
                 f"{self._param}: the schema is too complex: {reason}", param=self._param
             )
+
+
+def _read(tokenizer: Any, vocabulary: int, stop_ids: Sequence[int]) -> LLTokenizer:
+    """The tokens that texts consist of, and those that end them.
+
+    A tokenizer may have been given tokens for which its model has no row (Gemma 3's for images,
+    padding for a fine-tune), and a model may name no token that ends a text, or one that its
+    tokenizer does not have.
+
+    Raises:
+        ValueError: It is of a kind that llguidance does not read.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError("it is not one of the tokenizers library")
+    known = set(tokenizer.get_vocab().values())
+    ends = [token for token in stop_ids if token in known and token < vocabulary]
+    if ends and max(known) < vocabulary:
+        return from_tokenizer(tokenizer, n_vocab=vocabulary, eos_token=ends)
+    backend = tokenizer.backend_tokenizer
+    said = json.loads(backend.to_str()) | {"padding": None, "truncation": None}
+    # llguidance would want such a token, and no other, wherever its text is the only one allowed.
+    said["added_tokens"] = [one for one in said["added_tokens"] if one["id"] < vocabulary]
+    reduced = type(backend).from_str(json.dumps(said))
+    if not ends:
+        # It wants one. None that can be drawn: texts then end where the grammar leaves no choice.
+        reduced.add_special_tokens([_NO_END])
+        ends = [reduced.token_to_id(_NO_END)]
+    width = max(vocabulary, 1 + max(reduced.get_vocab().values()))
+    return LLTokenizer(reduced.to_str(), n_vocab=width, eos_token=ends)
 
 
 @contextmanager

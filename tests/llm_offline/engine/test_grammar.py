@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 import torch
+from tokenizers import AddedToken
+from transformers import AutoTokenizer
 
 from llm_offline.engine import grammar
 from llm_offline.engine.continuous import ContinuousBatching
-from llm_offline.engine.grammar import bounded
+from llm_offline.engine.grammar import Grammars, bounded
 from llm_offline.engine.interface import GenerationRequest, Sampling
-from llm_offline.errors import BadRequest
+from llm_offline.errors import BadRequest, UnsupportedFeature
 from llm_offline.loaded import LoadedModel
 from tests.llm_offline.engine.stepping import Stepper
 
@@ -223,3 +226,68 @@ def test_limits_where_there_are_none() -> None:
     assert bounded({"enum": [1]}) == {"enum": [1]}
     closed = {"type": "object", "properties": {}, "additionalProperties": False}
     assert bounded(closed) == closed
+
+
+def _written(loaded: LoadedModel, grammars: Grammars, schema: dict[str, Any]) -> str:
+    request = GenerationRequest(
+        (5, 6), Sampling(seed=3), max_tokens=300, grammar=grammars.json_schema(schema)
+    )
+    return loaded.text.decode(Stepper(loaded.network).texts_of([request])[0])
+
+
+def _with_tokens(folder: Path, *added: AddedToken) -> Any:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(list(added))
+    return tokenizer
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_tokens_for_which_the_model_has_no_row(
+    loaded: LoadedModel, tiny_folder: Path, special: bool
+) -> None:
+    """Gemma 3 has one for images, fine-tunes have one to pad with: none may be forced or drawn."""
+    tokenizer = _with_tokens(
+        tiny_folder,
+        AddedToken("helmets", special=special, normalized=False),
+        AddedToken("<|image|>", special=True, normalized=False),
+    )
+    vocabulary = loaded.network.vocabulary
+    assert len(tokenizer) == vocabulary + 2
+    grammars = Grammars(tokenizer, vocabulary, loaded.network.stop_ids)
+    assert _written(loaded, grammars, {"const": "helmets <|image|>"}) == '"helmets <|image|>"'
+    grammar = grammars.json_schema({"const": "helmets"})
+    assert grammar.forced()
+    assert max(grammar.forced()) < vocabulary
+    assert grammar.allowed().shape == (1, vocabulary)
+
+
+def test_words_for_which_the_model_has_no_row(loaded: LoadedModel, tiny_folder: Path) -> None:
+    """Also of a vocabulary that is wider than the model in itself."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    narrow = len(tokenizer) - 40
+    grammars = Grammars(tokenizer, narrow, loaded.network.stop_ids)
+    grammar = grammars.json_schema({"enum": [tokenizer.decode([at]) for at in range(300, 591)]})
+    assert grammar.allowed().shape == (1, narrow)
+    while forced := grammar.forced():
+        assert max(forced) < narrow
+        grammar.consume(forced[0])
+
+
+@pytest.mark.parametrize("stop_ids", [[], [5000]])
+def test_a_model_without_a_token_that_ends_a_text(
+    loaded: LoadedModel, tiny_folder: Path, stop_ids: list[int]
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    grammars = Grammars(tokenizer, loaded.network.vocabulary, stop_ids)
+    schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]}
+    closed = schema | {"additionalProperties": False}
+    assert json.loads(_written(loaded, grammars, closed))["a"] in (1, 2)
+
+
+def test_a_tokenizer_that_cannot_be_read(loaded: LoadedModel, tiny_folder: Path) -> None:
+    class Slow:
+        is_fast = False
+
+    grammars = Grammars(Slow(), loaded.network.vocabulary, loaded.network.stop_ids)
+    with pytest.raises(UnsupportedFeature, match="leave response_format and tools out"):
+        grammars.json_object()
