@@ -137,7 +137,7 @@ class Runner:
         """Make the KV cache, for `tokens` tokens, and try the model with it.
 
         Args:
-            tokens: Of all sequences together.
+            tokens: Of all sequences together; what trying the model needs is more than few.
             context: Of one sequence; None is `tokens`.
             most_rows: Sequences that are computed together.
             graphs: How steps of fixed shape run, on a CUDA device.
@@ -145,7 +145,8 @@ class Runner:
         Raises:
             StartError: It does not fit, or the model's attention is none that is supported.
         """
-        self.blocks = -(-tokens // BLOCK)
+        # However short texts may become: the one that tries the model needs room.
+        self.blocks = _blocks(max(tokens, len(_PROBE)))
         self._steps = None
 
         def too_large() -> StartError:
@@ -160,7 +161,8 @@ class Runner:
             attention.install(self._model, self._layers, self.blocks + 1, BLOCK)
             if not (wrong := self._difference()) < self._allowed:
                 raise self._unfit(f"their output differs from the model's own by {wrong:.1%}")
-            self._prepare_decoding(-(-(context or tokens) // BLOCK), most_rows, graphs)
+            longest = max(context or tokens, len(_PROBE))
+            self._prepare_decoding(_blocks(longest), most_rows, graphs)
 
     @property
     def decoding(self) -> str | None:
@@ -314,6 +316,11 @@ class Runner:
             f"models of type {self._model.config.model_type!r} do not work with this server: "
             f"{reason}; use a model such as Llama, Qwen, Mistral, Gemma 3 or Phi"
         )
+
+
+def _blocks(tokens: int) -> int:
+    """Blocks that so many tokens fill."""
+    return -(-tokens // BLOCK)
 
 
 def _together(steps: Steps, rows: Items[Row]) -> torch.Tensor:

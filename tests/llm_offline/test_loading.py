@@ -6,13 +6,18 @@ import gc
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llm_offline.errors import StartError
+from llm_offline.engine.continuous import ContinuousBatching
+from llm_offline.engine.decoding import Decode, plain_decode
+from llm_offline.engine.interface import GenerationRequest, Sampling
+from llm_offline.engine.runner import Runner
+from llm_offline.errors import ContextExceeded, StartError
 from llm_offline.loaded import LoadedModel
 from llm_offline.loading import load_model
 from llm_offline.progress import Progress
@@ -141,6 +146,27 @@ def test_max_context(tiny_folder: Path) -> None:
     assert _load(tiny_folder, max_context=100).context == 100
     with pytest.raises(StartError, match="more than the 4096 tokens"):
         _load(tiny_folder, max_context=5000)
+
+
+@pytest.mark.parametrize("decode", [None, plain_decode], ids=["", "steps of fixed shape"])
+@pytest.mark.parametrize("context", [16, 32, 37])
+async def test_contexts_shorter_than_the_text_that_tries_the_model(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, context: int, decode: Decode | None
+) -> None:
+    monkeypatch.setattr("llm_offline.loading.Runner", partial(Runner, decode=decode))
+    model = _load(tiny_folder, max_context=context, max_batch=1)
+    assert (model.context, model.kv_tokens) == (context, context)
+    assert "no CUDA graphs" in "; ".join(model.remarks) or decode is None
+    engine = ContinuousBatching(
+        model.network, model.text.decode, context=model.context, max_queue=4, max_batch=1
+    )
+    with pytest.raises(ContextExceeded):
+        engine.generate(GenerationRequest((5,) * context))
+    wanted = GenerationRequest((5, 6, 7), Sampling(temperature=0))
+    *_, last = [delta async for delta in engine.generate(wanted)]
+    assert last.completion_tokens == context - 3
+    engine.stop()
+    assert engine.join(10)
 
 
 @pytest.mark.parametrize(
