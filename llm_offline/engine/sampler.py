@@ -12,6 +12,7 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 
 import torch
+from torch.nn import functional
 
 from llm_offline.engine.interface import Sampling
 from llm_offline.engine.penalties import Tally
@@ -19,8 +20,10 @@ from llm_offline.engine.penalties import Tally
 GREEDY = 1e-5
 """Below this a temperature is greedy: the division would leave the range of a float."""
 
-# Tokens among which a nucleus is looked for first; sorting 128,000 for them takes milliseconds.
-_LIKELY = 512
+# Tokens among which a nucleus is looked for first; sorting 128,000 for them takes milliseconds. One
+# more than a round number: whether another is as likely as the last of a top_k shows in the next.
+_LIKELY = 513
+_SHORT = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,37 +99,66 @@ def _is_truncated(sampling: Sampling, vocabulary: int) -> bool:
 
 
 def _race_truncated(scaled: torch.Tensor, rows: Items[Draw]) -> torch.Tensor:
-    """With top_k, then top_p of what that leaves, then min_p: the library's order."""
-    likely = min(_LIKELY, scaled.shape[1])
-    ordered, ids = scaled.topk(likely)
+    """With top_k, then top_p of what that leaves, then min_p: the library's order.
+
+    Only those rows are sorted as a whole whose own tokens call for it, and of equally likely ones,
+    of which bf16 has many, the lower id comes first either way: neighbours change nothing.
+    """
+    ordered, ids = _by_value_and_id(*scaled.topk(min(_LIKELY, scaled.shape[1])))
     kept, enough = _kept(ordered, scaled, rows)
-    if not bool(enough.all()):
-        ordered, ids = scaled.sort(descending=True, stable=True)
-        kept, _ = _kept(ordered, scaled, rows)
-    return _first_past(ordered.masked_fill(~kept, -torch.inf), ids, rows)
+    tokens = _first_past(ordered.masked_fill(~kept, -torch.inf), ids, rows)
+    lacking = [n for n, found in enumerate(enough.tolist()) if not found]
+    if lacking:
+        some, chosen = scaled[lacking], [rows[n] for n in lacking]
+        ordered, ids = some.sort(descending=True, stable=True)
+        kept, _ = _kept(ordered, some, chosen)
+        tokens[lacking] = _first_past(ordered.masked_fill(~kept, -torch.inf), ids, chosen)
+    return tokens
+
+
+def _by_value_and_id(values: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both in the order that a stable sort gives: `topk` has one of its own for equal values."""
+    ids, places = ids.sort()
+    values, order = values.gather(1, places).sort(descending=True, stable=True)
+    return values, ids.gather(1, order)
 
 
 def _kept(
     ordered: torch.Tensor, scaled: torch.Tensor, rows: Items[Draw]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which of the ordered tokens may be drawn, and for which rows no other one may."""
+    """Which of the ordered tokens may be drawn, and for which rows no other one may: `[R]`."""
     vocabulary, likely = scaled.shape[1], ordered.shape[1]
     wishes = [row.sampling for row in rows]
     ranks = torch.arange(likely, device=scaled.device)
     most = _column(scaled, [min(w.top_k or vocabulary, vocabulary) for w in wishes])
     by_rank = ranks < most
-    mass = ordered.masked_fill(~by_rank, -torch.inf).logsumexp(-1, keepdim=True)
-    # Without top_k the nucleus is one of the whole vocabulary.
-    mass = torch.where(most > likely, scaled.logsumexp(-1, keepdim=True), mass)
-    shares = (ordered - mass).exp()
+    # In fp64: the number of rows decides in which order a sum is added up, and must change nothing.
+    weights = ordered.double().exp()
+    mass = weights.masked_fill(~by_rank, 0).sum(-1, keepdim=True)
+    if any(not 0 < w.top_k <= likely for w in wishes):
+        # Without top_k the nucleus is one of the whole vocabulary.
+        whole = _mass(scaled)
+        mass = torch.where(most > likely, whole, mass)
+    shares = weights / mass
     # A token stays if the mass before it has not reached top_p: the most likely one always stays.
     before = shares.cumsum(-1) - shares
     nucleus = _column(scaled, [w.top_p for w in wishes])
-    kept = by_rank & (before < nucleus)
+    kept = by_rank & (before < nucleus) & (ordered > -torch.inf)
     kept &= ordered >= _column(scaled, [w.min_p for w in wishes]).log()
     kept[:, 0] = True
-    found = ~kept[:, -1] & (most[:, 0] == vocabulary)
-    return kept, found | (most[:, 0] <= likely)
+    # Of what is as likely as the last one here, there may be more than is here.
+    least = ordered.masked_fill(~kept, torch.inf).amin(-1)
+    found = (least > ordered[:, -1]) & ((most <= likely) | (most == vocabulary))[:, 0]
+    return kept, found | (ordered[:, -1] == -torch.inf) | (likely == vocabulary)
+
+
+def _mass(scaled: torch.Tensor) -> torch.Tensor:
+    """Of a whole vocabulary: `[R, n]` unnormalised log-probabilities → fp64 `[R, 1]`."""
+    weights = scaled.exp()
+    if lacking := -scaled.shape[1] % _SHORT:
+        weights = functional.pad(weights, (0, lacking))
+    # Short sums in fp32, each added up by one thread, take half the time of one in fp64.
+    return weights.view(len(scaled), -1, _SHORT).sum(-1).sum(-1, keepdim=True, dtype=torch.float64)
 
 
 def _first_past(scores: torch.Tensor, ids: torch.Tensor, rows: Items[Draw]) -> torch.Tensor:

@@ -190,6 +190,47 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
     assert backwards[::-1] == together
 
 
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        {"top_k": 40},
+        {"top_k": 512},
+        {"top_k": 600},
+        {"top_p": 0.9},
+        {"top_k": 50, "top_p": 0.95, "min_p": 0.001},
+        {"top_k": 512, "top_p": 0.999},
+    ],
+    ids=str,
+)
+def test_equal_logits_are_told_apart_by_their_ids_whatever_else_is_drawn(
+    wishes: dict[str, Any],
+) -> None:
+    """bf16 has few numbers, so many tokens are the last of a top_k; the neighbour's nucleus is
+    most of its vocabulary.
+    """
+    noise = torch.Generator().manual_seed(11)
+    flat = torch.randn(4000, generator=noise) * 0.01
+    neighbour = Draw(Sampling(top_p=0.95), 5, 10)
+    for number, width in enumerate((0.5, 1.0, 1.0, 2.0, 4.0)):
+        logits = (torch.randn(4000, generator=noise) * width).bfloat16().float()
+        rows = [Draw(Sampling(**wishes), seed, number) for seed in range(60)]
+        alone = draw(logits.repeat(60, 1), rows).tolist()
+        together = draw(torch.stack([flat, *logits.repeat(60, 1)]), [neighbour, *rows]).tolist()
+        assert together[1:] == alone
+        first = logits.sort(descending=True, stable=True).indices[: wishes.get("top_k", 4000)]
+        assert set(alone) <= set(first.tolist())
+
+
+@pytest.mark.parametrize("wishes", [{"top_k": 700}, {"top_p": 0.9}, {"top_k": 9}], ids=str)
+def test_no_token_is_drawn_that_a_grammar_forbids(wishes: dict[str, Any]) -> None:
+    allowed = torch.zeros(2000, dtype=torch.bool)
+    allowed[5::100] = True
+    drawn = _drawn(torch.zeros(2000), Sampling(**wishes), 400, allowed=allowed)
+    first = allowed.nonzero()[: wishes.get("top_k"), 0].tolist()
+    assert set(drawn) <= set(first)
+    assert len(set(drawn)) >= 9
+
+
 def test_seeds_and_positions_give_other_noise() -> None:
     flat = torch.zeros(1, 900)
 
