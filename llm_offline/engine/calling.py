@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from llm_offline.errors import BadRequest
+
 OPENS, CLOSES = "<tool_call>", "</tool_call>"
 _MOST = 16
 """Calls in one text: a model that has lost its way must come to an end."""
@@ -36,6 +38,26 @@ class Signature:
 
     name: str
     schema: Mapping[str, Any]
+
+    def arguments(self) -> dict[str, Any]:
+        """The schema, of objects alone: arguments are one, also where it speaks of other values.
+
+        Raises:
+            BadRequest: No object can be of it.
+        """
+        kinds = self.schema.get("type", "object")
+        values = self.schema.get("enum", [self.schema.get("const", {})])
+        if (
+            "object" not in (kinds if isinstance(kinds, list) else [kinds])
+            or not isinstance(values, list)
+            or not any(isinstance(value, Mapping) for value in values)
+        ):
+            raise BadRequest(
+                f'tools: the schema of the function "{self.name}" allows no object, which the '
+                'arguments of a call are: let its "type" be "object"',
+                param="tools",
+            )
+        return {**self.schema, "type": "object"}
 
 
 def lark(

@@ -66,11 +66,7 @@ class Grammars:
         Raises:
             BadRequest: `schema` is none, or uses what llguidance does not know.
         """
-        with _refusing(param):
-            text = LLMatcher.grammar_from_json_schema(
-                bounded(dict(schema)), overrides={"whitespace_pattern": _SPACE}
-            )
-        return self._matcher(text, param)
+        return self._of_schema(schema, param)
 
     def calls(
         self,
@@ -83,7 +79,8 @@ class Grammars:
         """Calls of some of `functions`, or what `otherwise` says; see `calling.lark`.
 
         Raises:
-            BadRequest: A schema is none, or uses what llguidance does not know.
+            BadRequest: A schema is none, has no place for arguments, or uses what llguidance does
+                not know.
         """
         tokens, known = self._known_tokens(), self._tokenizer.added_tokens_decoder
         # Those that decoding leaves out are in no text, and could not be found in it.
@@ -94,7 +91,7 @@ class Grammars:
         }
         with _refusing("tools"):
             text = lark(
-                [Signature(one.name, bounded(one.schema)) for one in functions],
+                [Signature(one.name, bounded(one.arguments())) for one in functions],
                 several=several,
                 otherwise=bounded(otherwise) if isinstance(otherwise, Mapping) else otherwise,
                 marked={OPENS, CLOSES} <= plain.keys(),
@@ -106,7 +103,13 @@ class Grammars:
                 space=_SPACE,
                 spaces=spaces,
             )
-        return self._matcher(LLMatcher.grammar_from_lark(text), "tools")
+        try:
+            return self._matcher(LLMatcher.grammar_from_lark(text), "tools")
+        except BadRequest:
+            for one in functions:
+                whose = f'the schema of the function "{one.name}"'
+                self._of_schema(one.arguments(), "tools", whose)
+            raise
 
     def call_check(self, functions: Sequence[Signature]) -> Callable[[str], bool]:
         """Tells of a text whether it is calls of `functions`; raises as `calls` does."""
@@ -116,14 +119,23 @@ class Grammars:
             self._known_tokens().tokenize_str(text, parse_special=True)
         )
 
-    def _matcher(self, grammar: str, param: str) -> Matcher:
+    def _of_schema(
+        self, schema: Mapping[str, Any], param: str, whose: str = "the schema"
+    ) -> Matcher:
+        with _refusing(param):
+            text = LLMatcher.grammar_from_json_schema(
+                bounded(dict(schema)), overrides={"whitespace_pattern": _SPACE}
+            )
+        return self._matcher(text, param, whose)
+
+    def _matcher(self, grammar: str, param: str, whose: str = "the schema") -> Matcher:
         matcher = self._fresh(grammar)
         if matcher.is_error():
             reason = _short(matcher.get_error())
-            raise BadRequest(f"{param}: the schema cannot be used: {reason}", param=param)
+            raise BadRequest(f"{param}: {whose} cannot be used: {reason}", param=param)
         found = Matcher(matcher, self._vocabulary, param)
         if not found.can_begin(self._stop_ids):
-            raise BadRequest(f"{param}: no text can follow this schema", param=param)
+            raise BadRequest(f"{param}: no text can follow {whose}", param=param)
         return found
 
     def _known_tokens(self) -> LLTokenizer:

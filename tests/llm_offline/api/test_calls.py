@@ -262,7 +262,7 @@ def test_an_answer_of_a_schema_or_a_call(client: OpenAI, loaded: LoadedModel) ->
             tool_choice="required",
         )
     function: Any = {"name": "f", "strict": True, "parameters": wrong}
-    with pytest.raises(openai.BadRequestError, match="tools: the schema cannot be used"):
+    with pytest.raises(openai.BadRequestError, match="tools: the schema of the function"):
         client.chat.completions.create(
             model="any", messages=HELLO, tools=[{"type": "function", "function": function}]
         )

@@ -9,9 +9,13 @@ import pytest
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
+from llm_offline.api.calls import calls_in
 from llm_offline.engine.calling import Signature
 from llm_offline.engine.grammar import Grammars
+from llm_offline.engine.interface import GenerationRequest, Sampling
 from llm_offline.errors import BadRequest
+from llm_offline.loaded import LoadedModel
+from tests.llm_offline.engine.stepping import Stepper
 
 FINE = Signature(
     "fine",
@@ -126,3 +130,64 @@ def test_schemas_that_are_none(llama: Followed, schema: dict[str, Any]) -> None:
         llama.grammars.calls([Signature("f", {"type": "object"} | schema)], several=True)
     assert refused.value.param == "tools"
     assert "SP" not in str(refused.value)
+
+
+VEHICLE = {"properties": {"vehicle": {"enum": ["ô tô", "xe máy"]}}, "additionalProperties": False}
+LOOSE: list[dict[str, Any]] = [
+    VEHICLE,
+    VEHICLE | {"type": ["object", "null"]},
+    {"anyOf": [VEHICLE, {"type": "null"}]},
+    {"$ref": "#/$defs/Args", "$defs": {"Args": VEHICLE}},
+]
+
+
+@pytest.mark.parametrize("schema", LOOSE, ids=str)
+@pytest.mark.parametrize("otherwise", [None, "text", {"type": "array"}], ids=str)
+def test_arguments_are_objects_whatever_else_their_schema_allows(
+    llama: Followed, schema: dict[str, Any], otherwise: Any
+) -> None:
+    functions = [LOOK, Signature("f", schema)]
+    matcher = llama.grammars.calls(functions, several=True, otherwise=otherwise)
+
+    def follows(arguments: str) -> bool:
+        text = f'{{"name": "f", "parameters": {arguments}}}'
+        return matcher.follows(llama.tokenizer.encode(text, add_special_tokens=False))
+
+    assert follows('{"vehicle": "xe máy"}')
+    for value in ("false", "null", "3", '"xe máy"', "[]"):
+        assert not follows(value)
+
+
+@pytest.mark.parametrize("schema", LOOSE[:3], ids=str)
+def test_each_required_call_is_one(loaded: LoadedModel, schema: dict[str, Any]) -> None:
+    requests = [
+        GenerationRequest(
+            (5, 6, 7),
+            Sampling(seed=seed),
+            max_tokens=300,
+            grammar=loaded.grammars.calls([Signature("f", schema)], several=False),
+        )
+        for seed in range(12)
+    ]
+    for tokens in Stepper(loaded.network).texts_of(requests):
+        assert len(calls_in(loaded.text.decode(tokens), {"f"})) == 1
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string"},
+        {"type": ["null", "array"]},
+        {"enum": [1, None]},
+        {"const": "x"},
+        {"anyOf": [{"type": "null"}, {"type": "string"}]},
+        {"$ref": "#/$defs/Name", "$defs": {"Name": {"type": "string"}}},
+    ],
+    ids=str,
+)
+def test_a_function_whose_arguments_cannot_be_an_object(
+    llama: Followed, schema: dict[str, Any]
+) -> None:
+    with pytest.raises(BadRequest, match=r'^tools: .*schema of the function "f"') as refused:
+        llama.grammars.calls([LOOK, Signature("f", schema)], several=True)
+    assert refused.value.param == "tools"
