@@ -127,10 +127,17 @@ def record(
                 return Graphs(compute, batch, "CUDA graphs")
             with compiled(layers):
                 return Graphs(compute, batch, "CUDA graphs of compiled layers")
-        except (RuntimeError, OSError, ImportError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        except Exception as error:
+            # Whatever a compiler or a driver makes of this machine, the model works without.
+            log.debug("%s CUDA graphs failed where they were tried", way, exc_info=True)
+            reason = first_line(error)
             log.warning("%s CUDA graphs do not work here, going on without: %s", way, reason)
     return Anew(compute, batch)
+
+
+def first_line(error: Exception) -> str:
+    """Of what it says, or its name where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager

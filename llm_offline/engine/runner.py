@@ -14,7 +14,7 @@ from llm_offline.engine import attention
 from llm_offline.engine.attention import Segment, Separately, Together
 from llm_offline.engine.decoding import Decode, gpu_decode
 from llm_offline.engine.device import memory, memory_errors
-from llm_offline.engine.graphs import Recording, Steps, layers_around, record
+from llm_offline.engine.graphs import Recording, Steps, first_line, layers_around, record
 from llm_offline.engine.interface import GenerationRequest
 from llm_offline.engine.kv_cache import BlockPool
 from llm_offline.engine.outcome import outcome
@@ -267,8 +267,11 @@ class Runner:
         without = self.difference
         try:
             wrong = self._difference()
-        except RuntimeError as error:
-            reason = str(error)
+        except Exception as error:
+            # Whatever a kernel or a driver makes of this machine (a shape is a ValueError, a launch
+            # a TypeError, and Triton asserts), the model works without them.
+            log.debug("%s failed where they were tried", self._steps.name, exc_info=True)
+            reason = first_line(error)
         else:
             if wrong < self._allowed:
                 return

@@ -26,11 +26,16 @@ def _never(shape: Bucket) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("wanted", "tried"), [("compiled", 2), ("plain", 1), ("off", 0)])
+@pytest.mark.parametrize("kind", [RuntimeError, OSError, ValueError, TypeError, AssertionError])
 def test_what_cannot_be_recorded_is_computed_anew(
-    wanted: Any, tried: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    wanted: Any,
+    tried: int,
+    kind: type[Exception],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def refused(*_: object) -> None:
-        raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
+        raise kind("operation not permitted when stream is capturing\nmore lines")
 
     monkeypatch.setattr(graphs, "_recorded", refused)
     with caplog.at_level(logging.WARNING):

@@ -182,12 +182,31 @@ def _broken(*arguments: Any) -> torch.Tensor:
     raise RuntimeError("Failed to find a C compiler")
 
 
+def _misshapen(*arguments: Any) -> torch.Tensor:
+    raise ValueError("Shape element 0 must be a power of 2\n  at line 7")
+
+
+def _misplaced(*arguments: Any) -> torch.Tensor:
+    raise TypeError("launch() takes 9 arguments")
+
+
+def _asserting(*arguments: Any) -> torch.Tensor:
+    raise AssertionError
+
+
 def _wrong(*arguments: Any) -> torch.Tensor:
     return plain_decode(*arguments) * 1.5
 
 
 @pytest.mark.parametrize(
-    ("decode", "reason"), [(_broken, "C compiler"), (_wrong, "differs from the model's own by")]
+    ("decode", "reason"),
+    [
+        (_broken, "C compiler"),
+        (_misshapen, "here: Shape element 0 must be a power of 2"),
+        (_misplaced, "launch() takes 9 arguments"),
+        (_asserting, "AssertionError"),
+        (_wrong, "differs from the model's own by"),
+    ],
 )
 def test_a_kernel_that_does_not_work_here_is_left_out(
     decode: Any, reason: str, caplog: pytest.LogCaptureFixture
