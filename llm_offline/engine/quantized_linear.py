@@ -2,19 +2,25 @@
 
 The two products are operators of PyTorch's own (`torch.ops.llm_offline.linear8`, `linear4`), so
 that a compiler or a CUDA graph takes them as they are. On an NVIDIA GPU Triton kernels compute them
-(`triton_matmul`); anywhere else, and where Triton is missing, the weights are written out for each
-product: the memory is saved, the time is not.
+(`triton_matmul`); anywhere else, and where Triton is missing or can build none, the weights are
+written out for each product: the memory is saved, the time is not.
 """
 
 from __future__ import annotations
 
+import logging
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from importlib.util import find_spec
+from typing import Literal, Protocol
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from llm_offline.engine.device import lacks_memory
 from llm_offline.engine.quantization import (
+    GROUPS,
     from_int4,
     from_int8,
     pack,
@@ -23,6 +29,8 @@ from llm_offline.engine.quantization import (
     unpack,
     whole_group,
 )
+
+log = logging.getLogger(__name__)
 
 HAS_TRITON = find_spec("triton") is not None
 """PyTorch brings it along on Linux with CUDA, and nowhere else."""
@@ -93,7 +101,7 @@ def _shaped(found: torch.Tensor, bias: torch.Tensor | None, x: torch.Tensor) -> 
 @torch.library.custom_op("llm_offline::linear8", mutates_args=())
 def linear8(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     """`[rows, in]` by what `to_int8` made → `[rows, out]`."""
-    return functional.linear(x, from_int8(codes, scales, x.dtype))
+    return product8(x, codes, scales, None)
 
 
 @torch.library.custom_op("llm_offline::linear4", mutates_args=())
@@ -101,8 +109,7 @@ def linear4(
     x: torch.Tensor, packed: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor
 ) -> torch.Tensor:
     """`[rows, in]` by what `to_int4` and `pack` made → `[rows, out]`."""
-    group = x.shape[1] // scales.shape[1]
-    return functional.linear(x, from_int4(unpack(packed, group), scales, zeros, x.dtype))
+    return product4(x, packed, scales, zeros, None)
 
 
 @linear8.register_fake
@@ -117,26 +124,119 @@ def _(
     return x.new_empty(x.shape[0], packed.shape[0])
 
 
-if HAS_TRITON:
-    # The import itself costs a second and is needed on a GPU only.
-    @linear8.register_kernel("cuda")
-    def _(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+class Kernels(Protocol):
+    """What `triton_matmul` has."""
+
+    FEW_ROWS: int
+
+    def times_int8(
+        self, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor
+    ) -> torch.Tensor:
+        """`linear8` of few rows."""
+        ...
+
+    def times_int4(
+        self, x: torch.Tensor, packed: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor
+    ) -> torch.Tensor:
+        """`linear4` of few rows."""
+        ...
+
+    def write_int4(
+        self, packed: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, dtype: torch.dtype
+    ) -> torch.Tensor:
+        """The weights themselves."""
+        ...
+
+
+@cache
+def working_kernels(
+    bits: Literal[8, 4], device: torch.device, dtype: torch.dtype
+) -> Kernels | None:
+    """Triton's kernels, if they work there; tried once, with a line in the log if they do not.
+
+    Triton may be there without a C compiler, which it needs, and GPUs may be too old for it.
+    """
+    try:
+        # Only here: the import costs a second and is needed on a GPU only.
         from llm_offline.engine import triton_matmul
 
-        if len(x) > triton_matmul.FEW_ROWS:
-            return functional.linear(x, from_int8(codes, scales, x.dtype))
-        # Triton launches on the current device, which need not be the tensors'.
-        with torch.cuda.device(x.device):
-            return triton_matmul.times_int8(x.contiguous(), codes, scales)
+        _try(triton_matmul, bits, device, dtype)
+    except Exception as error:
+        # Any kind: a compiler that is missing, one that gives up, a driver that refuses a launch.
+        if lacks_memory(error):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        log.debug("Triton's kernels failed where they were tried", exc_info=True)
+        log.warning(
+            "int%d saves memory only, and time not: its Triton kernels do not work here: %s",
+            bits,
+            reason,
+        )
+        return None
+    return triton_matmul
+
+
+def _try(kernels: Kernels, bits: Literal[8, 4], device: torch.device, dtype: torch.dtype) -> None:
+    """Run each kernel once, on small weights; raises whatever does not work."""
+    outputs, inputs = 32, 4 * GROUPS[0]
+    for rows in (1, kernels.FEW_ROWS):
+        x = torch.zeros(rows, inputs, dtype=dtype, device=device)
+        if bits == 8:
+            codes = torch.zeros(outputs, inputs, dtype=torch.int8, device=device)
+            with _on(x):
+                kernels.times_int8(x, codes, torch.zeros(outputs, device=device))
+        else:
+            packed = torch.zeros(outputs, inputs // 2, dtype=torch.uint8, device=device)
+            small = torch.float16 if dtype == torch.float16 else torch.bfloat16
+            scales = torch.zeros(outputs, inputs // GROUPS[0], dtype=small, device=device)
+            with _on(x):
+                kernels.times_int4(x, packed, scales, scales)
+                kernels.write_int4(packed, scales, scales, dtype)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # what a kernel did wrong is told here at the latest
+
+
+def product8(
+    x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, kernels: Kernels | None
+) -> torch.Tensor:
+    """`linear8`, by `kernels` where they are faster."""
+    if kernels is None or len(x) > kernels.FEW_ROWS:
+        return functional.linear(x, from_int8(codes, scales, x.dtype))
+    with _on(x):
+        return kernels.times_int8(x.contiguous(), codes, scales)
+
+
+def product4(
+    x: torch.Tensor,
+    packed: torch.Tensor,
+    scales: torch.Tensor,
+    zeros: torch.Tensor,
+    kernels: Kernels | None,
+) -> torch.Tensor:
+    """`linear4`, by `kernels` where they are faster."""
+    if kernels is None:
+        group = x.shape[1] // scales.shape[1]
+        return functional.linear(x, from_int4(unpack(packed, group), scales, zeros, x.dtype))
+    with _on(x):
+        if len(x) <= kernels.FEW_ROWS:
+            return kernels.times_int4(x.contiguous(), packed, scales, zeros)
+        weight = kernels.write_int4(packed, scales, zeros, x.dtype)
+    return functional.linear(x, weight)
+
+
+def _on(x: torch.Tensor) -> AbstractContextManager[object]:
+    """Triton launches on the current device, which need not be the tensors'."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+
+
+if HAS_TRITON:
+
+    @linear8.register_kernel("cuda")
+    def _(x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+        return product8(x, codes, scales, working_kernels(8, x.device, x.dtype))
 
     @linear4.register_kernel("cuda")
     def _(
         x: torch.Tensor, packed: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor
     ) -> torch.Tensor:
-        from llm_offline.engine import triton_matmul
-
-        with torch.cuda.device(x.device):
-            if len(x) <= triton_matmul.FEW_ROWS:
-                return triton_matmul.times_int4(x.contiguous(), packed, scales, zeros)
-            weight = triton_matmul.write_int4(packed, scales, zeros, x.dtype)
-        return functional.linear(x, weight)
+        return product4(x, packed, scales, zeros, working_kernels(4, x.device, x.dtype))
