@@ -24,6 +24,9 @@ GREEDY = 1e-5
 # more than a round number: whether another is as likely as the last of a top_k shows in the next.
 _LIKELY = 513
 _SHORT = 256
+# Devices whose rows race on the CPU: noise of fp32 has too few numbers for rare tokens. An Apple
+# GPU shares its memory with the CPU, so that the way there is short.
+_WITHOUT_FP64 = frozenset({"mps"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,9 @@ def draw(logits: torch.Tensor, rows: Items[Draw]) -> torch.Tensor:
     if sampled:
         chosen = [rows[n] for n in sampled]
         some = logits if len(sampled) == len(rows) else logits[sampled]
-        tokens[sampled] = _race(some, chosen)
+        if some.device.type in _WITHOUT_FP64:
+            some = some.cpu()
+        tokens[sampled] = _race(some, chosen).to(logits.device)
     return tokens
 
 

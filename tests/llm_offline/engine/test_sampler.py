@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from transformers import (
     LogitsProcessorList,
     MinPLogitsWarper,
@@ -229,6 +230,66 @@ def test_no_token_is_drawn_that_a_grammar_forbids(wishes: dict[str, Any]) -> Non
     first = allowed.nonzero()[: wishes.get("top_k"), 0].tolist()
     assert set(drawn) <= set(first)
     assert len(set(drawn)) >= 9
+
+
+APPLE = torch.device("mps")
+
+
+class OnApple(torch.Tensor):
+    """A tensor that says it is on an Apple GPU, and refuses what one refuses: fp64."""
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return APPLE
+
+    def cpu(self) -> torch.Tensor:  # type: ignore[override]
+        return self.as_subclass(torch.Tensor)
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> torch.Tensor:
+        found: torch.Tensor = super().__torch_function__(  # type: ignore[no-untyped-call]
+            func, types, args, kwargs or {}
+        )
+        if isinstance(found, torch.Tensor) and found.dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return found
+
+
+class AppleGpu(TorchFunctionMode):
+    """Makes and moves tensors there."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> torch.Tensor:
+        wishes = dict(kwargs or {})
+        there = wishes.get("device") == APPLE
+        if there:
+            del wishes["device"]
+        if func is torch.Tensor.to and args[1] == APPLE:
+            there, args = True, (args[0], "cpu")
+        found: torch.Tensor = func(*args, **wishes)
+        return found.as_subclass(OnApple) if there else found
+
+
+def test_a_device_without_fp64_draws_the_same() -> None:
+    rows = [
+        Draw(sampling, seed, 3, Tally((1, 2), (3, 4)))
+        for seed in range(5)
+        for sampling in (
+            Sampling(0),
+            Sampling(1.2, min_p=0.01),
+            Sampling(0.8, top_p=0.9, frequency_penalty=0.5, logit_bias=((5, 1.0),)),
+            Sampling(1.0, top_k=30, repetition_penalty=1.1),
+        )
+    ]
+    wanted = draw(WIDE.repeat(20, 1), rows)
+    with AppleGpu():
+        rows = [replace(row, tally=Tally((1, 2), (3, 4))) for row in rows]
+        found = draw(WIDE.repeat(20, 1).as_subclass(OnApple), rows)
+    assert found.device == APPLE
+    assert found.tolist() == wanted.tolist()
 
 
 def test_seeds_and_positions_give_other_noise() -> None:
