@@ -81,38 +81,58 @@ def lark(
         space: A regular expression of the white space in JSON.
         spaces: Most spaces and line ends between two parts of a call.
     """
-    times = _MOST - 1 if several else 0
-    more_calls = f'(SP? ";" SP? call){{0,{times}}}' if times else ""
-    more_tags = f"(SP? tag){{0,{times}}}" if times else ""
-    starts, rules = ["bare"], []
     if isinstance(otherwise, Mapping):
-        # One grammar of JSON: of two, the lexer would give all white space to one of them.
-        starts = ["either"]
-        rules.append(f"either: SP? {_json(_any_of(functions, otherwise), space)}")
+        starts, rules = ["either"], _either(functions, otherwise, space)
     else:
-        rules.append(f"bare: SP? call {more_calls} SP?")
+        starts, rules = ["bare"], _bare(several)
     if marked:
-        rules += [f"tags: tag {more_tags} SP?", f"tag: {OPENS} SP? call SP? {CLOSES}"]
+        rules += _tags(several)
     if otherwise == "text":
         starts.append("told")
-        rules.append("told: words tags?" if marked else "told: words")
-        some = ",".join(map(str, sorted(marks)))
-        rules.append(f"{_WORDS_AND_MARKS}mark: <[{some}]>" if some else _WORDS)
+        rules += _told(marks, tagged=marked)
     elif marked:
         starts.append("tags")
+    if marked or "bare" in starts:
+        rules += _calls(functions, space)
+    space_rule = rf"SP: /[ \n]{{1,{spaces}}}/"
+    return "\n".join(["%llguidance {}", f"start: {' | '.join(starts)}", *rules, space_rule, ""])
+
+
+def _either(functions: Sequence[Signature], answer: Mapping[str, Any], space: str) -> list[str]:
+    """A call as it is, or an answer.
+
+    One grammar of JSON: of two, the lexer would give all white space to one of them.
+    """
+    return [f"either: SP? {_json(_any_of(functions, answer), space)}"]
+
+
+def _bare(several: bool) -> list[str]:
+    """Calls as they are."""
+    more = _more('";" SP? call', several)
+    return [f"bare: SP? call {more} SP?"]
+
+
+def _tags(several: bool) -> list[str]:
+    """Calls between marks."""
+    return [f"tags: tag {_more('tag', several)} SP?", f"tag: {OPENS} SP? call SP? {CLOSES}"]
+
+
+def _more(what: str, several: bool) -> str:
+    """What may follow the first call."""
+    return f"(SP? {what}){{0,{_MOST - 1}}}" if several else ""
+
+
+def _told(marks: Iterable[int], *, tagged: bool) -> list[str]:
+    """Words; `tagged`: marked calls may come after them."""
+    some = ",".join(map(str, sorted(marks)))
+    words = f"{_WORDS_AND_MARKS}mark: <[{some}]>" if some else _WORDS
+    return ["told: words tags?" if tagged else "told: words", words]
+
+
+def _calls(functions: Sequence[Signature], space: str) -> list[str]:
+    """One call, of any of the functions."""
     calls = [_call(number, function, space) for number, function in enumerate(functions)]
-    if marked or otherwise is None or otherwise == "text":
-        rules.append(f"call: {' | '.join(f'call_{number}' for number in range(len(calls)))}")
-        rules += calls
-    return "\n".join(
-        [
-            "%llguidance {}",
-            f"start: {' | '.join(starts)}",
-            *rules,
-            rf"SP: /[ \n]{{1,{spaces}}}/",
-            "",
-        ]
-    )
+    return [f"call: {' | '.join(f'call_{number}' for number in range(len(calls)))}", *calls]
 
 
 def _call(number: int, function: Signature, space: str) -> str:
