@@ -17,31 +17,15 @@ import torch
 from llguidance import LLMatcher, LLTokenizer
 from llguidance.hf import from_tokenizer
 
+from llm_offline.engine.bounding import bounded
 from llm_offline.engine.calling import CLOSES, OPENS, Signature, lark
 from llm_offline.errors import BadRequest, UnsupportedFeature
 
-# Without limits a model that has lost its way writes digits, spaces or brackets until its tokens
-# are used up, and what it leaves behind is no JSON. These are far from what anybody wants.
+# White space in JSON: enough to read it by, and not without end.
 _SPACE = r"[ \n]{0,2}"
-_LONGEST_STRING = 4000
-_MOST_ITEMS = 1000
-_MOST_ENTRIES = 100
-_NAME = "^.{0,100}$"
-_LARGEST = 10**15
-_SMALLEST_STEP = 1e-9
-_DEEPEST = 6
-_MOST_NESTED = 200
 _MOST_KEPT = 64
 _LONGEST_KEPT = 100_000
-_ANY = "_any_value_"
 _NO_END = "<|text without end|>"
-
-# Keywords whose values are schemas, lists of schemas, and schemas by name.
-# What stands in `not` and `if` must stay as wide as it is.
-_ONE = ("items", "additionalProperties", "contains", "then", "else")
-_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
-_NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-_DECIDED = ("enum", "const", "$ref", *_LISTS)
 
 
 class Grammars:
@@ -286,114 +270,3 @@ def _short(reason: str) -> str:
     """The first line of what llguidance says, without what it quotes of a schema."""
     first = (reason.strip().splitlines() or [""])[0]
     return first.rpartition("failed to compile JSON schema: ")[2][:200]
-
-
-def bounded(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema with limits where it sets none, so that every text of it comes to an end."""
-    found: dict[str, Any] = _bounded(schema)
-    if _ANY in str(found):
-        found["$defs"] = {**found.get("$defs", {}), **_any_values()}
-    return found
-
-
-def _bounded(schema: Any, depth: int = 0, *, is_part: bool = False) -> Any:
-    """`is_part`: of a schema whose other parts hold as well."""
-    if depth > _MOST_NESTED:
-        raise RecursionError
-    if not isinstance(schema, Mapping):
-        return schema
-    found = dict(schema)
-    for name in _ONE:
-        if isinstance(found.get(name), dict):
-            found[name] = _bounded(found[name], depth + 1)
-    for name in _LISTS:
-        if isinstance(found.get(name), list):
-            part = name == "allOf"
-            found[name] = [_bounded(one, depth + 1, is_part=part) for one in found[name]]
-    for name in _NAMED:
-        if isinstance(found.get(name), dict):
-            found[name] = {key: _bounded(one, depth + 1) for key, one in found[name].items()}
-    if any(name in found for name in _DECIDED):
-        return found
-    kinds = found.get("type")
-    if kinds is None:
-        if is_part:
-            return found
-        if not (found.keys() - {"title", "description", "$schema", "default"}):
-            return found | _any_value(_DEEPEST)
-        # What is said of a type holds for the values that are of it.
-        kinds = ["object", "array", "string", "number", "boolean", "null"]
-    return _limited(found, kinds if isinstance(kinds, list) else [kinds], is_part=is_part)
-
-
-def _limited(schema: dict[str, Any], kinds: list[Any], *, is_part: bool = False) -> dict[str, Any]:
-    """Limits for each of the types that the schema names."""
-    found = dict(schema)
-    if "string" in kinds and not found.keys() & {"pattern", "format"}:
-        found.setdefault("maxLength", max(_LONGEST_STRING, found.get("minLength", 0)))
-    if "integer" in kinds or "number" in kinds:
-        found |= _between(found)
-    if "number" in kinds:
-        # Each integer is a multiple of this, too.
-        found.setdefault("multipleOf", _SMALLEST_STEP)
-    if "array" in kinds:
-        found.setdefault("maxItems", max(_MOST_ITEMS, found.get("minItems", 0)))
-        if found.get("items", True) is True:
-            found["items"] = _any_value(_DEEPEST)
-    if "object" in kinds and not is_part:
-        found |= _closed(found)
-    return found
-
-
-def _closed(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Limits for an object's entries that the schema does not name."""
-    value = schema.get("additionalProperties", True)
-    if value is False:
-        return {}
-    value = _any_value(_DEEPEST) if value is True else value
-    described = schema.keys() & {"properties", "patternProperties"}
-    found = {"additionalProperties": value} if described else _entries(value)
-    named = schema.get("properties", {})
-    names = set(named) if isinstance(named, dict) else set()  # llguidance says what is wrong
-    # It counts entries only where none of those named may be left out.
-    if names <= {*schema.get("required", ())}:
-        most = max(_MOST_ENTRIES, len(names), schema.get("minProperties", 0))
-        found["maxProperties"] = schema.get("maxProperties", most)
-    return found
-
-
-def _entries(value: Any) -> dict[str, Any]:
-    """Keywords for an object of such values, under any short names."""
-    return {"patternProperties": {_NAME: value}, "additionalProperties": False}
-
-
-def _between(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The lower and the upper limit that the schema lacks."""
-    lower = schema.get("minimum", schema.get("exclusiveMinimum"))
-    upper = schema.get("maximum", schema.get("exclusiveMaximum"))
-    found: dict[str, Any] = {}
-    if lower is None:
-        found["minimum"] = min(-_LARGEST, _number(upper) - _LARGEST)
-    if upper is None:
-        found["maximum"] = max(_LARGEST, _number(lower) + _LARGEST)
-    return found
-
-
-def _number(limit: Any) -> float:
-    return limit if isinstance(limit, int | float) and abs(limit) < 2**53 else 0
-
-
-def _any_value(depth: int) -> dict[str, Any]:
-    """A schema of any JSON value that is at most `depth` levels deep; needs `_any_values`."""
-    return {"$ref": f"#/$defs/{_ANY}{depth}"}
-
-
-def _any_values() -> dict[str, Any]:
-    """What `_any_value` refers to: each depth is described once, however often it is used."""
-    plain = [_limited({"type": kind}, [kind]) for kind in ("string", "number", "boolean", "null")]
-    found: dict[str, Any] = {f"{_ANY}0": {"anyOf": plain}}
-    for depth in range(_DEEPEST):
-        items = {"type": "array", "items": _any_value(depth), "maxItems": _MOST_ITEMS}
-        entries = {"type": "object", **_entries(_any_value(depth)), "maxProperties": _MOST_ENTRIES}
-        found[f"{_ANY}{depth + 1}"] = {"anyOf": [*plain, items, entries]}
-    return found

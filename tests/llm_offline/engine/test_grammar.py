@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from llm_offline.engine import grammar
 from llm_offline.engine.continuous import ContinuousBatching
-from llm_offline.engine.grammar import Grammars, bounded
+from llm_offline.engine.grammar import Grammars
 from llm_offline.engine.interface import GenerationRequest, Sampling
 from llm_offline.errors import BadRequest, UnsupportedFeature
 from llm_offline.loaded import LoadedModel
@@ -209,23 +209,6 @@ def test_a_schema_that_is_too_deep(loaded: LoadedModel) -> None:
         schema = {"type": "array", "items": schema}
     with pytest.raises(BadRequest, match="too deeply"):
         loaded.grammars.json_schema(schema)
-
-
-def test_limits_where_there_are_none() -> None:
-    assert bounded({"type": "string"})["maxLength"] == 4000
-    assert bounded({"type": "string", "maxLength": 9})["maxLength"] == 9
-    assert "maxLength" not in bounded({"type": "string", "pattern": "a"})
-    assert bounded({"type": "array", "items": {"type": "integer"}})["items"]["maximum"] == 10**15
-    free = bounded({"type": "object", "properties": {"a": {"type": "integer", "minimum": 3}}})
-    assert free["additionalProperties"]["$ref"].removeprefix("#/$defs/") in free["$defs"]
-    assert free["properties"]["a"]["maximum"] >= 10**15
-    assert "maxProperties" not in free  # "a" may be left out
-    assert bounded({"type": "object"})["maxProperties"] == 100
-    assert bounded({"minLength": 3})["maxItems"] == 1000
-    assert bounded({"not": {"type": "string"}})["not"] == {"type": "string"}
-    assert bounded({"enum": [1]}) == {"enum": [1]}
-    closed = {"type": "object", "properties": {}, "additionalProperties": False}
-    assert bounded(closed) == closed
 
 
 def _written(loaded: LoadedModel, grammars: Grammars, schema: dict[str, Any]) -> str:
