@@ -36,10 +36,9 @@ def draws(row: Row) -> list[Draw]:
 
 def _tally(sequence: Sequence) -> Tally:
     """The sequence's own one, up to date."""
-    prompt = sequence.request.prompt
-    if sequence.tally is None:
+    prompt, tally = sequence.request.prompt, sequence.tally
+    if not isinstance(tally, Tally):
         repeated = sequence.request.sampling.repetition_penalty != 1
-        sequence.tally = Tally(prompt if repeated else ())
-    tally: Tally = sequence.tally
+        tally = sequence.tally = Tally(prompt if repeated else ())
     tally.extend(sequence.tokens[len(prompt) + tally.said :])
     return tally

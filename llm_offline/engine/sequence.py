@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 from llm_offline.engine.detokenizing import Decode, Detokenizer
 from llm_offline.engine.interface import FinishReason, GenerationRequest, TextDelta, TokenLogprob
@@ -33,6 +33,27 @@ class Drawn:
     is_number: bool = True
 
 
+class Masks(Protocol):
+    """Which tokens may come at some positions: a bool tensor `[positions, vocabulary]`."""
+
+    def __getitem__(self, position: int, /) -> Any:
+        """Those at one of them: a tensor `[vocabulary]`."""
+        ...
+
+
+class Counts(Protocol):
+    """What penalties count of a text; `penalties.Tally` is one."""
+
+    @property
+    def said(self) -> int:
+        """Tokens that were counted."""
+        ...
+
+    def extend(self, tokens: Tokens[int]) -> None:
+        """More was said."""
+        ...
+
+
 class Sequence:
     """A request on its way through the engine.
 
@@ -43,7 +64,7 @@ class Sequence:
         overtaken: How many that came later ran before it.
         announced: Whether its client knows that it runs.
         last_token_at: When its last token came, by the engine's clock; None before the first one.
-        allowed: What `restrict` found: bool `[guesses + 1, vocabulary]`, or None without a
+        allowed: What `restrict` found, before each guess and after the last one; None without a
             grammar.
         tally: What penalties count of its tokens, kept by `drawing`; None where they count nothing.
     """
@@ -72,8 +93,8 @@ class Sequence:
         self.last_token_at: float | None = None
         self.table = BlockTable(pool, len(request.prompt) + limit)
         self.grammar = request.grammar
-        self.allowed: Any = None
-        self.tally: Any = None
+        self.allowed: Masks | None = None
+        self.tally: Counts | None = None
         seed = request.sampling.seed
         self.seed = (noise if seed is None else seed) + request.number * _ANOTHER
         self._limit = limit
