@@ -19,11 +19,6 @@ class Network(Steppable, Protocol):
     """Weights on a device."""
 
     @property
-    def vocabulary(self) -> int:
-        """Width of its logits."""
-        ...
-
-    @property
     def difference(self) -> float:
         """How far its logits are from those of the model's own attention: ‖ours - own‖/‖own‖."""
         ...

@@ -10,7 +10,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from llm_offline.engine.interface import GenerationRequest, Sampling, TextDelta
-from llm_offline.errors import LLMOfflineError, QueueFull, ShuttingDown
+from llm_offline.errors import BadRequest, LLMOfflineError, QueueFull, ShuttingDown
 from llm_offline.fitting import Need
 from llm_offline.pool import Aside
 from llm_offline.running import Ready
@@ -62,6 +62,10 @@ async def validate(
             remarks.append("what it generated is no text: only special tokens or white space")
     except (QueueFull, ShuttingDown):  # these are not about the model
         raise
+    except BadRequest as error:
+        if prompt != SENTENCE:  # nor is what it makes of a prompt that it has no tokens for
+            raise
+        problems.append(str(error))
     except LLMOfflineError as error:
         problems.append(str(error))
     return report | {"valid": not problems, "problems": problems, "remarks": remarks}
@@ -113,7 +117,9 @@ async def _generate(now: Ready, prompt: str, max_tokens: int, aside: Aside) -> d
     """
     tokens = await aside(_long_prompt, now, prompt)
     # A text that ends early says little about speed.
-    never = tuple((token, -100.0) for token in now.model.network.stop_ids)
+    network = now.model.network
+    # Its authors may name ids that it has no place for: it never says them anyway.
+    never = tuple((token, -100.0) for token in network.stop_ids if token < network.vocabulary)
     request = GenerationRequest(
         tokens, Sampling(temperature=0, logit_bias=never), max_tokens=max_tokens
     )

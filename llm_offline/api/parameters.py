@@ -115,15 +115,7 @@ class TextBody(SampledBody):
         self, prompt: list[int], model: LoadedModel, *, max_tokens: int | None
     ) -> GenerationRequest:
         """The engine's request; what is not said is as the model's authors advise."""
-        vocabulary = model.network.vocabulary
-        biases = self._biases(vocabulary)
-        # A tokenizer may have been given tokens that its model has no place for.
-        if (unknown := max(prompt, default=0)) >= vocabulary:
-            raise BadRequest(
-                f"the prompt has the token {unknown}, and the model knows 0 to {vocabulary - 1}: "
-                "leave out what the tokenizer knows and the model does not",
-                param="prompt",
-            )
+        biases = self._biases(model.network.vocabulary)
         return GenerationRequest(
             prompt=tuple(prompt),
             sampling=replace(self.sampling(model.defaults), logit_bias=biases, logprobs=self.top),

@@ -108,6 +108,7 @@ class ContinuousBatching:
         room = self._context - len(request.prompt)
         if room < 1:
             raise ContextExceeded(len(request.prompt), self._context)
+        _check_tokens(request, self._network.vocabulary)
         ahead, most = len(self._open), self._max_batch + self._max_queue
         if places > most:
             raise BadRequest(
@@ -361,6 +362,26 @@ class ContinuousBatching:
     def _leave(self, sequence: Sequence) -> None:
         self._scheduler.remove(sequence)
         self._outbox.post(self._jobs.pop(sequence), Mark.LEFT)
+
+
+def _check_tokens(request: GenerationRequest, vocabulary: int) -> None:
+    """Raise `BadRequest` for ids that the model has no place for, wherever they come from.
+
+    On a GPU one such id ends all computing of the process. A tokenizer may have been given more
+    tokens than its model; what is drawn, guessed or forced by a grammar is always a logit's.
+    """
+    if (unknown := max(request.prompt)) >= vocabulary:
+        raise BadRequest(
+            f"the prompt has the token {unknown}, and the model knows 0 to {vocabulary - 1}: "
+            "leave out what the tokenizer knows and the model does not",
+            param="prompt",
+        )
+    for token, _ in request.sampling.logit_bias:
+        if token >= vocabulary:
+            raise BadRequest(
+                f"logit_bias: {token} is not one of the model's token ids, 0 to {vocabulary - 1}",
+                param="logit_bias",
+            )
 
 
 def _named(error: Exception) -> str:

@@ -50,6 +50,11 @@ class Network(Protocol):
         ...
 
     @property
+    def vocabulary(self) -> int:
+        """Width of its logits: it knows the token ids below."""
+        ...
+
+    @property
     def step_tokens(self) -> int:
         """Most tokens a step should have."""
         ...

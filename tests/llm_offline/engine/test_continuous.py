@@ -39,6 +39,7 @@ class Puppet:
 
     stop_ids = frozenset({END})
     block_size = 4
+    vocabulary = 8192
 
     def __init__(self, blocks: int = 64, step_tokens: int = 100) -> None:
         self.blocks = blocks
@@ -113,6 +114,18 @@ async def test_a_text_that_ends(engine: ContinuousBatching, puppet: Puppet) -> N
     await _until(engine, running=0)
     assert engine.status().finished["stop"] == 1
     assert engine.status().generation_tokens == 5
+
+
+async def test_a_token_that_the_model_does_not_know(
+    engine: ContinuousBatching, puppet: Puppet
+) -> None:
+    """It would be looked up past the end of the embeddings, whoever asks."""
+    with pytest.raises(BadRequest, match="the prompt has the token 8192, and the model knows 0 to"):
+        engine.generate(GenerationRequest((5, puppet.vocabulary, 5)))
+    biased = Sampling(logit_bias=((3, 1.0), (puppet.vocabulary, 1.0)))
+    with pytest.raises(BadRequest, match="logit_bias: 8192 is not one of the model's token ids"):
+        engine.generate(_request(sampling=biased))
+    assert (engine.status().waiting, puppet.started) == (0, [])
 
 
 async def test_max_tokens(engine: ContinuousBatching, puppet: Puppet) -> None:

@@ -27,6 +27,7 @@ class Ticking:
 
     stop_ids = frozenset[int]()
     block_size = 4
+    vocabulary = 300
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, blocks: int = 64) -> None:
         self.blocks = blocks

@@ -25,6 +25,7 @@ class Memory:
 
     block_size = SIZE
     step_tokens = 32
+    vocabulary = 300
 
     def __init__(self, blocks: int = 200, *, ends: bool = False) -> None:
         """`ends`: a text may end before it has all the tokens that it may have."""
