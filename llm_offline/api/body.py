@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -11,6 +12,11 @@ from starlette.requests import Request
 from llm_offline.errors import BadRequest, TooLarge, UnsupportedFeature
 
 MOST_BYTES = 16 * 2**20
+
+MOST_NESTED = 200
+"""Objects and lists in one another: what looks into a request's values goes a call deeper each."""
+
+_CONTAINERS = (dict, list)
 
 # Accepted and without effect on the text: who asks, how long a cache may keep, what may be guessed.
 HARMLESS = frozenset(
@@ -103,25 +109,66 @@ def parse(raw: bytes) -> dict[str, Any]:
     """JSON text → object.
 
     Raises:
-        BadRequest: Not UTF-8, not JSON, not an object, or with half a surrogate pair in it.
+        BadRequest: Not UTF-8, not JSON, not an object, with a number that no float holds, nested
+            deeper than `MOST_NESTED`, or with half a surrogate pair in it.
     """
+    return _object(raw, "the body", such_as='{"messages": [...]}', param=None)
+
+
+def parse_part(text: str, where: str) -> dict[str, Any]:
+    """The same for JSON that stands in one of the body's strings, named `where` in errors."""
+    return _object(text.encode("utf-8"), where, such_as='{"name": "value"}', param=where)
+
+
+def _object(raw: bytes, what: str, *, such_as: str, param: str | None) -> dict[str, Any]:
     try:
-        payload = json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
+        payload = json.loads(raw.decode("utf-8"), parse_constant=no_number, parse_float=finite)
         if b"\\ud" in raw.lower():
             json.dumps(payload, ensure_ascii=False).encode("utf-8")
+        # Most bodies have not so many brackets in all, and are not looked through.
+        brackets = raw.count(b"[") + raw.count(b"{")
+        too_deep = brackets > MOST_NESTED and _depth_exceeds(payload, MOST_NESTED)
     except UnicodeEncodeError as error:
-        raise BadRequest("the body has half of a surrogate pair in it (\\ud800-\\udfff)") from error
-    except RecursionError as error:
-        raise BadRequest("the body is nested too deeply") from error
+        raise BadRequest(
+            f"{what} has half of a surrogate pair in it (\\ud800-\\udfff)", param=param
+        ) from error
+    except RecursionError:
+        too_deep = True
     except ValueError as error:
-        raise BadRequest(f"the body is not JSON: {error}") from error
+        raise BadRequest(f"{what} is not JSON: {error}", param=param) from error
+    if too_deep:
+        raise BadRequest(
+            f"{what} is nested too deeply: {MOST_NESTED} levels are the most", param=param
+        )
     if not isinstance(payload, dict):
-        raise BadRequest('the body must be a JSON object such as {"messages": [...]}')
+        raise BadRequest(f"{what} must be a JSON object such as {such_as}", param=param)
     return payload
 
 
-def _no_constant(name: str) -> float:
+def no_number(name: str) -> float:
+    """For `parse_constant`: raise `ValueError` for NaN and infinities."""
     raise ValueError(f"{name} is not a JSON number")
+
+
+def finite(digits: str) -> float:
+    """For `parse_float`: raise `ValueError` for what would be read as infinity."""
+    number = float(digits)
+    return number if math.isfinite(number) else no_number(digits)
+
+
+def _depth_exceeds(payload: object, most: int) -> bool:
+    """Whether lists and objects stand in one another more than `most` times; no recursion."""
+    level = [payload] if isinstance(payload, _CONTAINERS) else []
+    for _ in range(most):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, _CONTAINERS)
+        ]
+        if not level:
+            return False
+    return bool(level)
 
 
 def _refusal(error: ValidationError) -> BadRequest:

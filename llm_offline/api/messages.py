@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from llm_offline.api.body import shown
+from llm_offline.api.body import parse_part, shown
 from llm_offline.engine.text import Message
 from llm_offline.errors import BadRequest, UnsupportedFeature
 
-ROLES = ("system", "developer", "user", "assistant")
+ROLES = ("system", "developer", "user", "assistant", "tool")
 # Fields of an answer that clients send back with the history; they do not change the prompt.
 _ECHOED = frozenset(
     {
@@ -23,6 +22,8 @@ _ECHOED = frozenset(
         "parsed",  # what the SDK made of an answer, which it sends back with it
     }
 )
+# Fields that messages of one role have, and no others.
+_OWN = {"assistant": "tool_calls", "tool": "tool_call_id"}
 
 
 def plain_messages(raw: list[dict[str, Any]], param: str = "messages") -> list[Message]:
@@ -37,21 +38,22 @@ def plain_messages(raw: list[dict[str, Any]], param: str = "messages") -> list[M
 
 def _plain(message: dict[str, Any], where: str) -> Message:
     role = message.get("role")
-    if role == "tool":
-        return _tool_result(message, where)
     if role not in ROLES:
         raise BadRequest(
             f"{where}.role={shown(role)} is not allowed: it should be one of {', '.join(ROLES)}",
             param=where,
         )
     for name, value in message.items():
-        echoed = name in _ECHOED or (name == "tool_calls" and role == "assistant")
+        echoed = name in _ECHOED or name == _OWN.get(str(role))
         if not echoed and value not in (None, [], {}):
             raise UnsupportedFeature(
-                f"{where}.{name} is not offered by this server: leave it out", param=where
+                f"{where}.{name[:80]} is not offered by this server: leave it out", param=where
             )
+    if role == "tool":
+        return _tool_result(message, where)
     if role == "assistant" and message.get("tool_calls"):
-        said = "" if message.get("content") is None else _text(message["content"], where)
+        content = message.get("content")
+        said = "" if content is None else _text(content, f"{where}.content")
         calls = _calls(message["tool_calls"], f"{where}.tool_calls")
         return {"role": role, "content": said, "tool_calls": calls}
     # The older templates know no developer, which is the newer name of the system.
@@ -69,25 +71,29 @@ def _tool_result(message: dict[str, Any], where: str) -> Message:
 
 def _calls(raw: object, where: str) -> list[dict[str, Any]]:
     """Calls as templates want them: their arguments as an object, not as its text."""
-    found = []
-    for call in raw if isinstance(raw, list) else [None]:
-        function = call.get("function") if isinstance(call, dict) else None
-        try:
-            arguments = json.loads(function["arguments"])  # type: ignore[index]
-            found.append(
-                {
-                    "id": str(call["id"]),  # type: ignore[index]
-                    "type": "function",
-                    "function": {"name": str(function["name"]), "arguments": arguments},  # type: ignore[index]
-                }
-            )
-        except (TypeError, KeyError, ValueError) as error:
-            raise BadRequest(
-                f'{where} must be [{{"id", "type", "function": {{"name", "arguments"}}}}] with '
-                "arguments that are JSON",
-                param=where,
-            ) from error
-    return found
+    if not isinstance(raw, list):
+        raise _no_call(where)
+    return [_call(call, f"{where}[{number}]") for number, call in enumerate(raw)]
+
+
+def _call(raw: object, where: str) -> dict[str, Any]:
+    call = raw if isinstance(raw, dict) else {}
+    function = call.get("function")
+    given = function if isinstance(function, dict) else {}
+    id_, name, arguments = call.get("id"), given.get("name"), given.get("arguments")
+    if not (isinstance(id_, str) and isinstance(name, str) and isinstance(arguments, str)):
+        raise _no_call(where)
+    # Functions without parameters are often called with no text at all.
+    found = parse_part(arguments, f"{where}.function.arguments") if arguments.strip() else {}
+    return {"id": id_, "type": "function", "function": {"name": name, "arguments": found}}
+
+
+def _no_call(where: str) -> BadRequest:
+    return BadRequest(
+        f'{where} must be such as {{"id": "call_1", "type": "function", "function": '
+        '{"name": "f", "arguments": "{}"}}',
+        param=where,
+    )
 
 
 def _text(content: object, where: str) -> str:
