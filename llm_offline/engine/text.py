@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,9 +12,14 @@ from jinja2 import TemplateError
 
 from llm_offline.errors import BadRequest, StartError, UnsupportedFeature
 
+log = logging.getLogger(__name__)
+
 TEMPLATES = Path(__file__).parent.parent / "templates"
 # A template that ships with this package, and a token that only its models know.
 SHIPPED = {"llama3": "<|start_header_id|>", "chatml": "<|im_start|>"}
+
+# What a template's code may raise for values of another kind than its author had in mind.
+_BROKEN = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 Message = Mapping[str, Any]
 """`{"role", "content"}`, both plain text; `tool_calls` and `tool_call_id` as OpenAI has them, with
@@ -76,7 +82,7 @@ class ModelText:
 
         Raises:
             UnsupportedFeature: The model has no chat template, or one that knows no tools.
-            BadRequest: The template refuses the conversation.
+            BadRequest: The template refuses the conversation, or fails on it.
         """
         if self._template == "":
             raise UnsupportedFeature(
@@ -125,7 +131,7 @@ class ModelText:
         if isinstance(value, str):
             return self._special.sub(lambda at: f"{at[0][0]} {at[0][1:]}", value)
         if isinstance(value, Mapping):
-            return {key: self._defused(part) for key, part in value.items()}
+            return {self._defused(key): self._defused(part) for key, part in value.items()}
         return [self._defused(part) for part in value] if isinstance(value, list) else value
 
     def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
@@ -139,13 +145,15 @@ class ModelText:
         except TemplateError as error:
             if messages[0]["role"] != "system" or len(messages) < 2:
                 raise _refused(error) from error
+        except _BROKEN as error:
+            raise _refused(error) from error
         # Some templates (Gemma, early Mistral) know no system role; their authors put such text
         # before the first question.
         system, first, *rest = messages
         merged = {**first, "content": f"{system['content']}\n\n{first['content']}"}
         try:
             return self._apply([merged, *rest], tools)
-        except TemplateError as error:
+        except (TemplateError, *_BROKEN) as error:
             raise _refused(error) from error
 
     def _apply(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> str:
@@ -160,7 +168,16 @@ class ModelText:
         )
 
 
-def _refused(error: TemplateError) -> BadRequest:
-    return BadRequest(
-        f"the model's chat template refuses these messages: {error.message}", param="messages"
-    )
+def _refused(error: Exception) -> BadRequest:
+    """One sentence about what a template made of a conversation."""
+    if isinstance(error, TemplateError):
+        reason = f"refuses these messages: {error.message}"
+    elif isinstance(error, RecursionError):
+        reason = "cannot write these messages or tools: they are nested too deeply"
+    else:
+        log.warning("the chat template failed on a request: %s", type(error).__name__)
+        reason = (
+            f"cannot write these messages or tools ({type(error).__name__}: {str(error)[:200]}): "
+            "it expects others, or --chat-template is not for this model"
+        )
+    return BadRequest(f"the model's chat template {reason}", param="messages")
