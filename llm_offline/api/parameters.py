@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from llm_offline.api.body import Body, shown
-from llm_offline.api.tools import NamedTool, Tool, check, permitted, required
+from llm_offline.api.tools import NamedTool, Tool, check, check_parameters, permitted, required
 from llm_offline.engine.interface import GenerationRequest, Grammar, Sampling
 from llm_offline.errors import BadRequest, UnsupportedFeature
 from llm_offline.loaded import Grammars, LoadedModel
@@ -172,9 +172,10 @@ class ChatBody(StreamedBody):
         """The tools that may be called.
 
         Raises:
-            BadRequest: `tool_choice` wants one that is not there.
+            BadRequest: `tool_choice` wants one that is not there, or one takes no object.
         """
         tools = self.tools or []
+        check_parameters(tools)
         if self.tool_choice == "none":
             return []
         if isinstance(self.tool_choice, NamedTool):

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field
 from llm_offline.api.body import Body
 from llm_offline.engine.calling import Signature
 from llm_offline.engine.interface import Grammar
+from llm_offline.errors import BadRequest
 from llm_offline.loaded import Grammars
 
 _ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
@@ -53,6 +54,27 @@ class NamedTool(Body):
 
     type: Literal["function"]
     function: _Named
+
+
+def check_parameters(tools: Sequence[Tool]) -> None:
+    """Raise `BadRequest` for a function whose schema says outright that no object is meant.
+
+    Calls have an object of arguments, strict or not. What a schema rules out further down, the
+    grammar finds where there is one.
+    """
+    for tool in tools:
+        schema = tool.function.parameters or _ANY_OBJECT
+        kinds = schema.get("type", "object")
+        values = [schema["const"]] if "const" in schema else schema.get("enum", [{}])
+        takes_objects = "object" in kinds if isinstance(kinds, str | list) else True
+        if isinstance(values, list) and values:
+            takes_objects &= any(isinstance(value, dict) for value in values)
+        if not takes_objects:
+            raise BadRequest(
+                f"tools: the parameters of {tool.function.name} must be the schema of an object: "
+                '{"type": "object", "properties": ...}',
+                param="tools",
+            )
 
 
 def required(tools: Sequence[Tool], grammars: Grammars, *, several: bool) -> Grammar:
