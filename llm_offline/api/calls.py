@@ -14,11 +14,14 @@ from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import replace
 from uuid import uuid4
 
+from llm_offline.api.body import finite, no_number
 from llm_offline.engine.calling import OPENS
 from llm_offline.engine.interface import Generation, TextDelta, TokenLogprob, ToolCall
 
 _MARKS = (OPENS, "<|python_tag|>")
 _BETWEEN = re.compile(r"(?:\s|;|,|\[|\]|</?tool_call>|<\|python_tag\|>)*")
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class WithCalls:
@@ -68,7 +71,7 @@ class WithCalls:
             if self._ends_early and "}" in delta.text and (call := self._calls(first=True)):
                 # What comes after it is not wanted, and must not be waited for.
                 self._is_over = True
-                await self._generation.aclose()
+                await self._generation.aclose(is_whole=True)
                 return self._called(delta, said, call)
             if delta.finish_reason is not None:
                 calls = self._calls()
@@ -77,9 +80,9 @@ class WithCalls:
                 return self._said(delta, said)
         raise StopAsyncIteration
 
-    async def aclose(self) -> None:
+    async def aclose(self, *, is_whole: bool = False) -> None:
         """See `interface.Generation`."""
-        await self._generation.aclose()
+        await self._generation.aclose(is_whole=is_whole)
 
     def _words(self) -> str:
         """What of the held text is no part of a call whatever comes next; it is held no more."""
@@ -135,7 +138,7 @@ def calls_in(text: str, names: Collection[str], *, first: bool = False) -> tuple
     `first`: the first call alone, as soon as it is whole, whatever comes after it.
     """
     found = []
-    reader = json.JSONDecoder()
+    reader = json.JSONDecoder(parse_constant=no_number, parse_float=finite)
     at = _after_marks(text, 0)
     while at < len(text):
         try:
@@ -162,7 +165,13 @@ def _call(value: object, names: Collection[str]) -> ToolCall | None:
         return None
     name = value.get("name")
     arguments = value.get("parameters", value.get("arguments"))
-    if name not in names or not isinstance(arguments, dict):
+    if not isinstance(name, str) or name not in names or not isinstance(arguments, dict):
         return None
-    written = json.dumps(arguments, ensure_ascii=False)
-    return ToolCall(f"call_{uuid4().hex[:24]}", str(name), written)
+    try:
+        written = json.dumps(arguments, ensure_ascii=False)
+    except RecursionError:
+        return None
+    # Half of a surrogate pair is no character: it can be sent to nobody, and most parsers of JSON
+    # refuse it when it is escaped.
+    whole = _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", written)
+    return ToolCall(f"call_{uuid4().hex[:24]}", name, whole)

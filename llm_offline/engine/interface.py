@@ -161,8 +161,11 @@ class Generation(Protocol):
 
     async def __anext__(self) -> TextDelta: ...
 
-    async def aclose(self) -> None:
-        """Give the text up: whatever is queued or running for it is freed within a step."""
+    async def aclose(self, *, is_whole: bool = False) -> None:
+        """Give the text up: whatever is queued or running for it is freed within a step.
+
+        `is_whole`: it has all that was wanted of it, and counts as one that came to its end.
+        """
         ...
 
 
@@ -205,7 +208,7 @@ class Engine(Protocol):
             places: How many must be free: those for what is asked for together with this one too.
 
         Raises:
-            BadRequest: There are not so many places.
+            BadRequest: There are not so many places, or a token that the model does not know.
             ContextExceeded: The prompt leaves no room for one token.
             QueueFull: As many wait as may wait.
             ShuttingDown: `stop` was called.

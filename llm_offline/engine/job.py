@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from enum import Enum, auto
 from typing import Literal
 
-from llm_offline.engine.interface import GenerationRequest, TextDelta
+from llm_offline.engine.interface import FinishReason, GenerationRequest, TextDelta
 from llm_offline.errors import LLMOfflineError
 
 
@@ -46,7 +46,7 @@ class Job:
         self.started: float | None = None
         self.produced = 0
         self.loop = loop
-        self._how = "cancelled"
+        self._how: FinishReason | Literal["cancelled", "error"] = "cancelled"
         self._ended = ended
         self._events: asyncio.Queue[TextDelta | LLMOfflineError] = asyncio.Queue()
         self._exhausted = False
@@ -69,8 +69,10 @@ class Job:
         self._exhausted = event.finish_reason is not None
         return event
 
-    async def aclose(self) -> None:
+    async def aclose(self, *, is_whole: bool = False) -> None:
         """See `interface.Generation`."""
+        if is_whole:
+            self._counts_as("stop")
         self._give_up()
 
     def fail(self, error: LLMOfflineError) -> None:
@@ -88,11 +90,16 @@ class Job:
             self._leave()
         elif isinstance(news, TextDelta):
             self.produced = news.completion_tokens
-            self._how = news.finish_reason or self._how
+            self._counts_as(news.finish_reason)
             self._events.put_nowait(news)
         elif isinstance(news, LLMOfflineError):
-            self._how = "error"
+            self._counts_as("error")
             self._events.put_nowait(news)
+
+    def _counts_as(self, how: FinishReason | Literal["error"] | None) -> None:
+        """How it ended, as far as its client was told first."""
+        if self._how == "cancelled" and how is not None:
+            self._how = how
 
     def _give_up(self) -> None:
         self.given_up.set()

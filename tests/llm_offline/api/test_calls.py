@@ -37,8 +37,17 @@ CALL = '{"name": "fine", "parameters": {"vehicle": "xe máy"}}'
         ("{" * 50_000, []),
         ("", []),
         ("no call", []),
+        ('{"name": ["fine"], "parameters": {}}', []),
+        ('{"name": {"fine": 1}, "parameters": {}}', []),
+        ('{"name": null, "parameters": {}}', []),
+        ('{"name": "fine", "parameters": {"x": NaN}}', []),
+        ('{"name": "fine", "parameters": {"x": [-Infinity]}}', []),
+        ('{"name": "fine", "parameters": {"x": 1e999}}', []),
+        ('{"name": "fine", "parameters": {"x": ' + "9" * 5000 + "}}", []),
+        ('{"name": "fine", "parameters": {"x": ' + "[" * 3000 + "]" * 3000 + "}}", []),
+        (CALL.replace("xe máy", r"xe \ud83d\ude00"), ["fine"]),
     ],
-    ids=range(13),
+    ids=range(22),
 )
 def test_calls(text: str, names: list[str]) -> None:
     found = calls_in(text, NAMES)
@@ -47,11 +56,24 @@ def test_calls(text: str, names: list[str]) -> None:
     assert all(isinstance(json.loads(call.arguments), dict) for call in found)
 
 
+@pytest.mark.parametrize("half", [r"\ud83d", r"\uDE00", r"\udc00\ud800"])
+def test_half_a_surrogate_pair_in_a_call(half: str) -> None:
+    """It is no character, and could be sent to nobody; what a call says else is not lost for it."""
+    written = CALL.replace("xe máy", f'a{half}b", "{half}": "c')
+    (call,) = calls_in(written, NAMES)
+    call.arguments.encode()
+    assert (
+        json.loads(call.arguments)["vehicle"].strip("ab").strip("\N{REPLACEMENT CHARACTER}") == ""
+    )
+    assert '"a\N{REPLACEMENT CHARACTER}' in call.arguments
+
+
 class Spoken:
     """A generation that says the given pieces."""
 
     prompt_tokens = 3
     is_closed = False
+    is_whole = False
 
     def __init__(self, pieces: Sequence[str]) -> None:
         last = len(pieces) - 1
@@ -69,8 +91,9 @@ class Spoken:
         except StopIteration:
             raise StopAsyncIteration from None
 
-    async def aclose(self) -> None:
+    async def aclose(self, *, is_whole: bool = False) -> None:
         self.is_closed = True
+        self.is_whole |= is_whole
 
 
 async def _heard(pieces: Sequence[str]) -> list[TextDelta]:
@@ -111,7 +134,13 @@ async def test_a_text_that_may_make_one_call_ends_with_it() -> None:
     assert [len(delta.tool_calls) for delta in deltas] == [1]
     assert (deltas[0].text, deltas[0].finish_reason) == ("", "tool_calls")
     assert deltas[0].completion_tokens == 2
-    assert spoken.is_closed
+    assert spoken.is_whole
+
+
+async def test_calls_that_nobody_waits_for_are_given_up() -> None:
+    spoken = Spoken([CALL, ""])
+    await WithCalls(spoken, NAMES, several=False).aclose()
+    assert (spoken.is_closed, spoken.is_whole) == (True, False)
 
 
 async def test_calls_that_are_checked() -> None:

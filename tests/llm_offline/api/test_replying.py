@@ -36,7 +36,7 @@ class Told:
             raise told
         return told
 
-    async def aclose(self) -> None:
+    async def aclose(self, *, is_whole: bool = False) -> None:
         self.is_closed = True
 
 

@@ -199,6 +199,21 @@ async def test_giving_up_in_the_queue_frees_the_place_at_once(
     assert engine.status().finished["cancelled"] == 1
 
 
+async def test_a_text_that_has_what_was_wanted_is_not_cancelled(
+    engine: ContinuousBatching, puppet: Puppet
+) -> None:
+    """Whatever the step says that was under way when it was ended."""
+    for last in (ord("b"), END, ZeroDivisionError("in a kernel")):
+        generation = engine.generate(_request())
+        puppet.say("a")
+        assert (await anext(generation)).text == "a"
+        await generation.aclose(is_whole=True)
+        await generation.aclose()
+        puppet.steps.put(last)
+        await _until(engine, running=0)
+    assert engine.status().finished == {"stop": 3, "length": 0, "cancelled": 0, "error": 0}
+
+
 async def test_giving_up_while_running_frees_the_engine_within_a_step(
     engine: ContinuousBatching, puppet: Puppet
 ) -> None:

@@ -73,7 +73,7 @@ class Spoken:
         self._said += 1
         return TextDelta(self._words[self._said - 1], self._said)
 
-    async def aclose(self) -> None:
+    async def aclose(self, *, is_whole: bool = False) -> None:
         self._engine.running.discard(self)
 
 
