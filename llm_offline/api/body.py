@@ -134,8 +134,10 @@ def _object(raw: bytes, what: str, *, such_as: str, param: str | None) -> dict[s
         ) from error
     except RecursionError:
         too_deep = True
-    except ValueError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, _NoNumber) as error:
         raise BadRequest(f"{what} is not JSON: {error}", param=param) from error
+    except ValueError as error:  # Python reads some thousand digits, no more
+        raise BadRequest(f"{what} has an integer with too many digits", param=param) from error
     if too_deep:
         raise BadRequest(
             f"{what} is nested too deeply: {MOST_NESTED} levels are the most", param=param
@@ -145,9 +147,13 @@ def _object(raw: bytes, what: str, *, such_as: str, param: str | None) -> dict[s
     return payload
 
 
+class _NoNumber(ValueError):
+    """What stands for a number and is none."""
+
+
 def no_number(name: str) -> float:
     """For `parse_constant`: raise `ValueError` for NaN and infinities."""
-    raise ValueError(f"{name} is not a JSON number")
+    raise _NoNumber(f"{name[:40]} is not a number that can be read")
 
 
 def finite(digits: str) -> float:

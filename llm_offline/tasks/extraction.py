@@ -32,9 +32,12 @@ def schema_of(parameters: Mapping[str, Any]) -> Schema:
             fine in dong"), a description alone (text is meant), or a JSON schema.
 
     Raises:
-        BadRequest: A value is none of these.
+        BadRequest: A value is none of these, or a schema that refers to itself alone.
     """
-    properties = {name: _property(name, wish) for name, wish in parameters.items()}
+    try:
+        properties = {name: _property(name, wish) for name, wish in parameters.items()}
+    except RecursionError as error:
+        raise BadRequest("parameters are nested too deeply", param="parameters") from error
     return {
         "type": "object",
         "properties": properties,
@@ -108,16 +111,17 @@ def _forced(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int) -> l
     required = schema.get("required")
     if not isinstance(properties, dict) or not isinstance(required, list):
         return None
-    for name in required:
+    # What is no name, the grammar's own check finds.
+    for name in (one for one in required if isinstance(one, str)):
         inner = _resolved(properties.get(name), root, depth)
         if not isinstance(inner, dict) or _may_be_null(inner, root, depth + 1):
             continue
         if _is_object(inner):
             deeper = _forced(inner, root, depth + 1)
             if deeper is not None:
-                return ["properties", str(name), *deeper]
+                return ["properties", name, *deeper]
         elif not _may_be_empty(inner):
-            return ["properties", str(name)]
+            return ["properties", name]
     return None
 
 

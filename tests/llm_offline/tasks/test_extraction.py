@@ -102,6 +102,16 @@ def test_what_is_not_an_objects_schema() -> None:
     circle = {"type": "object", "properties": {"a": {"$ref": "#/properties/a"}}, "required": ["a"]}
     with pytest.raises(BadRequest, match="too deeply"):
         narrowed(circle)
+    with pytest.raises(BadRequest, match="parameters are nested too deeply"):
+        schema_of({"a": {"$defs": {"b": {"$ref": "#/$defs/b"}}, "$ref": "#/$defs/b"}})
+
+
+@pytest.mark.parametrize("name", [["a"], {"a": 1}, 5, None])
+def test_required_names_that_are_none(loaded: LoadedModel, name: object) -> None:
+    """Our own look at the schema lets them be; the grammar refuses them."""
+    schema = narrowed({"type": "object", "properties": {"a": {}}, "required": ["a", name]})
+    with pytest.raises(BadRequest, match="schema"):
+        loaded.grammars.json_schema(schema, param="schema")
 
 
 def test_a_narrowed_schema_is_whole_and_closed() -> None:
