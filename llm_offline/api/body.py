@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import reprlib
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -16,7 +18,17 @@ MOST_BYTES = 16 * 2**20
 MOST_NESTED = 200
 """Objects and lists in one another: what looks into a request's values goes a call deeper each."""
 
+MOST_CONTAINERS = 100_000
+"""Objects and lists in all: what a body of 16 MiB can hold more takes seconds to read, in which
+nothing else is answered."""
+
 _CONTAINERS = (dict, list)
+# To the end of the text, if it has no end: it must not be looked for from each of its quotes.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\Z|\\\Z)', re.DOTALL)
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlist = _SHORT.maxdict = 20
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 # Accepted and without effect on the text: who asks, how long a cache may keep, what may be guessed.
 HARMLESS = frozenset(
@@ -109,8 +121,9 @@ def parse(raw: bytes) -> dict[str, Any]:
     """JSON text → object.
 
     Raises:
-        BadRequest: Not UTF-8, not JSON, not an object, with a number that no float holds, nested
-            deeper than `MOST_NESTED`, or with half a surrogate pair in it.
+        BadRequest: Not UTF-8, not JSON, not an object, with a number that no float holds, with
+            more than `MOST_CONTAINERS` or deeper than `MOST_NESTED`, or with half a surrogate
+            pair in it.
     """
     return _object(raw, "the body", such_as='{"messages": [...]}', param=None)
 
@@ -121,12 +134,16 @@ def parse_part(text: str, where: str) -> dict[str, Any]:
 
 
 def _object(raw: bytes, what: str, *, such_as: str, param: str | None) -> dict[str, Any]:
+    brackets = _containers(raw)
+    if brackets > MOST_CONTAINERS:
+        raise BadRequest(
+            f"{what} has more than {MOST_CONTAINERS} lists and objects in it", param=param
+        )
     try:
         payload = json.loads(raw.decode("utf-8"), parse_constant=no_number, parse_float=finite)
         if b"\\ud" in raw.lower():
             json.dumps(payload, ensure_ascii=False).encode("utf-8")
-        # Most bodies have not so many brackets in all, and are not looked through.
-        brackets = raw.count(b"[") + raw.count(b"{")
+        # Most bodies have not so many in all, and are not looked through.
         too_deep = brackets > MOST_NESTED and _depth_exceeds(payload, MOST_NESTED)
     except UnicodeEncodeError as error:
         raise BadRequest(
@@ -162,6 +179,16 @@ def finite(digits: str) -> float:
     return number if math.isfinite(number) else no_number(digits)
 
 
+def _containers(raw: bytes) -> int:
+    """How many objects and lists begin in JSON; at most that, where they are not too many."""
+    count = raw.count(b"[") + raw.count(b"{")
+    if count <= MOST_CONTAINERS:
+        return count
+    # A text may have any number of them.
+    bare = _STRING.sub(b"", raw)
+    return bare.count(b"[") + bare.count(b"{")
+
+
 def _depth_exceeds(payload: object, most: int) -> bool:
     """Whether lists and objects stand in one another more than `most` times; no recursion."""
     level = [payload] if isinstance(payload, _CONTAINERS) else []
@@ -189,8 +216,7 @@ def _refusal(error: ValidationError) -> BadRequest:
     if name is None:
         return BadRequest(f"the body should {allowed}")
     if problem["type"] == "extra_forbidden":
-        name = ".".join(str(part) for part in problem["loc"])
-        return BadRequest(f"unknown parameter: {shown(name)}", param=name, code="unknown_parameter")
+        return _unknown(".".join(str(part) for part in problem["loc"]))
     if problem["type"] == "missing":
         path = ".".join(str(part) for part in problem["loc"])
         return BadRequest(f"{path} is required", param=name)
@@ -201,8 +227,18 @@ def _refusal(error: ValidationError) -> BadRequest:
 
 def shown(value: object) -> str:
     """A value for a message: short, and printable whatever it holds."""
-    text = ascii(value) if isinstance(value, float) else repr(value)
+    if isinstance(value, str):
+        text = repr(value[:80])
+    else:
+        # Not the whole of it: that may take a second.
+        text = ascii(value) if isinstance(value, float) else _SHORT.repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _unknown(name: str) -> BadRequest:
+    return BadRequest(
+        f"unknown parameter: {shown(name)}", param=name[:80], code="unknown_parameter"
+    )
 
 
 def _refuse_unsupported(extra: dict[str, Any]) -> None:
@@ -210,9 +246,7 @@ def _refuse_unsupported(extra: dict[str, Any]) -> None:
         if value is None or name in HARMLESS:
             continue
         if name not in NEUTRAL:
-            raise BadRequest(
-                f"unknown parameter: {shown(name)}", param=name, code="unknown_parameter"
-            )
+            raise _unknown(name)
         if not any(value == same and type(value) is type(same) for same in NEUTRAL[name]):
             raise UnsupportedFeature(
                 f"{name}={shown(value)} is not offered by this server: leave {name} out", param=name

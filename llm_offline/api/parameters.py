@@ -104,7 +104,9 @@ class TextBody(SampledBody):
 
     max_tokens: int | None = Field(None, ge=1)
     stop: Stops | None = None
-    logit_bias: dict[str, Bias] | None = Field(None, description="Token id → addend")
+    logit_bias: Annotated[dict[str, Bias], Field(max_length=4096)] | None = Field(
+        None, description="Token id → addend"
+    )
 
     @property
     def top(self) -> int | None:
@@ -158,7 +160,7 @@ class StreamedBody(TextBody):
 class ChatBody(StreamedBody):
     """`POST /v1/chat/completions`."""
 
-    messages: list[dict[str, Any]] = Field(min_length=1)
+    messages: list[dict[str, Any]] = Field(min_length=1, max_length=16_384)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
@@ -280,7 +282,7 @@ class TokenizeBody(Body):
 
     model: str | None = None
     text: str | None = None
-    messages: list[dict[str, Any]] | None = Field(None, min_length=1)
+    messages: list[dict[str, Any]] | None = Field(None, min_length=1, max_length=16_384)
     add_special_tokens: bool | None = Field(
         None, description="With the beginning-of-text token, which completions put before a text"
     )
@@ -296,5 +298,5 @@ class DetokenizeBody(Body):
     """`POST /detokenize`."""
 
     model: str | None = None
-    tokens: list[int]
+    tokens: list[int] = Field(max_length=2**20)
     skip_special_tokens: bool | None = Field(None, description="Leave them out of the text")
