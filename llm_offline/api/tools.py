@@ -10,7 +10,6 @@ from pydantic import ConfigDict, Field
 from llm_offline.api.body import Body
 from llm_offline.engine.calling import Signature
 from llm_offline.engine.interface import Grammar
-from llm_offline.errors import BadRequest
 from llm_offline.loaded import Grammars
 
 _ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
@@ -57,24 +56,12 @@ class NamedTool(Body):
 
 
 def check_parameters(tools: Sequence[Tool]) -> None:
-    """Raise `BadRequest` for a function whose schema says outright that no object is meant.
+    """Raise `BadRequest` for a function whose schema allows no object, which calls have.
 
-    Calls have an object of arguments, strict or not. What a schema rules out further down, the
-    grammar finds where there is one.
+    Also where no grammar will follow it: the model is told of it, and cannot call it.
     """
     for tool in tools:
-        schema = tool.function.parameters or _ANY_OBJECT
-        kinds = schema.get("type", "object")
-        values = [schema["const"]] if "const" in schema else schema.get("enum", [{}])
-        takes_objects = "object" in kinds if isinstance(kinds, str | list) else True
-        if isinstance(values, list) and values:
-            takes_objects &= any(isinstance(value, dict) for value in values)
-        if not takes_objects:
-            raise BadRequest(
-                f"tools: the parameters of {tool.function.name} must be the schema of an object: "
-                '{"type": "object", "properties": ...}',
-                param="tools",
-            )
+        tool.signature().arguments()
 
 
 def required(tools: Sequence[Tool], grammars: Grammars, *, several: bool) -> Grammar:

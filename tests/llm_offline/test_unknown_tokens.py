@@ -24,6 +24,9 @@ ASKED: list[tuple[str, dict[str, Any]]] = [
     ("/summarize", {"text": TEXT}),
     ("/summarize", {"text": TEXT, "stream": True}),
     ("/summarize", CHAT),
+    ("/extract-parameters", {"text": TEXT, "parameters": {"a": "integer"}}),
+    ("/compress", {"passages": [f"{TEXT}. C d."], "question": "a?", "ratio": 0.5}),
+    ("/v1/chat/completions", CHAT | {"response_format": {"type": "json_object"}}),
     ("/validate-model", {"prompt": TEXT}),
 ]
 
