@@ -21,6 +21,8 @@ from llm_offline.engine.interface import Generation, TextDelta, TokenLogprob, To
 _MARKS = (OPENS, "<|python_tag|>")
 _BETWEEN = re.compile(r"(?:\s|;|,|\[|\]|</?tool_call>|<\|python_tag\|>)*")
 
+# Where a scanner of JSON has something to do, outside of strings and in one.
+_OUTSIDE, _IN_STRING = re.compile(r'["{}]'), re.compile(r'["\\]')
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -49,7 +51,8 @@ class WithCalls:
         self._ends_early = not several and check is None
         self._check = check
         self._held = ""
-        self._logprobs: tuple[TokenLogprob, ...] = ()
+        self._object = _Object()  # the first one of what is held
+        self._logprobs: list[TokenLogprob] = []
         self._has_begun = False  # with words: calls come after a mark only
         self._is_over = False
 
@@ -66,9 +69,9 @@ class WithCalls:
             raise StopAsyncIteration
         async for delta in self._generation:
             self._held += delta.text
-            self._logprobs += delta.logprobs
+            self._logprobs.extend(delta.logprobs)
             said = self._words()
-            if self._ends_early and "}" in delta.text and (call := self._calls(first=True)):
+            if self._ends_early and self._object.closes(self._held) and (call := self._first()):
                 # What comes after it is not wanted, and must not be waited for.
                 self._is_over = True
                 await self._generation.aclose(is_whole=True)
@@ -94,18 +97,25 @@ class WithCalls:
             # The mark may have come in part.
             at = len(self._held) - _beginning(self._held, OPENS)
         said, self._held = self._held[:at], self._held[at:]
+        if said:
+            self._object = _Object()
         return said
 
-    def _calls(self, *, first: bool = False) -> tuple[ToolCall, ...]:
+    def _first(self) -> tuple[ToolCall, ...]:
         if self._has_begun and not self._held.startswith(OPENS):
             return ()
-        calls = calls_in(self._held, self._names, first=first)
+        return calls_in(self._held, self._names, first=True)
+
+    def _calls(self) -> tuple[ToolCall, ...]:
+        if self._has_begun and not self._held.startswith(OPENS):
+            return ()
+        calls = calls_in(self._held, self._names)
         if calls and self._check is not None and not self._check(self._held):
             return ()
         return calls
 
     def _called(self, delta: TextDelta, said: str, calls: tuple[ToolCall, ...]) -> TextDelta:
-        logprobs, self._logprobs = self._logprobs, ()
+        logprobs, self._logprobs = tuple(self._logprobs), []
         return replace(
             delta, text=said, logprobs=logprobs, tool_calls=calls, finish_reason="tool_calls"
         )
@@ -113,8 +123,42 @@ class WithCalls:
     def _said(self, delta: TextDelta, said: str, all_of_it: bool = False) -> TextDelta:
         if all_of_it:
             said, self._held = said + self._held, ""
-        logprobs, self._logprobs = self._logprobs, ()
+        logprobs, self._logprobs = tuple(self._logprobs), []
         return replace(delta, text=said, logprobs=logprobs)
+
+
+class _Object:
+    """The first object in a growing text of JSON, looked at once.
+
+    To read it anew with each brace would take a time that grows with the square of a long text's.
+    """
+
+    def __init__(self) -> None:
+        self._seen = 0
+        self._depth = 0
+        self._is_in_string = False
+        self._is_over = False
+
+    def closes(self, text: str) -> bool:
+        """Whether it has its end in what `text` has now and had not at the last call."""
+        at = self._seen
+        while not self._is_over:
+            found = (_IN_STRING if self._is_in_string else _OUTSIDE).search(text, at)
+            if found is None:
+                # What an escape takes with it may not be there yet.
+                self._seen = max(at, len(text))
+                return False
+            mark, at = found[0], found.end()
+            if mark == "\\":
+                at += 1
+            elif mark == '"':
+                self._is_in_string = not self._is_in_string
+            else:
+                self._depth += 1 if mark == "{" else -1
+                self._is_over = self._depth <= 0
+                if self._is_over:
+                    return True
+        return False
 
 
 def _may_be_call(text: str) -> bool:

@@ -12,6 +12,7 @@ import pytest
 from openai import OpenAI
 from pydantic import BaseModel
 
+from llm_offline.api import calls
 from llm_offline.api.calls import WithCalls, calls_in
 from llm_offline.engine.interface import TextDelta
 from llm_offline.loaded import LoadedModel
@@ -134,6 +135,35 @@ async def test_a_text_that_may_make_one_call_ends_with_it() -> None:
     assert [len(delta.tool_calls) for delta in deltas] == [1]
     assert (deltas[0].text, deltas[0].finish_reason) == ("", "tool_calls")
     assert deltas[0].completion_tokens == 2
+    assert spoken.is_whole
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "fine", "parameters": {"a": [' + "{}, " * 500 + "{}]}}",
+        '{"name": "fine", "parameters": {"a": "}} \\" }{ \\\\"}}',
+        '<|python_tag|> [{"name": "fine", "parameters": {}}',
+        'I "look{.\n<tool_call>{"parameters": {"}": "\\\\"}, "name": "fine"}',
+    ],
+    ids=["long", "strings", "marks", "words"],
+)
+@pytest.mark.parametrize("size", [1, 3, 10_000])
+async def test_a_long_call_is_read_once(
+    monkeypatch: pytest.MonkeyPatch, text: str, size: int
+) -> None:
+    """And not at each of its braces, which would take the event loop's time."""
+    reads = []
+    monkeypatch.setattr(
+        calls,
+        "calls_in",
+        lambda said, *args, **more: reads.append(said) or calls_in(said, *args, **more),
+    )
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    spoken = Spoken([*pieces, " and so on", ""])
+    deltas = [delta async for delta in WithCalls(spoken, NAMES, several=False)]
+    assert len(reads) == 1
+    assert [call.name for call in deltas[-1].tool_calls] == ["fine"]
     assert spoken.is_whole
 
 
