@@ -8,13 +8,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from fastapi import Depends, FastAPI
-from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp
 
 from llm_offline.api import embeddings, models, operations, tasks, texts
-from llm_offline.api.boundary import Boundary, answer_error, require_key
+from llm_offline.api.boundary import install, require_key
 from llm_offline.encoding import Encoder, Encoding
-from llm_offline.errors import LLMOfflineError
 from llm_offline.fitting import Need
 from llm_offline.loaded import LoadedModel, Loader
 from llm_offline.pool import Pool
@@ -63,7 +60,7 @@ def create_app(
     settings: Settings,
     loader: Loader | None = None,
     load_encoder: Callable[[], Encoder] | None = None,
-) -> tuple[ASGIApp, Parts]:
+) -> tuple[FastAPI, Parts]:
     """The server, and what is behind it: the model begins to load when the server starts.
 
     Args:
@@ -71,21 +68,7 @@ def create_app(
         loader: How models are loaded; None is transformers' way.
         load_encoder: The same for the encoder, in a thread; None is sentence-transformers' way.
     """
-    # Two threads that import the same large packages at once may see them half made.
-    importing = threading.Lock()
-    loading = Threads()
-    make = load_encoder or (lambda: _load_encoder(importing, settings))
-    encoding = Encoding(
-        lambda: loading.run("loading the encoder", make),
-        limit=settings.max_batch + settings.max_queue,
-    )
-    reading = _Transformers(importing, lambda: encoding.status().state != "ready")
-    parts = Parts(
-        serving=Serving(settings, loader or reading),
-        encoding=encoding,
-        preparing=Pool(_PREPARING, "preparing"),
-        loading=loading,
-    )
+    parts = _parts(settings, loader, load_encoder)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -107,9 +90,29 @@ def create_app(
     app.include_router(operations.open_router)
     for part in (texts, tasks, embeddings, models, operations):
         app.include_router(part.router, dependencies=[Depends(require_key)])
-    app.add_exception_handler(LLMOfflineError, answer_error)
-    app.add_exception_handler(HTTPException, answer_error)
-    return Boundary(app), parts
+    install(app)
+    return app, parts
+
+
+def _parts(
+    settings: Settings, loader: Loader | None, load_encoder: Callable[[], Encoder] | None
+) -> Parts:
+    """See `create_app`."""
+    # Two threads that import the same large packages at once may see them half made.
+    importing = threading.Lock()
+    loading = Threads()
+    make = load_encoder or (lambda: _load_encoder(importing, settings))
+    encoding = Encoding(
+        lambda: loading.run("loading the encoder", make),
+        limit=settings.max_batch + settings.max_queue,
+    )
+    reading = _Transformers(importing, lambda: encoding.status().state != "ready")
+    return Parts(
+        serving=Serving(settings, loader or reading),
+        encoding=encoding,
+        preparing=Pool(_PREPARING, "preparing"),
+        loading=loading,
+    )
 
 
 class _Transformers:

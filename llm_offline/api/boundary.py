@@ -1,27 +1,38 @@
-"""The outermost layer of the server: ids on every response, no traceback in any.
+"""What happens around every request: an id on its response, no traceback in any.
 
-Plain ASGI: Starlette's `BaseHTTPMiddleware` hides a client's disconnect.
+Plain ASGI: Starlette's `BaseHTTPMiddleware` hides a client's disconnect. It is a middleware of the
+application and not around it, where Starlette's own answer to an unexpected error would come first.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import re
 from uuid import uuid4
 
-from fastapi import Request
+from fastapi import FastAPI, Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llm_offline.errors import LLMOfflineError, NotFound, Unauthorized
+from llm_offline.api.sse import REQUEST_ID, unexpected
+from llm_offline.errors import LLMOfflineError, NotFound, ShuttingDown, Unauthorized
 from llm_offline.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_GIVEN_ID = re.compile(r"^[\w.-]{1,100}$")
+_GIVEN_ID = re.compile(r"[\w.-]{1,100}")
+
+
+def install(app: FastAPI) -> None:
+    """Give every response of `app` its id, and every failure OpenAI's envelope."""
+    app.add_middleware(Boundary)
+    app.add_exception_handler(LLMOfflineError, answer_error)
+    app.add_exception_handler(HTTPException, answer_error)
 
 
 class Boundary:
@@ -36,7 +47,8 @@ class Boundary:
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _GIVEN_ID.match(given) else f"req_{uuid4().hex}"
+        request_id = given if _GIVEN_ID.fullmatch(given) else f"req_{uuid4().hex}"
+        REQUEST_ID.set(request_id)
         started = False
 
         async def send_with_id(message: Message) -> None:
@@ -48,11 +60,18 @@ class Boundary:
 
         try:
             await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:  # before all of its body was here
+            return
+        except asyncio.CancelledError:
+            # The server stops and has waited long enough; there is nobody to pass this on to.
+            told: LLMOfflineError = ShuttingDown("the server is shutting down")
         except Exception:
             log.exception("request %s failed", request_id)
-            if not started:
-                answer = _answer(LLMOfflineError("internal error; the server's log says why"))
-                await answer(scope, receive, send_with_id)
+            told = unexpected()
+        else:
+            return
+        if not started:
+            await _answer(told)(scope, receive, send_with_id)
 
 
 async def answer_error(request: Request, error: Exception) -> JSONResponse:

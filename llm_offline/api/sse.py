@@ -6,23 +6,34 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from llm_offline.errors import GenerationFailed, LLMOfflineError
+from llm_offline.errors import LLMOfflineError
 
 log = logging.getLogger(__name__)
 
 SILENCE = 15.0
 """Seconds without an event after which a comment keeps proxies and clients waiting."""
 
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="?")
+"""Of the response that is being made, for the log."""
+
 DONE = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 
 # Valid inside JSON text, but line ends to clients that split with `splitlines`.
 _LINE_ENDS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+
+
+def unexpected() -> LLMOfflineError:
+    """What a client sees of a defect of ours."""
+    return LLMOfflineError(
+        "internal error: the server's log has the details under this request's x-request-id"
+    )
 
 
 def event(payload: dict[str, Any]) -> bytes:
@@ -42,8 +53,8 @@ async def ended(events: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     except LLMOfflineError as error:
         yield event(error.envelope())
     except Exception:
-        log.exception("a stream failed")
-        yield event(GenerationFailed("internal error; the server's log says why").envelope())
+        log.exception("request %s failed in its stream", REQUEST_ID.get())
+        yield event(unexpected().envelope())
     finally:
         await _close(events)
     yield DONE
