@@ -274,6 +274,8 @@ class Serving:
                 self._set("idle" if before == "idle" else "unloaded")
             log.error("%s was not loaded: %s", name_of(wish), error)
             raise
+        finally:
+            self._coming = None
         seconds = time.monotonic() - began
         return Change(name_of(wish), replaced, beside and replaced is not None, seconds)
 

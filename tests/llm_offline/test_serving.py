@@ -117,6 +117,22 @@ async def test_a_load_that_fails_leaves_the_old_model(
     assert serving.ready().name == "old"
 
 
+@pytest.mark.parametrize("free", [1000 * MIB, 320 * MIB], ids=["beside", "in its place"])
+async def test_a_load_that_fails_leaves_no_name(
+    serving: Serving, loader: PuppetLoader, free: int
+) -> None:
+    loader.free = free
+    loader.broken["new"] = "new is damaged"
+    for state in ("ready", "idle", "unloaded"):
+        if state != "ready":
+            await serving.unload(idle=state == "idle")
+        with pytest.raises(StartError):
+            await serving.load(serving.base("new"))
+        assert (serving.state, serving.model_name, serving.coming) == (state, "old", None)
+        if state != "ready":
+            await serving.load(serving.base(None))
+
+
 async def test_when_neither_loads(serving: Serving, loader: PuppetLoader) -> None:
     loader.free = 320 * MIB
     loader.broken = {"new": "new is damaged", "old": "old has gone"}
