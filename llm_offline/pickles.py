@@ -11,7 +11,7 @@ import re
 import struct
 from pathlib import Path
 from pickle import UnpicklingError
-from zipfile import is_zipfile
+from zipfile import BadZipFile, is_zipfile
 
 import torch
 
@@ -41,6 +41,7 @@ def check_pickle(file: Path) -> int:
         AttributeError,
         AssertionError,
         struct.error,
+        BadZipFile,
     ) as error:
         if foreign := _FOREIGN.search(str(error)):
             raise StartError(

@@ -99,6 +99,14 @@ def _spoilt(file: Path, *, cut: int | None = None) -> None:
     file.write_bytes(b"\xff" * 5000 if cut is None else file.read_bytes()[:cut])
 
 
+def _misread(file: Path) -> None:
+    """An archive that says it is one of many volumes."""
+    content = bytearray(file.read_bytes())
+    volumes = content.rindex(b"PK\x06\x07") + 16
+    content[volumes] = 7
+    file.write_bytes(content)
+
+
 def _hostile(file: Path) -> None:
     torch.save({"model.norm.weight": _Bomb()}, file)
 
@@ -114,6 +122,7 @@ def _plainly_hostile(file: Path) -> None:
         (lambda file: _spoilt(file, cut=-1000), "is damaged, was not copied whole, or"),
         (lambda file: _spoilt(file, cut=300), "is damaged, was not copied whole, or"),
         (lambda file: _spoilt(file, cut=0), "is damaged, was not copied whole, or"),
+        (_misread, "is damaged, was not copied whole, or"),
         (_hostile, "holds more than weights: reading it would call"),
         (_plainly_hostile, "holds more than weights: reading it would call"),
         (lambda file: torch.save([1, 2], file), "cannot be loaded as a causal language model"),
@@ -123,7 +132,7 @@ def _plainly_hostile(file: Path) -> None:
         ),
         (lambda file: file.rename(file.with_name("other.bin")), "under a name that is known"),
     ],
-    ids=["garbage", "cut", "cut early", "empty", "hostile", "plain", "list", "other", "name"],
+    ids=["garbage", "cut", "early", "empty", "misread", "hostile", "plain", "list", "other", "name"],
 )
 def test_what_is_wrong_with_a_pickle_is_one_sentence(
     pickled: Path, spoil: Callable[[Path], object], sentence: str
