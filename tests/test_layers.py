@@ -87,7 +87,7 @@ HEAVY = {
         "ingest.client",
     },
     "redis": {"rag_backend.llm.cache.redis"},
-    "uvicorn": {"rag_backend.main", "llm_offline.main"},
+    "uvicorn": {"rag_backend.main", "llm_offline.starting"},
 }
 
 

@@ -132,7 +132,7 @@ def _plainly_hostile(file: Path) -> None:
         ),
         (lambda file: file.rename(file.with_name("other.bin")), "under a name that is known"),
     ],
-    ids=["garbage", "cut", "early", "empty", "misread", "hostile", "plain", "list", "other", "name"],
+    ids="garbage cut early empty misread hostile plain list other name".split(),
 )
 def test_what_is_wrong_with_a_pickle_is_one_sentence(
     pickled: Path, spoil: Callable[[Path], object], sentence: str

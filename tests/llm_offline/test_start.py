@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.llm_offline.fake_hub import fake_hub
-from tests.llm_offline.processes import free_port, server
+from tests.llm_offline.processes import PATIENCE, free_port, server
 
 HELLO = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
 
@@ -105,10 +107,29 @@ def test_a_signal_while_loading(tmp_path: Path, tiny_folder: Path) -> None:
             assert process.stop() == 0
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no SIGINT to one process")
-def test_ctrl_c_while_importing(tmp_path: Path, tiny_folder: Path) -> None:
-    import signal
+_ONE_PROCESS = pytest.mark.skipif(
+    sys.platform == "win32", reason="Windows sends no SIGINT to one process"
+)
 
+
+@_ONE_PROCESS
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_the_server_is_imported(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "uvicorn.py").write_text(  # found before the real one
+        "import time\nprint('importing', flush=True)\ntime.sleep(90)\n", encoding="utf-8"
+    )
+    with server(tmp_path) as process:
+        deadline = time.monotonic() + PATIENCE
+        while "importing" not in process.output():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.process.send_signal(number)
+        assert process.wait() == 0
+        assert process.output() == "importing\n"
+
+
+@_ONE_PROCESS
+def test_ctrl_c_while_importing(tmp_path: Path, tiny_folder: Path) -> None:
     with server(tmp_path, "--model", str(tiny_folder)) as process:
         process.until(lambda status, _: status == 503)
         process.process.send_signal(signal.SIGINT)
