@@ -1,8 +1,4 @@
-"""From a model's name to a running engine.
-
-It runs in a thread while the server answers
-`/health` already.
-"""
+"""From a model's name to a running engine, in a thread: the server answers `/health` already."""
 
 from __future__ import annotations
 
