@@ -6,13 +6,12 @@ goes away never begins, so a burst of requests that nobody waits for holds nobod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 from starlette.requests import Request
 
 from llm_offline.api.replying import unless_gone
-from llm_offline.errors import ClientGone
 from llm_offline.pool import Pool
 
 P = ParamSpec("P")
@@ -32,16 +31,4 @@ async def aside(request: Request, work: Callable[P, T], *args: P.args, **kwargs:
         ClientGone: Nobody waits for it any more.
         ShuttingDown: The server is.
     """
-    return await while_there(request, preparing_of(request).run(work, *args, **kwargs))
-
-
-async def while_there(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """What `work` returns or raises; it is cancelled, and `ClientGone` raised, with the client."""
-
-    async def boxed() -> tuple[T]:
-        return (await work,)  # it may return None, which `unless_gone` says in another sense
-
-    found = await unless_gone(request, boxed())
-    if found is None:
-        raise ClientGone
-    return found[0]
+    return await unless_gone(request, preparing_of(request).run(work, *args, **kwargs))

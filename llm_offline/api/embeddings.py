@@ -13,9 +13,9 @@ from fastapi import APIRouter, Request
 from pydantic import Field, field_validator
 from starlette.responses import Response
 
-from llm_offline.api.aside import while_there
 from llm_offline.api.body import Body, read_body
 from llm_offline.api.openapi import takes
+from llm_offline.api.replying import unless_gone
 from llm_offline.encoding import Embeddings, Encoder, Encoding
 from llm_offline.errors import BadRequest, UnsupportedFeature
 
@@ -82,7 +82,7 @@ async def embeddings(request: Request) -> Response:
         found = await encoder.encode(texts)
         return b"".join([piece async for piece in _written(found, body, encoder.name)])
 
-    written = await while_there(request, encoding_of(request).use(answer))
+    written = await unless_gone(request, encoding_of(request).use(answer))
     return Response(written, media_type="application/json")
 
 

@@ -20,12 +20,11 @@ from llm_offline.engine.interface import (
     GenerationRequest,
     TextDelta,
 )
-from llm_offline.errors import LLMOfflineError
+from llm_offline.errors import ClientGone, LLMOfflineError
 from llm_offline.running import Ready
 from llm_offline.serving import Serving
 
 T = TypeVar("T")
-CLIENT_CLOSED_REQUEST = 499  # nginx's; nobody is there to read it, but logs and tests are
 
 Choice = Callable[[int, TextDelta], dict[str, Any]]
 """`choices[i]` of a chunk, for i and what was added."""
@@ -112,19 +111,20 @@ async def reply(
     generations: Sequence[Generation],
     shape: Callable[[list[TextDelta], dict[str, Any]], dict[str, Any]],
 ) -> Response:
-    """The whole texts as JSON; given up when the client goes away.
+    """The whole texts as JSON.
 
     Args:
         request: Of the client.
         generations: Where the texts come from.
         shape: The JSON of the whole texts and the usage.
+
+    Raises:
+        ClientGone: Nobody waits for them any more.
     """
     try:
         wholes = await unless_gone(request, _fold_all(generations))
     finally:
         await free(generations)
-    if wholes is None:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
     return JSONResponse(shape(wholes, usage(generations, wholes)))
 
 
@@ -210,13 +210,19 @@ async def _fold_all(generations: Sequence[Generation]) -> list[TextDelta]:
     ]
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
-    """The result of `work`, or None as soon as the client has gone away."""
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` returns or raises; it is cancelled when the client goes away.
+
+    Raises:
+        ClientGone: It has.
+    """
     working = asyncio.ensure_future(work)
     watching = asyncio.ensure_future(gone(request))
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
+        if not working.done():
+            raise ClientGone
+        return working.result()
     finally:
         working.cancel()
         watching.cancel()
@@ -224,7 +230,6 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | Non
 
 
 async def gone(request: Request) -> None:
-    """Until the client has gone away; the body must have been read."""
-    # The body has been read: the next message can only be the disconnect.
+    """Until the client has gone away; the body must have been read before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

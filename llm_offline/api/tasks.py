@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
@@ -10,16 +10,11 @@ from pydantic import BaseModel
 from starlette.responses import JSONResponse, Response
 
 from llm_offline.api.answers import Compressed, CompressedPassage, Extracted, Summary, Usage
-from llm_offline.api.aside import aside, preparing_of, while_there
+from llm_offline.api.aside import aside, preparing_of
 from llm_offline.api.body import read_body
 from llm_offline.api.openapi import gives, takes
 from llm_offline.api.parameters import StreamOptions, listed
-from llm_offline.api.replying import (
-    CLIENT_CLOSED_REQUEST,
-    Head,
-    ready,
-    unless_gone,
-)
+from llm_offline.api.replying import Head, ready, unless_gone
 from llm_offline.api.sse import EventStream, event
 from llm_offline.api.task_bodies import CompressBody, ExtractBody, SummarizeBody, steady
 from llm_offline.api.waiting import Waiting
@@ -109,17 +104,14 @@ async def _summary_events(
     options: StreamOptions | None,
 ) -> AsyncIterator[bytes]:
     head = Head.new("sum", "summary.chunk", name)
+    reason = None
     async for delta in running:
         if delta.text:
             yield event(head.chunk([_choice(delta.text)]))
-        if delta.finish_reason is not None:
-            pieces = {
-                "pieces": summarizer.pieces,
-                "incomplete_parts": summarizer.incomplete,
-            }
-            yield event(head.chunk([_choice("", finish_reason=delta.finish_reason)], **pieces))
-    if options is not None and options.include_usage:
-        yield event(head.chunk([], usage=Usage.of(writer.used).model_dump()))
+        reason = delta.finish_reason
+    facts = {"pieces": summarizer.pieces, "incomplete_parts": summarizer.incomplete}
+    for payload in _ending(head, reason, facts, writer, options):
+        yield payload
 
 
 @router.post(
@@ -181,9 +173,8 @@ async def _passage_events(
         "tokens_after": after,
         "target_tokens": compressor.target,
     }
-    yield event(head.chunk([_choice("", finish_reason="stop")], **sizes))
-    if options is not None and options.include_usage:
-        yield event(head.chunk([], usage=Usage.of(writer.used).model_dump()))
+    for payload in _ending(head, "stop", sizes, writer, options):
+        yield payload
 
 
 def _passage(kept: Kept) -> CompressedPassage:
@@ -224,7 +215,7 @@ async def _begun(request: Request, writer: Writer, work: AsyncGenerator[T, None]
     """The work once the engine has taken it: what refuses it becomes the response's status."""
     running = Running(writer, work)
     try:
-        await while_there(request, anext(running))
+        await unless_gone(request, anext(running))
     except BaseException:
         await running.aclose()
         raise
@@ -234,14 +225,25 @@ async def _begun(request: Request, writer: Writer, work: AsyncGenerator[T, None]
 async def _reply(
     request: Request, running: Running[T], whole: Coroutine[Any, Any, BaseModel]
 ) -> Response:
-    """The whole as JSON; the work is given up when the client goes away."""
+    """The whole as JSON; the work is given up when the client goes away (`ClientGone`)."""
     try:
         found = await unless_gone(request, whole)
     finally:
         await running.aclose()
-    if found is None:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
     return JSONResponse(found.model_dump())
+
+
+def _ending(
+    head: Head,
+    reason: str | None,
+    facts: dict[str, Any],
+    writer: Writer,
+    options: StreamOptions | None,
+) -> Iterator[bytes]:
+    """The last chunk of a stream, with what is known by then, and the usage if it is wanted."""
+    yield event(head.chunk([_choice("", finish_reason=reason)], **facts))
+    if options is not None and options.include_usage:
+        yield event(head.chunk([], usage=Usage.of(writer.used).model_dump()))
 
 
 def _choice(text: str, **more: Any) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from starlette.responses import Response
 
 from llm_offline.api.body import keep_body
 from llm_offline.api.boundary import require_key
-from llm_offline.api.replying import CLIENT_CLOSED_REQUEST, gone, serving_of
+from llm_offline.api.replying import gone, serving_of
 from llm_offline.api.sse import SILENCE, EventStream, event
+from llm_offline.errors import ClientGone
 
 Answer = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -78,7 +79,7 @@ async def _later(request: Request, answer: Answer) -> Response:
         return await _held(request, answer)
     if leaving.done():
         waiting.cancel()
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
+        raise ClientGone
 
     async def stop() -> None:
         waiting.cancel()
