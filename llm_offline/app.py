@@ -73,6 +73,8 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         parts.serving.start()
+        if settings.idle_unload is not None:
+            parts.encoding.unload_after(settings.idle_unload)
         yield
         parts.stop()
 
@@ -105,10 +107,11 @@ def _parts(
     encoding = Encoding(
         lambda: loading.run("loading the encoder", make),
         limit=settings.max_batch + settings.max_queue,
+        give_back=lambda: loading.run("giving memory back", models.give_back),
     )
-    reading = _Transformers(importing, lambda: encoding.status().state != "ready")
+    models = loader or _Transformers(importing, lambda: encoding.status().state != "ready")
     return Parts(
-        serving=Serving(settings, loader or reading),
+        serving=Serving(settings, models),
         encoding=encoding,
         preparing=Pool(_PREPARING, "preparing"),
         loading=loading,

@@ -1,9 +1,10 @@
-"""The encoder of this process: loaded when first wanted, asked by so many at a time."""
+"""The encoder of this process: loaded when wanted, asked by so many at a time, let go if idle."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
@@ -21,8 +22,11 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_LOOK = 0.05
+"""Seconds between two looks at whether an encoder's threads have ended."""
+
 State = Literal["not loaded", "loading", "ready", "failed"]
-"""`not loaded`: nobody has asked yet; `failed`: the next request tries again."""
+"""`not loaded`: nobody has asked, or not for long; `failed`: the next request tries again."""
 
 
 class Embeddings(Protocol):
@@ -85,9 +89,21 @@ class EncodingStatus:
 class Encoding:
     """Lets requests to the encoder, and ends them."""
 
-    def __init__(self, load: Callable[[], Awaitable[Encoder]], limit: int) -> None:
-        """`limit`: requests at a time; they take turns, a slice of texts each."""
+    def __init__(
+        self,
+        load: Callable[[], Awaitable[Encoder]],
+        limit: int,
+        give_back: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """What lets requests in.
+
+        Args:
+            load: Makes the encoder.
+            limit: Requests at a time; they take turns, a slice of texts each.
+            give_back: Gives the system the memory of an encoder that nobody uses any more.
+        """
         self._load = load
+        self._give_back = give_back
         self._encoder = Lazy(self._make)
         self._limit = limit
         self._under_way: set[asyncio.Task[Any]] = set()
@@ -95,6 +111,12 @@ class Encoding:
         self._asked = 0
         self._answered = 0
         self._stopped = False
+        self._used = time.monotonic()
+        self._watching: asyncio.Task[None] | None = None
+
+    def unload_after(self, seconds: float) -> None:
+        """From now on, let the encoder go once nobody has asked for so long."""
+        self._watching = asyncio.create_task(self._watch(seconds))
 
     async def use(self, work: Callable[[Encoder], Coroutine[Any, Any, T]]) -> T:
         """What `work` makes of the encoder, once that is loaded; in a task of the caller's own.
@@ -125,6 +147,7 @@ class Encoding:
             raise
         finally:
             self._under_way.discard(task)
+            self._used = time.monotonic()
         self._answered += 1
         return found
 
@@ -148,6 +171,8 @@ class Encoding:
         if self._stopped:
             return
         self._stopped = True
+        if self._watching is not None:
+            self._watching.cancel()
         self._ended = set(self._under_way)
         for task in self._ended:
             task.cancel()
@@ -167,6 +192,25 @@ class Encoding:
             raise
         log.info("encoder ready: %s on %s", found.name, found.device)
         return found
+
+    async def _watch(self, seconds: float) -> None:
+        while True:
+            await asyncio.sleep(min(seconds / 4, 30))
+            if not self._under_way and time.monotonic() - self._used >= seconds:
+                await self._unload()
+
+    async def _unload(self) -> None:
+        encoder = self._encoder.forget()
+        if encoder is None:
+            return
+        name = encoder.name
+        encoder.stop()
+        while not encoder.join(0):  # noqa: ASYNC110 - its threads, which are idle, tell nobody
+            await asyncio.sleep(_LOOK)
+        del encoder  # what its threads have of it is gone too
+        if self._give_back is not None:
+            await self._give_back()
+        log.info("the encoder %s was unloaded: nobody asked for a while", name)
 
     async def _loaded(self) -> Encoder:
         try:

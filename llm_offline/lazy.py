@@ -29,6 +29,11 @@ class Lazy(Generic[T]):
         """Whether it is being made."""
         return self._making is not None
 
+    def forget(self) -> T | None:
+        """Make it anew for the next who asks; what there was, if anything."""
+        value, self.value = self.value, None
+        return value
+
     async def get(self) -> T:
         """The value; raises what making it raises.
 

@@ -119,8 +119,8 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=10_000_000,
-        description="Seconds without a request after which the model gives its memory back; the "
-        "next request loads it again; empty: never",
+        description="Seconds without a request after which the model gives its memory back, and "
+        "the encoder, each for itself; the next request loads it again; empty: never",
     )
     api_key: SecretStr | None = Field(
         None, description="Bearer key that clients must send; empty: no key needed"

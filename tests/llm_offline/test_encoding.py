@@ -126,6 +126,32 @@ async def test_a_load_that_fails_as_nobody_expected_is_seen() -> None:
     assert (encoding.status().state, encoding.status().reason) == ("ready", None)
 
 
+async def test_nobody_asks_and_somebody_does() -> None:
+    encoders, given_back = [FakeEncoder(), FakeEncoder()], asyncio.Event()
+
+    async def give_back() -> None:
+        given_back.set()
+
+    encoding = Encoding(_loading(*encoders), limit=9, give_back=give_back)
+    encoding.unload_after(0)
+    first = _asking(encoding)
+    async with asyncio.timeout(20):
+        while encoding.status().state != "ready":
+            await asyncio.sleep(0)
+        # As long as a request is under way it is not idle, however long that takes.
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not encoders[0].stopped
+        encoders[0].gate.set()
+        assert (await first).tokens == 1
+        await given_back.wait()
+        assert encoders[0].stopped
+        assert encoding.status().state == "not loaded"
+        encoders[1].gate.set()
+        assert (await _asking(encoding)).tokens == 1
+    encoding.stop()
+
+
 @pytest.mark.parametrize("is_loaded", [True, False])
 async def test_the_end(is_loaded: bool) -> None:
     encoder, never = FakeEncoder(), asyncio.Event()

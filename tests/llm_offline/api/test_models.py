@@ -183,6 +183,27 @@ def test_idle(tmp_path: Path, tiny_folder: Path) -> None:
         assert _served(http) == tiny_folder.name
 
 
+def test_the_encoder_is_idle_too(tmp_path: Path, tiny_folder: Path) -> None:
+    flags = ["--model", str(tiny_folder), "--device", "cpu", "--idle-unload", "1"]
+    with server(tmp_path, *flags) as process:
+        process.until_ready().until(lambda _, answer: answer["status"] == "idle")
+        vectors, threads = _vectors_of_an_idle_encoder(process)
+        again, threads_then = _vectors_of_an_idle_encoder(process)
+        assert again == vectors
+        assert threads_then <= threads
+        assert "all-MiniLM-L6-v2 was unloaded: nobody asked for a while" in process.output()
+
+
+def _vectors_of_an_idle_encoder(process: ServerProcess) -> tuple[Any, int]:
+    """And the server's threads once it is idle again, and its memory has been given back."""
+    url = process.url + "/v1/embeddings"
+    answer = httpx.post(url, json={"input": "a"}, timeout=90).raise_for_status()
+    before = _memory(process)
+    process.until(lambda _, answer: answer["embeddings"]["status"] == "not loaded")
+    process.until(lambda *_: _memory(process) < before - 40 * MIB)
+    return answer.json()["data"], psutil.Process(process.process.pid).num_threads()
+
+
 def _memory(process: ServerProcess) -> int:
     return int(psutil.Process(process.process.pid).memory_info().rss)
 
