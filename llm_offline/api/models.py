@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Request
 from pydantic import Field, ValidationError
@@ -15,13 +15,15 @@ from llm_offline.api.body import Body, read_body
 from llm_offline.api.openapi import takes
 from llm_offline.api.replying import serving_of
 from llm_offline.api.sse import EventStream, event
-from llm_offline.errors import BadRequest, LoadFailed, NotFound, StartError
+from llm_offline.errors import BadRequest, LoadFailed, NotFound, ShuttingDown, StartError
 from llm_offline.running import Ready, name_of
 from llm_offline.serving import Change, Serving
 from llm_offline.settings import Settings, changed
 from llm_offline.validating import SENTENCE, failed, validate
 
 router = APIRouter()
+
+T = TypeVar("T")
 
 _LOOK = 0.2
 """Seconds between two looks at how far a load is."""
@@ -135,7 +137,7 @@ async def validate_model(request: Request) -> JSONResponse:
     )
     task.add_done_callback(_seen)
     try:
-        return JSONResponse(await asyncio.shield(task))
+        return JSONResponse(await _end_of(task))
     except StartError as error:
         return JSONResponse(failed(name_of(wish), str(error)))
 
@@ -184,9 +186,17 @@ async def _events(
 async def _outcome(task: asyncio.Task[Change]) -> Change:
     """What the load did; it goes on if the client goes away."""
     try:
-        return await asyncio.shield(task)
+        return await _end_of(task)
     except StartError as error:
         raise LoadFailed(str(error), param="model") from error
+
+
+async def _end_of(task: asyncio.Task[T]) -> T:
+    """What it returns or raises, `ShuttingDown` where the server's end has ended it."""
+    await asyncio.wait({task})
+    if task.cancelled():
+        raise ShuttingDown("the server is shutting down")
+    return task.result()
 
 
 def _loaded(serving: Serving, task: asyncio.Task[Change] | None) -> dict[str, Any]:
