@@ -30,6 +30,8 @@ from llm_offline.progress import Progress
 _AROUND = ("*.json", "*.model", "*.txt", "*.jinja")
 _SAFE, _PICKLED = "*.safetensors", "pytorch_model*.bin"
 _UNWANTED = ["original/*", "onnx/*", "openvino/*", "gguf/*", "consolidated*"]
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _HUB_ID = re.compile(r"^[\w][\w.-]*(/[\w][\w.-]*)?$")
 
 
@@ -149,8 +151,13 @@ def _told(name: str, flag: str, error: Exception) -> StartError:
             f"{flag} {name}: there is no such folder here and no such public model on the hub: "
             "check the spelling; for a private model set HF_TOKEN or run `hf auth login`"
         )
-    if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+    if isinstance(cause, OSError) and cause.errno in _FULL:
         return StartError(f"{flag} {name}: the disk is full; the download needs more room")
+    if isinstance(cause, OSError) and cause.errno in _UNWRITABLE and cause.filename is not None:
+        return StartError(
+            f"{flag} {name}: the download cache cannot be written ({_reason(cause)}): set HF_HOME "
+            "to a folder that this user may write to"
+        )
     return StartError(
         f"{flag} {name}: not in the download cache, and it cannot be downloaded "
         f"({_reason(cause)}); on a machine with internet run "

@@ -24,7 +24,9 @@ _LOOK = 0.05
 def name_of(settings: Settings) -> str:
     """What `/v1/models` calls a model: the hub's id, or the folder's name."""
     folder = Path(settings.model).expanduser()
-    return folder.resolve().name if folder.is_dir() else settings.model
+    # Of a folder that was removed while its model served, too.
+    is_folder = folder.is_absolute() or folder.is_dir()
+    return folder.resolve().name if is_folder else settings.model
 
 
 @dataclass(slots=True, eq=False)

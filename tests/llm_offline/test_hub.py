@@ -106,10 +106,26 @@ def test_no_connection(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     assert "pass it to --model" in str(refused.value)
 
 
-def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(name: str, weights: str, **options: Any) -> Any:
-        raise OSError(errno.ENOSPC, "No space left on device")
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "the disk is full"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/home/a/.cache"),
+            r"cannot be written \(.*/home/a/\.cache'\): set HF_HOME to a folder",
+        ),
+        (OSError(errno.EROFS, "Read-only file system", "/cache"), "set HF_HOME to a folder"),
+        # A firewall's, which is no file's.
+        (PermissionError(errno.EACCES, "Permission denied"), "not in the download cache, and"),
+    ],
+)
+def test_what_the_disk_refuses(
+    monkeypatch: pytest.MonkeyPatch, error: OSError, sentence: str
+) -> None:
+    def refused(name: str, weights: str, **options: Any) -> Any:
+        raise error
 
-    monkeypatch.setattr(hub, "_snapshot", full)
-    with pytest.raises(StartError, match="the disk is full"):
+    monkeypatch.setattr(hub, "_snapshot", refused)
+    with pytest.raises(StartError, match=sentence):
         hub._download("acme/large", Progress(), "--model")

@@ -1,0 +1,24 @@
+"""What a model is called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llm_offline.running import name_of
+from llm_offline.settings import Settings
+
+
+def _name(model: str) -> str:
+    return name_of(Settings(_env_file=None, model=model))  # type: ignore[call-arg]
+
+
+def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    assert _name(str(tmp_path / "here")) == _name("here") == _name("./here") == "here"
+    assert _name("acme/tiny") == "acme/tiny"
+    # Removed while it serves: nobody's requests should see another name.
+    (tmp_path / "here").rmdir()
+    assert _name(str(tmp_path / "here")) == "here"
