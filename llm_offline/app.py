@@ -107,11 +107,11 @@ def _parts(
     encoding = Encoding(
         lambda: loading.run("loading the encoder", make),
         limit=settings.max_batch + settings.max_queue,
-        give_back=lambda: loading.run("giving memory back", models.give_back),
+        give_back=lambda: loading.run("giving memory back", reading.give_back),
     )
-    models = loader or _Transformers(importing, lambda: encoding.status().state != "ready")
+    reading = loader or _Transformers(importing, lambda: encoding.status().state != "ready")
     return Parts(
-        serving=Serving(settings, models),
+        serving=Serving(settings, reading),
         encoding=encoding,
         preparing=Pool(_PREPARING, "preparing"),
         loading=loading,
