@@ -23,10 +23,13 @@ _LOOK = 0.05
 
 def name_of(settings: Settings) -> str:
     """What `/v1/models` calls a model: the hub's id, or the folder's name."""
-    folder = Path(settings.model).expanduser()
-    # Of a folder that was removed while its model served, too.
-    is_folder = folder.is_absolute() or folder.is_dir()
-    return folder.resolve().name if is_folder else settings.model
+    try:
+        folder = Path(settings.model).expanduser()
+        # Of a folder that was removed while its model served, too.
+        is_folder = folder.is_absolute() or folder.is_dir()
+        return folder.resolve().name if is_folder else settings.model
+    except (OSError, RuntimeError, ValueError):  # too long, no such user's, with a NUL
+        return settings.model
 
 
 @dataclass(slots=True, eq=False)

@@ -18,7 +18,8 @@ def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
     assert _name(str(tmp_path / "here")) == _name("here") == _name("./here") == "here"
-    assert _name("acme/tiny") == "acme/tiny"
+    for no_path in ("acme/tiny", "a" * 5000, "~nobody-of-that-name/a", "a\0b"):
+        assert _name(no_path) == no_path
     # Removed while it serves: nobody's requests should see another name.
     (tmp_path / "here").rmdir()
     assert _name(str(tmp_path / "here")) == "here"
