@@ -73,7 +73,7 @@ class EventStream(StreamingResponse):
         self,
         events: AsyncIterator[bytes],
         free: Callable[[], Awaitable[None]],
-        silence: float = SILENCE,
+        silence: float | None = None,
     ) -> None:
         """`free` is awaited when the response ends, also if it never began."""
         self._lines = ended(events)
@@ -85,7 +85,7 @@ class EventStream(StreamingResponse):
         self.events = events
         """What it is fed by, without keep-alive, errors and end."""
         self.free = free
-        self._silence = silence
+        self._silence = SILENCE if silence is None else silence
         self._waiting_since: float | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

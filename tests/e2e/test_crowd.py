@@ -9,9 +9,12 @@ from typing import Any
 
 import aiohttp
 import psutil
+import pytest
 
 from tests.e2e.backend import PATIENCE, backend
 from tests.openai_server import OpenAIServer, Reply
+
+pytestmark = pytest.mark.slow
 
 CLIENTS, PLACES, QUEUE = 200, 4, 8
 

@@ -16,6 +16,8 @@ from ingest.client import health
 from tests.e2e.backend import EXAMPLES, PATIENCE, BackendProcess, backend, environment, ingest
 from tests.llm_offline.processes import free_port
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackendProcess]:

@@ -10,9 +10,12 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.e2e.backend import PATIENCE, ROOT, environment
 from tests.llm_offline.processes import free_port
+
+pytestmark = pytest.mark.slow
 
 
 def run_until_up(folder: Path, port: int) -> tuple[subprocess.Popen[bytes], Path]:

@@ -15,6 +15,8 @@ from tests.e2e.gateway import ATTEMPTS, ask, failure, messages
 from tests.llm_offline.processes import free_port
 from tests.openai_server import OpenAIServer, Reply
 
+pytestmark = pytest.mark.slow
+
 plain_and_streamed = pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
 
 CASES = [

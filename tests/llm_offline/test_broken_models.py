@@ -16,6 +16,8 @@ from tests.llm_offline.bystander import bystander
 from tests.llm_offline.processes import server
 from tests.tiny_model import build_tiny_llama
 
+pytestmark = pytest.mark.slow
+
 
 def _truncated(folder: Path) -> None:
     weights = folder / "model.safetensors"
@@ -64,7 +66,6 @@ BROKEN: dict[Callable[[Path], None], str] = {
 }
 
 
-@pytest.mark.slow
 def test_a_broken_checkpoint_ends_the_start_with_one_line(
     tmp_path: Path, tiny_folder: Path
 ) -> None:

@@ -149,6 +149,7 @@ def test_half_a_surrogate_pair(running: ServerProcess) -> None:
     assert len(httpx.post(running.url + EMBEDDINGS, json=odd, timeout=90).json()["data"]) == 6
 
 
+@pytest.mark.slow
 def test_an_encoder_that_is_not_there(tmp_path: Path, tiny_folder: Path) -> None:
     """The sentence, at each request; the rest of the server goes on, and `/health` tells."""
     missing = tmp_path / "encoder"
@@ -175,6 +176,7 @@ def test_an_encoder_that_is_not_there(tmp_path: Path, tiny_folder: Path) -> None
         assert "Traceback" not in process.output()
 
 
+@pytest.mark.slow
 def test_a_device_that_is_not_there_stops_the_start(tmp_path: Path, tiny_folder: Path) -> None:
     flags = ["--model", str(tiny_folder), "--device", "cpu", "--embedding-device", "mps"]
     with server(tmp_path, *flags) as process:

@@ -15,6 +15,8 @@ import pytest
 from tests.llm_offline.bystander import COMPLETIONS, error_of
 from tests.llm_offline.processes import server
 
+pytestmark = pytest.mark.slow
+
 ENDLESS: dict[str, Any] = {"prompt": "Xin", "temperature": 0, "max_tokens": 4000}
 LONG = ENDLESS | {"prompt": " mũ" * 3000, "max_tokens": 900}
 
@@ -83,7 +85,6 @@ def test_while_the_encoder_is_loading(tmp_path: Path, tiny_folder: Path) -> None
         assert "Traceback" not in process.output()
 
 
-@pytest.mark.slow
 def test_a_client_that_reads_nothing_cannot_hold_the_server(
     tmp_path: Path, tiny_folder: Path
 ) -> None:

@@ -66,6 +66,7 @@ def test_a_folder_that_is_not_a_model(tmp_path: Path) -> None:
         assert "is not a model: it has no config.json" in _last_line(process.output())
 
 
+@pytest.mark.slow
 def test_a_download_is_told_and_needed_only_once(tmp_path: Path, tiny_folder: Path) -> None:
     with fake_hub() as hub:
         hub.repositories["acme/tiny"] = tiny_folder
@@ -99,6 +100,7 @@ def test_a_download_is_told_and_needed_only_once(tmp_path: Path, tiny_folder: Pa
         assert _last_line(process.output()).endswith("stopped")
 
 
+@pytest.mark.slow
 def test_a_signal_while_loading(tmp_path: Path, tiny_folder: Path) -> None:
     with fake_hub() as hub:
         hub.repositories["acme/tiny"] = tiny_folder

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+import pytest
 
 from rag_backend.settings import Settings
 
@@ -109,6 +110,7 @@ def test_a_bad_value(tmp_path: Path) -> None:
     assert "secret" not in err
 
 
+@pytest.mark.slow
 def test_a_password_in_a_url_is_not_printed(tmp_path: Path) -> None:
     bad = run(tmp_path, OPENAI_BASE_URL="ftp://me:hunter2@host")
     port_in_use = run(tmp_path, "--host", "192.0.2.1", CHROMA_URL="http://me:hunter2@host:1")
@@ -118,6 +120,7 @@ def test_a_password_in_a_url_is_not_printed(tmp_path: Path) -> None:
     assert re.search(r"CHROMA_URL +http://\*{4}@host:1\n", port_in_use[1])
 
 
+@pytest.mark.slow
 def test_postgresql_needs_a_chroma_server_and_an_answer(tmp_path: Path) -> None:
     url = "postgresql://rag:hunter2@127.0.0.1:1/rag"
     alone = run(tmp_path, "--port", str(free_port()), DATABASE_URL=url)
@@ -151,6 +154,7 @@ def test_a_data_directory_that_cannot_be_one(tmp_path: Path) -> None:
     assert "DATA_DIR=file cannot be written to" in err
 
 
+@pytest.mark.slow
 def test_an_encoder_that_is_not_one(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     status, _, err = run(tmp_path, "--port", str(free_port()), EMBEDDING_MODEL="./empty")
@@ -158,6 +162,7 @@ def test_an_encoder_that_is_not_one(tmp_path: Path) -> None:
     assert "EMBEDDING_MODEL" in err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_its_life_and_a_second_start(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("LOCAL_LLM_URL=http://a\nCONTEXT_TOKENS=999\n")
     data = tmp_path / "data"
@@ -194,6 +199,7 @@ def test_its_life_and_a_second_start(tmp_path: Path) -> None:
     assert psutil.wait_procs(children, timeout=10)[1] == []
 
 
+@pytest.mark.slow
 def test_control_c_and_what_stays(tmp_path: Path) -> None:
     with started(tmp_path) as (process, lines), httpx.Client(base_url=url_of(lines)) as client:
         body = {"messages": [{"role": "user", "content": "Xin chào"}], "stream": True}
@@ -230,6 +236,7 @@ def test_a_network_without_keys_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.slow
 def test_rights_are_shown_and_keys_are_not(tmp_path: Path) -> None:
     keys = "s3cret,0ther=laws:read"
     with started(tmp_path, API_KEYS=keys, HOST="0.0.0.0") as (_, lines):

@@ -18,6 +18,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tests.llm_offline.processes import ServerProcess, server
 from tests.tiny_model import build_tiny_llama
 
+pytestmark = pytest.mark.slow
+
 CHAT = "/v1/chat/completions"
 HELLO: list[Any] = [{"role": "user", "content": "Xin chào 😀"}]
 ENDLESS = {"messages": HELLO, "temperature": 0, "max_tokens": 2000, "stream": True}

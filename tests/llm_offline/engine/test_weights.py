@@ -90,6 +90,7 @@ def test_what_was_counted_is_what_there_is(kind: str, quantization: str) -> None
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
+@pytest.mark.slow
 def test_each_layer_is_let_go_before_the_next(quantization: str) -> None:
     model = random_model(CONFIGS["qwen2"]())
     alive = [

@@ -329,6 +329,7 @@ def test_what_is_new_is_found_by_the_revision(tmp_path: Path) -> None:
     catalog.close()
 
 
+@pytest.mark.slow
 async def test_the_newest_do_not_wait_for_what_a_rebuild_brings(
     pair: tuple[Library, Library], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -415,6 +416,7 @@ def server() -> Iterator[Postgres]:
         pytest.skip(str(reason))
 
 
+@pytest.mark.slow
 async def test_a_restart_of_postgresql_loses_nothing(
     server: Postgres, servers: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

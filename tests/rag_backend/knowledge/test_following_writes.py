@@ -80,6 +80,7 @@ async def test_a_batch_cancelled_there_while_it_is_read_here(
     assert (await b.store("default")).revision > store.revision
 
 
+@pytest.mark.slow
 async def test_a_file_taken_out_and_put_back_otherwise_while_the_store_is_rebuilt(
     pair: tuple[Library, Library], held: GatedReading, monkeypatch: pytest.MonkeyPatch
 ) -> None:
