@@ -24,7 +24,11 @@ nothing else is answered."""
 
 _CONTAINERS = (dict, list)
 # To the end of the text, if it has no end: it must not be looked for from each of its quotes.
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\Z|\\\Z)', re.DOTALL)
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\Z|\\\Z)'
+# One match and no more: each piece that was found would be an object.
+_TOO_MANY = re.compile(
+    rb'(?:(?:[^"\[{]++|%b)*+[\[{]){%d}' % (_STRING, MOST_CONTAINERS + 1), re.DOTALL
+)
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlist = _SHORT.maxdict = 20
@@ -134,8 +138,8 @@ def parse_part(text: str, where: str) -> dict[str, Any]:
 
 
 def _object(raw: bytes, what: str, *, such_as: str, param: str | None) -> dict[str, Any]:
-    brackets = _containers(raw)
-    if brackets > MOST_CONTAINERS:
+    brackets = raw.count(b"[") + raw.count(b"{")  # in texts, too
+    if brackets > MOST_CONTAINERS and _TOO_MANY.match(raw):
         raise BadRequest(
             f"{what} has more than {MOST_CONTAINERS} lists and objects in it", param=param
         )
@@ -177,16 +181,6 @@ def finite(digits: str) -> float:
     """For `parse_float`: raise `ValueError` for what would be read as infinity."""
     number = float(digits)
     return number if math.isfinite(number) else no_number(digits)
-
-
-def _containers(raw: bytes) -> int:
-    """How many objects and lists begin in JSON; at most that, where they are not too many."""
-    count = raw.count(b"[") + raw.count(b"{")
-    if count <= MOST_CONTAINERS:
-        return count
-    # A text may have any number of them.
-    bare = _STRING.sub(b"", raw)
-    return bare.count(b"[") + bare.count(b"{")
 
 
 def _depth_exceeds(payload: object, most: int) -> bool:

@@ -20,8 +20,15 @@ _ECHOED = frozenset(
         "citations",
         "reasoning_content",
         "parsed",  # what the SDK made of an answer, which it sends back with it
+        # What gateways and frameworks for agents add.
+        "id",
+        "cache_control",
+        "is_error",
+        "tool_name",
     }
 )
+# What models and clients write where a function has no parameters.
+_NO_ARGUMENTS = ("", "null", "[]")
 # Fields that messages of one role have, and no others.
 _OWN = {"assistant": "tool_calls", "tool": "tool_call_id"}
 
@@ -83,8 +90,8 @@ def _call(raw: object, where: str) -> dict[str, Any]:
     id_, name, arguments = call.get("id"), given.get("name"), given.get("arguments")
     if not (isinstance(id_, str) and isinstance(name, str) and isinstance(arguments, str)):
         raise _no_call(where)
-    # Functions without parameters are often called with no text at all.
-    found = parse_part(arguments, f"{where}.function.arguments") if arguments.strip() else {}
+    nothing = arguments.strip() in _NO_ARGUMENTS
+    found = {} if nothing else parse_part(arguments, f"{where}.function.arguments")
     return {"id": id_, "type": "function", "function": {"name": name, "arguments": found}}
 
 

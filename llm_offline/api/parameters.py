@@ -25,6 +25,10 @@ _DIRECT = (
 )
 """Parameters that the engine knows by the same name."""
 
+MOST_BIASES = 32_768
+"""Enough for all tokens of one script; each step of the request, and so of those beside it, reads
+them."""
+
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Number = Annotated[int, Field(ge=1, le=16)]
 StopString = Annotated[str, Field(min_length=1, max_length=1000)]
@@ -104,7 +108,7 @@ class TextBody(SampledBody):
 
     max_tokens: int | None = Field(None, ge=1)
     stop: Stops | None = None
-    logit_bias: Annotated[dict[str, Bias], Field(max_length=4096)] | None = Field(
+    logit_bias: Annotated[dict[str, Bias], Field(max_length=MOST_BIASES)] | None = Field(
         None, description="Token id → addend"
     )
 

@@ -91,7 +91,8 @@ class FollowedIndex(LexicalIndex):
             return True
         # Where the next generation is not whole yet, the last one answers, and goes on growing.
         collection = self._served(store.collection)
-        return not self._bring_slice(store_id, collection, self._catalog.completed(store_id, after))
+        found = self._bring_slice(store_id, collection, self._catalog.completed(store_id, after))
+        return not found and not self._is_past(collection)
 
     def compare(self, store_id: str) -> None:
         """Bring the index to what the catalog says: all that it lacks, and all that is gone.
@@ -109,6 +110,8 @@ class FollowedIndex(LexicalIndex):
             return
         with self._changing:
             self._touched.discard(store_id)
+            if self._is_past(store.collection):  # the catalog was put back from a copy
+                del self._current[store_id]
         try:
             self._remove_stale(store)
             while self._bring_all(store):
@@ -198,7 +201,7 @@ class FollowedIndex(LexicalIndex):
                 self._put(collection, gone, [])
         for at in range(0, len(missing), _SLICE_FILES):
             part = missing[at : at + _SLICE_FILES]
-            while self._bring_slice(store_id, collection, part):
+            while not self._halted and self._bring_slice(store_id, collection, part):
                 pass
         return bool(gone or missing)
 
@@ -221,9 +224,10 @@ class FollowedIndex(LexicalIndex):
         if brought:
             documents = prepared(entries)  # takes longest, and keeps nobody waiting
             with self._changing:
-                if not self._is_past(collection):  # else dropped meanwhile: nobody would look there
-                    self._put(collection, list(brought), documents)
-                    self._applied.record(collection, brought)
+                if self._is_past(collection):  # dropped meanwhile: nobody would look there
+                    return False
+                self._put(collection, list(brought), documents)
+                self._applied.record(collection, brought)
         return bool(new)
 
     def _adopt(self, store_id: str, collection: str, own: Mapping[str, int]) -> set[str]:

@@ -25,6 +25,8 @@ def _history(arguments: object, **more: Any) -> list[dict[str, Any]]:
         ("{}", {}),
         ("", {}),
         (" \n", {}),
+        ("null", {}),
+        ("[]", {}),
     ],
 )
 def test_arguments_become_an_object(arguments: str, found: dict[str, Any]) -> None:
@@ -40,7 +42,6 @@ def test_arguments_become_an_object(arguments: str, found: dict[str, Any]) -> No
     [
         ("[1]", "must be a JSON object"),
         ("5", "must be a JSON object"),
-        ("null", "must be a JSON object"),
         ('"s"', "must be a JSON object"),
         ('{"a":', "is not JSON"),
         ('{"a": NaN}', "NaN is not a number that can be read"),
@@ -82,6 +83,12 @@ def test_a_field_that_is_not_known_is_refused_in_every_role() -> None:
             plain_messages([message | {"foo": 1}])
     with pytest.raises(UnsupportedFeature, match="tool_call_id is not offered"):
         plain_messages([{"role": "user", "content": "x", "tool_call_id": "c"}])
+
+
+def test_what_gateways_add_to_a_message_changes_nothing() -> None:
+    result = {"role": "tool", "content": "x", "tool_call_id": "c"}
+    added = {"is_error": False, "tool_name": "fine", "cache_control": {"type": "ephemeral"}}
+    assert plain_messages([result | added | {"id": "m1"}]) == plain_messages([result])
 
 
 def test_deep_arguments_that_are_allowed() -> None:

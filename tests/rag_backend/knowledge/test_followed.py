@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from ingest.document import Chunk
 from rag_backend.knowledge.followed import FollowedIndex
 from rag_backend.knowledge.models import FileRecord, Store, new_id
+from rag_backend.knowledge.sql.tables import stores
 from tests.rag_backend.knowledge.storage import open_catalog
 
 
@@ -48,6 +50,27 @@ def test_a_slice_that_arrives_after_its_generation(
     assert served != store.collection
     assert {path.name for path in (tmp_path / "lexical").iterdir()} == {served}
     assert len(index.search(served, "lunch", 10)) == 2
+    for each in (catalog, other):
+        each.close()
+
+
+def test_a_catalog_that_was_put_back(tmp_path: Path) -> None:
+    """From a copy of before a rebuild: what it says now is made anew, and answers."""
+    catalog, other = open_catalog(tmp_path), open_catalog(tmp_path)
+    store = catalog.create_store("main", {})
+    index = FollowedIndex(tmp_path / "lexical", catalog)
+    file_id = new_id("file-")
+    other.add_file(FileRecord(file_id, "a.md", 3, "0" * 64, "user_data", 1))
+    other.attach(store.id, file_id, {}, "a.md")
+    other.complete(store.id, file_id, [Chunk("Lunch is at noon", 0, 16)], store.collection)
+    index.compare(store.id)
+    catalog.swap_generation(catalog.begin_rebuild(store.id), "model", b"")
+    index.compare(store.id)
+    with catalog._engine.begin() as connection:
+        connection.execute(update(stores).values(generation=0))
+    index.compare(store.id)
+    assert {path.name for path in (tmp_path / "lexical").iterdir()} == {store.collection}
+    assert len(index.search(store.collection, "lunch", 10)) == 1
     for each in (catalog, other):
         each.close()
 
