@@ -64,7 +64,7 @@ def longest_context(settings: Settings, config: Any) -> int:
     if settings.max_context is not None and settings.max_context > made_for:
         raise StartError(
             f"--max-context {settings.max_context} is more than the {made_for} tokens that the "
-            "model was made for, or can be given here"
+            f"model was made for, or can be given here: {made_for} is the most"
         )
     return made_for
 

@@ -10,17 +10,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from llm_offline.errors import StartError
 
 ENV_FILE = Path(".env")
 PREFIX = "LLM_OFFLINE_"
+
+
+def _sendable(key: SecretStr) -> SecretStr:
+    """A key that a client can put into a header."""
+    text = key.get_secret_value()
+    if not (text.isascii() and text.isprintable()) or " " in text:
+        raise ValueError(
+            "a key should have ASCII letters, digits and signs only, and no spaces: no client "
+            "could send another"
+        )
+    return key
 
 
 class Settings(BaseSettings):
@@ -122,7 +133,7 @@ class Settings(BaseSettings):
         description="Seconds without a request after which the model gives its memory back, and "
         "the encoder, each for itself; the next request loads it again; empty: never",
     )
-    api_key: SecretStr | None = Field(
+    api_key: Annotated[SecretStr, AfterValidator(_sendable)] | None = Field(
         None, description="Bearer key that clients must send; empty: no key needed"
     )
     embedding_model: str = Field(

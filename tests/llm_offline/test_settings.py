@@ -62,6 +62,12 @@ def test_a_bad_flag_is_named_as_a_flag() -> None:
         load_settings(max_context="7")
 
 
+@pytest.mark.parametrize("key", ["BÍ_MẬT", "two words", "a\nb"])
+def test_a_key_that_no_client_could_send(key: str) -> None:
+    with pytest.raises(StartError, match="--api-key=.secret. is not allowed: it should have ASCII"):
+        load_settings(api_key=key)
+
+
 def test_secrets_are_masked() -> None:
     shown = dict(describe(load_settings(api_key="hunter2")))
     assert shown["LLM_OFFLINE_API_KEY"] == "****"
