@@ -64,7 +64,9 @@ def test_a_bad_flag_is_named_as_a_flag() -> None:
 
 @pytest.mark.parametrize("key", ["BÍ_MẬT", "two words", "a\nb"])
 def test_a_key_that_no_client_could_send(key: str) -> None:
-    with pytest.raises(StartError, match="--api-key=.secret. is not allowed: it should have ASCII"):
+    with pytest.raises(
+        StartError, match=r"--api-key=.secret. is not allowed: it should have ASCII"
+    ):
         load_settings(api_key=key)
 
 
