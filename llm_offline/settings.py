@@ -104,7 +104,7 @@ class Settings(BaseSettings):
     kv_memory: float | None = Field(
         None,
         gt=0,
-        le=10_000,
+        le=1_000_000,
         description="GiB for the keys and values of requests; empty: what --max-batch requests of "
         "full length need, at most half of a CPU's free memory or what a GPU has left",
     )

@@ -36,12 +36,13 @@ async def health(request: Request) -> JSONResponse:
         state = _state(serving, now, await now.memory()) | _encoder(request)
         return JSONResponse(state, status_code=200 if state["status"] == "ok" else 503)
     except LLMOfflineError as error:
-        loading = {
+        loading: dict[str, Any] = {
             "status": error.code,
             "model": serving.model_name,
             "device": serving.settings.device,
-            "progress": serving.progress.stage.as_json(),
         }
+        if serving.state == "loading":
+            loading["progress"] = serving.progress.stage.as_json()
         return JSONResponse(
             loading | _encoder(request) | error.envelope(),
             status_code=error.status,

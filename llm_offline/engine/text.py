@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError
 
 from llm_offline.errors import BadRequest, StartError, UnsupportedFeature
 
@@ -34,26 +34,43 @@ def choose_template(tokenizer: Any, wanted: str | None) -> tuple[str | None, str
         wanted: A shipped template's name, a file, or None for the model's own.
 
     Raises:
-        StartError: `wanted` is neither a shipped template nor a readable file.
+        StartError: `wanted` is neither a shipped template nor a readable file with one.
     """
+    vocabulary = tokenizer.get_vocab()
     if wanted in SHIPPED:
-        return _shipped(wanted), f"{wanted} (--chat-template)"
+        token = SHIPPED[wanted]
+        strange = "" if token in vocabulary else f"; {token} is no token of this model's"
+        return _shipped(wanted), f"{wanted} (--chat-template{strange})"
     if wanted:
-        try:
-            return Path(wanted).expanduser().read_text(encoding="utf-8"), wanted
-        except (OSError, UnicodeDecodeError) as error:
-            raise StartError(
-                f"--chat-template {wanted}: not a readable file, nor one of "
-                f"{', '.join(SHIPPED)} ({error})"
-            ) from error
+        return _written(wanted, tokenizer), wanted
     if tokenizer.chat_template:
         # None when the model names several templates and none of them is the default one.
         return None, "the model's own"
-    vocabulary = tokenizer.get_vocab()
     for name, token in SHIPPED.items():
         if token in vocabulary:
             return _shipped(name), f"{name} (the model has none, but knows {token})"
     return "", "none: chat is refused; choose one with --chat-template"
+
+
+def _written(path: str, tokenizer: Any) -> str:
+    """The template in a file."""
+    try:
+        source = Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartError(
+            f"--chat-template {path}: not a readable file, nor one of {', '.join(SHIPPED)} "
+            f"({error})"
+        ) from error
+    try:
+        some: list[Message] = [{"role": "user", "content": "x"}]
+        tokenizer.apply_chat_template(some, chat_template=source, tokenize=False)
+    except TemplateSyntaxError as error:
+        raise StartError(
+            f"--chat-template {path}, line {error.lineno}: {error.message}: mend the template"
+        ) from error
+    except (TemplateError, *_BROKEN):
+        log.debug("the chat template refuses a bare question", exc_info=True)
+    return source
 
 
 def _shipped(name: str) -> str:

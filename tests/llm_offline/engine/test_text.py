@@ -123,6 +123,21 @@ def test_a_template_in_a_file(tokenizer: Any, tmp_path: Path) -> None:
     assert _rendered(tokenizer, template) == "  Xin chào  :"
 
 
+def test_a_template_of_other_models_is_told_of(tokenizer: Any) -> None:
+    assert choose_template(tokenizer, "llama3")[1] == "llama3 (--chat-template)"
+    origin = choose_template(tokenizer, "chatml")[1]
+    assert origin == "chatml (--chat-template; <|im_start|> is no token of this model's)"
+
+
+def test_a_template_that_is_none(tokenizer: Any, tmp_path: Path) -> None:
+    file = tmp_path / "mine.jinja"
+    file.write_text("hello\n{% for message in messages %}", encoding="utf-8")
+    with pytest.raises(StartError, match=r"mine\.jinja, line 2: .+: mend the template"):
+        choose_template(tokenizer, str(file))
+    file.write_text("{{ raise_exception('two messages, please') }}", encoding="utf-8")
+    assert choose_template(tokenizer, str(file))[1] == str(file)
+
+
 def test_neither_a_name_nor_a_file(tokenizer: Any) -> None:
     with pytest.raises(StartError, match="--chat-template llama4: not a readable file"):
         choose_template(tokenizer, "llama4")
