@@ -113,6 +113,7 @@ class Encoding:
         self._stopped = False
         self._used = time.monotonic()
         self._watching: asyncio.Task[None] | None = None
+        self._leaving: list[Encoder] = []  # let go, and their threads have not ended yet
 
     def unload_after(self, seconds: float) -> None:
         """From now on, let the encoder go once nobody has asked for so long."""
@@ -181,7 +182,8 @@ class Encoding:
 
     def has_threads(self) -> bool:
         """Whether, after `stop`, a thread still computes vectors."""
-        return self._encoder.value is not None and not self._encoder.value.join(1.0)
+        here = [] if self._encoder.value is None else [self._encoder.value]
+        return any(not encoder.join(1.0) for encoder in [*here, *self._leaving])
 
     async def _make(self) -> Encoder:
         log.info("loading the encoder for /v1/embeddings")
@@ -196,17 +198,24 @@ class Encoding:
     async def _watch(self, seconds: float) -> None:
         while True:
             await asyncio.sleep(min(seconds / 4, 30))
-            if not self._under_way and time.monotonic() - self._used >= seconds:
+            if self._under_way or time.monotonic() - self._used < seconds:
+                continue
+            try:
                 await self._unload()
+            except Exception:
+                # Whatever a driver makes of it: the next encoder is let go all the same.
+                log.exception("unloading the encoder failed; the next one is unloaded all the same")
 
     async def _unload(self) -> None:
         encoder = self._encoder.forget()
         if encoder is None:
             return
         name = encoder.name
+        self._leaving.append(encoder)  # the server may end before its threads have
         encoder.stop()
-        while not encoder.join(0):  # noqa: ASYNC110 - its threads, which are idle, tell nobody
+        while not encoder.join(0):  # noqa: ASYNC110 - its threads tell nobody
             await asyncio.sleep(_LOOK)
+        self._leaving.remove(encoder)
         del encoder  # what its threads have of it is gone too
         if self._give_back is not None:
             await self._give_back()

@@ -152,6 +152,62 @@ async def test_nobody_asks_and_somebody_does() -> None:
     encoding.stop()
 
 
+async def _until(encoding: Encoding, state: str) -> None:
+    async with asyncio.timeout(20):
+        while encoding.status().state != state:
+            await asyncio.sleep(0)
+
+
+async def test_an_encoder_whose_memory_did_not_come_back_is_not_the_last_to_be_let_go(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    encoders, given_back = [FakeEncoder(), FakeEncoder()], asyncio.Event()
+    outcomes: list[Exception | None] = [RuntimeError("CUDA error: an illegal address"), None]
+
+    async def give_back() -> None:
+        if (failure := outcomes.pop(0)) is not None:
+            raise failure
+        given_back.set()
+
+    encoding = Encoding(_loading(*encoders), limit=9, give_back=give_back)
+    encoding.unload_after(0)
+    for encoder in encoders:
+        encoder.gate.set()
+        assert (await _asking(encoding)).tokens == 1
+        await _until(encoding, "not loaded")
+    async with asyncio.timeout(20):
+        await given_back.wait()
+    assert [one.stopped for one in encoders] == [True, True]
+    (told,) = [one for one in caplog.records if one.levelname == "ERROR"]
+    assert told.exc_info is not None
+    encoding.stop()
+
+
+async def test_an_encoder_that_still_computes_while_it_is_let_go_is_seen_at_the_end() -> None:
+    class Busy(FakeEncoder):
+        """Computes for a client that has gone away."""
+
+        computes = True
+
+        def join(self, seconds: float) -> bool:
+            return not self.computes
+
+    encoder = Busy()
+    encoding = Encoding(_loading(encoder), limit=9)
+    asking = _asking(encoding)
+    await _until(encoding, "ready")
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    encoding.unload_after(0)
+    await _until(encoding, "not loaded")
+    encoding.stop()
+    await asyncio.sleep(0)  # what watches is told now
+    assert encoding.has_threads()
+    encoder.computes = False
+    assert not encoding.has_threads()
+
+
 @pytest.mark.parametrize("is_loaded", [True, False])
 async def test_the_end(is_loaded: bool) -> None:
     encoder, never = FakeEncoder(), asyncio.Event()
