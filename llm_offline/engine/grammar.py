@@ -25,7 +25,6 @@ from llm_offline.errors import BadRequest, UnsupportedFeature
 _SPACE = r"[ \n]{0,2}"
 _MOST_KEPT = 64
 _LONGEST_KEPT = 100_000
-_NO_END = "<|text without end|>"
 
 
 class Grammars:
@@ -229,7 +228,7 @@ def _read(tokenizer: Any, vocabulary: int, stop_ids: Sequence[int]) -> LLTokeniz
 
     A tokenizer may have been given tokens for which its model has no row (Gemma 3's for images,
     padding for a fine-tune), and a model may name no token that ends a text, or one that its
-    tokenizer does not have.
+    tokenizer does not have (a row beyond its words).
 
     Raises:
         ValueError: It is of a kind that llguidance does not read.
@@ -237,20 +236,36 @@ def _read(tokenizer: Any, vocabulary: int, stop_ids: Sequence[int]) -> LLTokeniz
     if not tokenizer.is_fast:
         raise ValueError("it is not one of the tokenizers library")
     known = set(tokenizer.get_vocab().values())
-    ends = [token for token in stop_ids if token in known and token < vocabulary]
-    if ends and max(known) < vocabulary:
+    ends = [token for token in stop_ids if token < vocabulary]
+    if ends and known.issuperset(ends) and max(known) < vocabulary:
         return from_tokenizer(tokenizer, n_vocab=vocabulary, eos_token=ends)
     backend = tokenizer.backend_tokenizer
     said = json.loads(backend.to_str()) | {"padding": None, "truncation": None}
     # llguidance would want such a token, and no other, wherever its text is the only one allowed.
     said["added_tokens"] = [one for one in said["added_tokens"] if one["id"] < vocabulary]
     reduced = type(backend).from_str(json.dumps(said))
-    if not ends:
-        # It wants one. None that can be drawn: texts then end where the grammar leaves no choice.
-        reduced.add_special_tokens([_NO_END])
-        ends = [reduced.token_to_id(_NO_END)]
-    width = max(vocabulary, 1 + max(reduced.get_vocab().values()))
-    return LLTokenizer(reduced.to_str(), n_vocab=width, eos_token=ends)
+    # llguidance wants an end. If there is none, then one that cannot be drawn: texts then end where
+    # the grammar leaves no choice.
+    ends = _named(reduced, ends) or _named(reduced, [max(vocabulary, _width(reduced))])
+    return LLTokenizer(reduced.to_str(), n_vocab=max(vocabulary, _width(reduced)), eos_token=ends)
+
+
+def _named(backend: Any, ids: Sequence[int]) -> list[int]:
+    """Those of `ids` that a tokenizer has, once what it lacks was added without a text of its own.
+
+    New tokens get the next ids, so all up to the largest of `ids` are added. None of them is in any
+    text, and a grammar allows none but an end.
+    """
+    missing = range(_width(backend), max(ids, default=-1) + 1)
+    backend.add_special_tokens([f"<|no text {token}|>" for token in missing])
+    known = set(backend.get_vocab().values())
+    return [token for token in ids if token in known]
+
+
+def _width(backend: Any) -> int:
+    """One more than a tokenizer's largest id."""
+    largest: int = max(backend.get_vocab().values())
+    return largest + 1
 
 
 @contextmanager

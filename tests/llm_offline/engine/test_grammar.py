@@ -14,6 +14,7 @@ from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
 from llm_offline.engine import grammar
+from llm_offline.engine.calling import Signature
 from llm_offline.engine.continuous import ContinuousBatching
 from llm_offline.engine.grammar import Grammars
 from llm_offline.engine.interface import GenerationRequest, Sampling
@@ -265,6 +266,31 @@ def test_a_model_without_a_token_that_ends_a_text(
     schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]}
     closed = schema | {"additionalProperties": False}
     assert json.loads(_written(loaded, grammars, closed))["a"] in (1, 2)
+
+
+@pytest.mark.parametrize("ends", [[], [5], [3, 5, 39], [5, 99]], ids=str)
+@pytest.mark.parametrize("has_own", [False, True])
+def test_an_end_that_the_tokenizer_has_no_text_for(
+    tiny_folder: Path, ends: list[int], has_own: bool
+) -> None:
+    """Logits are often wider than the tokenizer; of those rows a text may take its ends only."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    words = len(tokenizer)
+    known = [tokenizer.convert_tokens_to_ids("<|eot_id|>")] if has_own else []
+    grammars = Grammars(tokenizer, words + 40, [*known, *(words + end for end in ends)])
+    find = Signature("find", {"type": "object"})
+    matcher = grammars.calls([find], several=True, otherwise="text")
+    for token in tokenizer.encode("hello", add_special_tokens=False):
+        matcher.consume(token)
+    allowed = set(matcher.allowed()[0].nonzero()[:, 0].tolist())
+    rows = {token - words for token in allowed if token >= words}
+    assert rows == {end for end in ends if end < 40}
+    assert allowed.issuperset(known)
+    for row in rows:
+        assert matcher.fitting([words + row]) == 1
+    if rows:
+        matcher.consume(words + min(rows))
+        assert matcher.is_complete
 
 
 def test_a_tokenizer_that_cannot_be_read(loaded: LoadedModel, tiny_folder: Path) -> None:
