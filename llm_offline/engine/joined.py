@@ -57,12 +57,17 @@ class Product(nn.Module):
     def part(self, x: torch.Tensor, at: int) -> torch.Tensor:
         """`[..., sizes[at]]`; nothing is kept once each part of an input was taken."""
         if x is not self._input or at not in self._outputs:
-            self._input = x
-            self._outputs = dict(enumerate(self._linear(x).split(self._sizes, -1)))
+            outputs = self._linear(x).split(self._sizes, -1)
+            self._input, self._outputs = x, dict(enumerate(outputs))
         found = self._outputs.pop(at)
         if not self._outputs:
             self._input = None
         return found
+
+    def forget(self) -> None:
+        """Let go what was computed and not asked for: a step may have failed between two parts."""
+        if self._input is not None:
+            self._input, self._outputs = None, {}
 
 
 class Part(nn.Module):

@@ -16,6 +16,7 @@ from llm_offline.engine.decoding import Decode, gpu_decode
 from llm_offline.engine.device import memory, memory_errors
 from llm_offline.engine.graphs import Recording, Steps, first_line, layers_around, record
 from llm_offline.engine.interface import GenerationRequest
+from llm_offline.engine.joined import Product
 from llm_offline.engine.kv_cache import BlockPool
 from llm_offline.engine.outcome import outcome
 from llm_offline.engine.sequence import Drawn, Sequence
@@ -73,6 +74,7 @@ class Runner:
             self._model = model.to(device).eval()
             self._reference = _own_logits(self._model)
             self._layers = attention.layer_shapes(self._model)
+        self._products = [part for part in self._model.modules() if isinstance(part, Product)]
         self.weights_bytes = held_by(self._model)
         """What the weights take, as they lie there now."""
         self.device = device
@@ -175,9 +177,14 @@ class Runner:
         Raises:
             OutOfMemory: The device has not enough memory left.
         """
-        with memory_errors(), torch.inference_mode(), self._here():
-            ordered, logits = self._forward(rows)
-            drawn = dict(zip(map(id, ordered), outcome(logits, ordered), strict=True))
+        try:
+            with memory_errors(), torch.inference_mode(), self._here():
+                ordered, logits = self._forward(rows)
+                drawn = dict(zip(map(id, ordered), outcome(logits, ordered), strict=True))
+        finally:
+            # A step that fails inside a layer, for want of memory above all, leaves some behind.
+            for product in self._products:
+                product.forget()
         return [drawn[id(row)] for row in rows]
 
     def memory(self) -> dict[str, int]:

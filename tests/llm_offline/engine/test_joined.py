@@ -82,6 +82,38 @@ def test_nothing_is_kept_once_all_was_taken() -> None:
     assert product._outputs == {}
 
 
+def test_what_was_not_asked_for_is_forgotten() -> None:
+    module = Attention()
+    layers = {name: getattr(module, name) for name in NAMES}
+    replace(module, NAMES, lambda linear: linear)
+    product = module.q_proj._product
+    x = torch.randn(1, 8)
+    module.q_proj(x)
+    product.forget()
+    assert (product._input, product._outputs) == (None, {})
+    assert torch.allclose(module.k_proj(x), layers["k_proj"](x), atol=1e-6)
+
+
+def test_a_product_that_fails_gives_nobody_the_numbers_of_another_input() -> None:
+    module, full = Attention(), [False, True]
+    layers = {name: getattr(module, name) for name in NAMES}
+
+    def fail(*_: object) -> None:
+        if full and full.pop(0):
+            raise MemoryError
+
+    def made(linear: nn.Linear) -> nn.Module:
+        linear.register_forward_pre_hook(fail)
+        return linear
+
+    replace(module, NAMES, made)
+    x, y = torch.randn(2, 1, 8)
+    module.q_proj(x)
+    with pytest.raises(MemoryError):
+        module.q_proj(y)
+    assert torch.allclose(module.k_proj(y), layers["k_proj"](y), atol=1e-6)
+
+
 def test_an_input_of_its_own_or_asked_twice() -> None:
     module = Attention()
     layers = {name: getattr(module, name) for name in NAMES}

@@ -16,6 +16,7 @@ from llm_offline.engine import attention, sampler
 from llm_offline.engine.continuous import ContinuousBatching
 from llm_offline.engine.decoding import plain_decode
 from llm_offline.engine.interface import GenerationRequest, Sampling
+from llm_offline.engine.joined import Product
 from llm_offline.engine.runner import Runner
 from llm_offline.engine.weights import arrange, held_by
 from llm_offline.errors import OutOfMemory, StartError
@@ -309,6 +310,29 @@ def test_running_out_of_memory_is_told_apart(monkeypatch: pytest.MonkeyPatch) ->
     stepper.add(GenerationRequest((5, 6), GREEDY))
     with pytest.raises(OutOfMemory, match="smaller --max-context"):
         stepper.step()
+
+
+def test_a_step_that_fails_inside_a_layer_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model(CONFIGS["qwen3"]())
+    arrange(model, "int8", device="cpu", dtype=torch.float32)
+    runner = Runner(model, device="cpu", stop_ids=frozenset({STOP}))
+    runner.allocate(256)
+    products = [part for part in model.modules() if isinstance(part, Product)]
+    found = []
+
+    def full(gate: torch.Tensor) -> torch.Tensor:
+        found.extend(one._input for one in products if one._outputs)
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    stepper = Stepper(runner)
+    stepper.add(GenerationRequest((5, 6), GREEDY))
+    # Between the two projections that are one product.
+    with monkeypatch.context() as failing:
+        failing.setattr(model.model.layers[1].mlp.act_fn, "forward", full)
+        with pytest.raises(OutOfMemory):
+            stepper.step()
+    assert len(found) == 1
+    assert all(one._input is None and not one._outputs for one in products)
 
 
 def test_weights_that_do_not_fit_are_counted_as_they_lie_there() -> None:
