@@ -11,7 +11,7 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer
 
-from llm_offline.errors import StartError
+from llm_offline.errors import StartError, first_line
 from llm_offline.pickles import check_pickle
 
 _SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
@@ -173,8 +173,3 @@ def read_tokenizer(folder: Path) -> Any:
             f"the tokenizer in {folder} cannot be read ({first_line(error)}): tokenizer.json is "
             "needed, and tokenizer_config.json beside it"
         ) from error
-
-
-def first_line(error: BaseException) -> str:
-    """What went wrong, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -17,7 +17,7 @@ from sentence_transformers import SentenceTransformer
 
 from llm_offline.encoder_device import EMBEDDED, encoder_device
 from llm_offline.engine.device import choose_device, give_back, memory_errors
-from llm_offline.errors import BadRequest, LLMOfflineError, OutOfMemory, StartError
+from llm_offline.errors import BadRequest, LLMOfflineError, OutOfMemory, StartError, first_line
 from llm_offline.hub import model_folder
 from llm_offline.progress import Progress
 from llm_offline.settings import Settings
@@ -129,7 +129,7 @@ def _read(folder: Path, device: str, wanted: str) -> Any:
     except Exception as error:
         # Whatever a library raises on a strange model: the operator gets one sentence.
         log.debug("loading the encoder failed", exc_info=True)
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         failure = StartError(f"--embedding-model {wanted} is not a sentence encoder: {reason}")
     # A traceback refers to what was made before the failure.
     give_back()

@@ -194,3 +194,8 @@ class ShuttingDown(LLMOfflineError):
 
     status = 503
     code = "shutting_down"
+
+
+def first_line(error: BaseException, otherwise: str | None = None) -> str:
+    """Of what a library's error says; where it says nothing, `otherwise` or the error's name."""
+    return (str(error).strip() or otherwise or type(error).__name__).splitlines()[0]

@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 )
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from llm_offline.errors import StartError
+from llm_offline.errors import StartError, first_line
 from llm_offline.progress import Progress
 
 # Weights, and the small files around them; never other frameworks' weights, or the copy in the
@@ -171,10 +171,10 @@ def _snapshot(name: str, weights: str, **options: Any) -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what went wrong underneath."""
+    """What went wrong underneath."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return first_line(error)
 
 
 def _reporting_to(progress: Progress) -> type[Any]:

@@ -10,9 +10,9 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
-from llm_offline.checkpoint import first_line, is_pickled
+from llm_offline.checkpoint import is_pickled
 from llm_offline.engine.device import lacks_memory
-from llm_offline.errors import StartError
+from llm_offline.errors import StartError, first_line
 from llm_offline.progress import Progress
 
 _hf_logging: Any = transformers.utils.logging  # untyped

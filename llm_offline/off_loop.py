@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-from llm_offline.errors import StartError
+from llm_offline.errors import StartError, first_line
 from llm_offline.fitting import Need
 from llm_offline.loaded import LoadedModel, Loader
 from llm_offline.progress import Progress
@@ -53,6 +53,6 @@ def _plainly(work: Callable[[Settings, Progress], T], wish: Settings, progress: 
     except Exception as error:
         # Whatever a library raises on a strange model: the operator gets one sentence.
         log.debug("loading failed", exc_info=True)
-        reason = (str(error).strip() or "no reason given").splitlines()[0]
+        reason = first_line(error, "no reason given")
         failure = StartError(f"{wish.model} cannot be loaded: {type(error).__name__}: {reason}")
     raise failure

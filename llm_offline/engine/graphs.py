@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from llm_offline.engine.static_batch import Bucket, StaticBatch
+from llm_offline.errors import first_line
 
 log = logging.getLogger(__name__)
 
@@ -133,11 +134,6 @@ def record(
             reason = first_line(error)
             log.warning("%s CUDA graphs do not work here, going on without: %s", way, reason)
     return Anew(compute, batch)
-
-
-def first_line(error: Exception) -> str:
-    """Of what it says, or its name where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager

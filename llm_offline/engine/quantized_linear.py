@@ -29,6 +29,7 @@ from llm_offline.engine.quantization import (
     unpack,
     whole_group,
 )
+from llm_offline.errors import first_line
 
 log = logging.getLogger(__name__)
 
@@ -165,12 +166,11 @@ def working_kernels(
         # Any kind: a compiler that is missing, one that gives up, a driver that refuses a launch.
         if lacks_memory(error):
             raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         log.debug("Triton's kernels failed where they were tried", exc_info=True)
         log.warning(
             "int%d saves memory only, and time not: its Triton kernels do not work here: %s",
             bits,
-            reason,
+            first_line(error),
         )
         return None
     return triton_matmul

@@ -14,7 +14,7 @@ from llm_offline.engine import attention
 from llm_offline.engine.attention import Segment, Separately, Together
 from llm_offline.engine.decoding import Decode, gpu_decode
 from llm_offline.engine.device import memory, memory_errors
-from llm_offline.engine.graphs import Recording, Steps, first_line, layers_around, record
+from llm_offline.engine.graphs import Recording, Steps, layers_around, record
 from llm_offline.engine.interface import GenerationRequest
 from llm_offline.engine.joined import Product
 from llm_offline.engine.kv_cache import BlockPool
@@ -25,7 +25,7 @@ from llm_offline.engine.speculation import MOST
 from llm_offline.engine.static_batch import Bucket, StaticBatch, buckets
 from llm_offline.engine.step import Row
 from llm_offline.engine.weights import held_by
-from llm_offline.errors import StartError
+from llm_offline.errors import StartError, first_line
 
 log = logging.getLogger(__name__)
 
