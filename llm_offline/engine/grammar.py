@@ -253,10 +253,10 @@ def _read(tokenizer: Any, vocabulary: int, stop_ids: Sequence[int]) -> LLTokeniz
 def _named(backend: Any, ids: Sequence[int]) -> list[int]:
     """Those of `ids` that a tokenizer has, once what it lacks was added without a text of its own.
 
-    New tokens get the next ids, so all up to the largest of `ids` are added. None of them is in any
-    text, and a grammar allows none but an end.
+    New tokens get the ids from the count of those that there are, so all up to the largest of `ids`
+    are added. None of them is in any text, and a grammar allows none but an end.
     """
-    missing = range(_width(backend), max(ids, default=-1) + 1)
+    missing = range(backend.get_vocab_size(), max(ids, default=-1) + 1)
     backend.add_special_tokens([f"<|no text {token}|>" for token in missing])
     known = set(backend.get_vocab().values())
     return [token for token in ids if token in known]

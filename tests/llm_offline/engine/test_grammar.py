@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 import torch
 from tokenizers import AddedToken
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llm_offline.engine import grammar
 from llm_offline.engine.calling import Signature
@@ -291,6 +291,25 @@ def test_an_end_that_the_tokenizer_has_no_text_for(
     if rows:
         matcher.consume(words + min(rows))
         assert matcher.is_complete
+
+
+@pytest.mark.parametrize("ends", [[], [3], [20]], ids=str)
+def test_such_an_end_where_the_ids_of_words_have_a_gap(tiny_folder: Path, ends: list[int]) -> None:
+    backend = AutoTokenizer.from_pretrained(tiny_folder).backend_tokenizer
+    said = json.loads(backend.to_str())
+    words = said["model"]["vocab"]
+    last, at = max(words.items(), key=lambda word: int(word[1]))
+    words[last] = at + 9
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=type(backend).from_str(json.dumps(said)))
+    grammars = Grammars(tokenizer, at + 50, [at + end for end in ends])
+    matcher = grammars.calls(
+        [Signature("find", {"type": "object"})], several=True, otherwise="text"
+    )
+    for token in tokenizer.encode("hello", add_special_tokens=False):
+        matcher.consume(token)
+    assert [at + end for end in ends] == [
+        token for token in matcher.allowed()[0].nonzero()[:, 0].tolist() if token >= at
+    ]
 
 
 def test_a_tokenizer_that_cannot_be_read(loaded: LoadedModel, tiny_folder: Path) -> None:
