@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import httpx
 import pytest
@@ -101,7 +102,7 @@ def envelope(message: str) -> dict[str, object]:
     return {"error": {"message": message, "type": "server_error", "param": None, "code": None}}
 
 
-def settings(**given: object) -> Settings:
+def settings(**given: Any) -> Settings:
     return Settings(_env_file=None, **given)
 
 
@@ -343,7 +344,7 @@ def test_it_starts_ingests_asks_twice_and_stops_on_ctrl_c(tmp_path: Path) -> Non
     with quickstart(tmp_path, port) as (process, log):
         shown = until_up(process, log)
         assert "handbook.md" in shown
-        assert "Added" not in shown
+        assert "added" not in shown
 
 
 def second_start_is_refused(folder: Path, port: int) -> None:
@@ -374,4 +375,5 @@ def test_failed_questions_leave_it_up_with_the_reason(tmp_path: Path) -> None:
             shown = until_up(process, log)
     assert shown.count("\n  ? ") == 2
     assert shown.count("\n  ! ") == 2
-    assert "Added" in shown
+    assert "refused the API key (401)" in shown
+    assert re.search(r"^added +examples/company/handbook\.md$", shown, re.MULTILINE)
