@@ -18,14 +18,17 @@ from io import TextIOWrapper
 from types import FrameType
 from typing import NoReturn
 
-from ingest import commands
-from ingest.backend import connect
-from ingest.client import Client, ConnectionLost
-from ingest.display import Report
-from ingest.errors import CommandError
-from ingest.folder import Digests, printable, roots_of
-from ingest.settings import DEFAULT_PORT, load_settings
-from ingest.watching import changes
+from ingest.missing import Installed
+
+with Installed("ingest"):
+    from ingest import commands
+    from ingest.backend import connect
+    from ingest.client import Client, ConnectionLost
+    from ingest.display import Report
+    from ingest.errors import CommandError
+    from ingest.folder import Digests, printable, roots_of
+    from ingest.settings import DEFAULT_PORT, load_settings
+    from ingest.watching import changes
 
 DEFAULT_STORE = "default"
 COMMANDS = ("add", "list", "remove", "rebuild")

@@ -17,7 +17,7 @@ from rag_backend.llm.hosts import Host
 from rag_backend.llm.probing import probe_host
 from rag_backend.llm.registry import Registry
 from rag_backend.metrics import Metrics
-from rag_backend.readiness import Dependency, Failing
+from rag_backend.readiness import Coming, Dependency, Failing
 from rag_backend.settings import Settings
 from rag_backend.upstream import LOADING
 
@@ -69,7 +69,7 @@ def dependencies(
 
 async def _arriving(library: Library) -> str:
     if library.arriving:
-        raise Failing(library.arriving)
+        raise Coming(library.arriving)
     return "whole"
 
 
@@ -121,23 +121,26 @@ async def _host(registry: Registry, name: str, host: Host) -> str:
     if circuit.state == "open":  # which somebody looks after already
         raise Failing(str(circuit.last_error))
     if circuit.last_error is not None and circuit.last_error.code == LOADING:
-        raise Failing(str(circuit.last_error))
+        raise Coming(str(circuit.last_error))
     found = await probe_host(registry.row(name), host.client)
     if not found.reached:
-        raise Failing(f"{found.detail}. {found.remedy}".strip())
+        failure = Coming if found.loading else Failing
+        raise failure(f"{found.detail}. {found.remedy}".strip())
     return found.detail
 
 
 async def _encoder(encoder: EncoderLoader) -> str:
     if encoder.ready:
         return "loaded"
-    raise Failing(encoder.problem or "is still loading")
+    if encoder.problem is None:
+        raise Coming("is still loading")
+    raise Failing(encoder.problem)
 
 
 async def _reranker(reranking: Reranking) -> str:
     if reranking.ready:
         return "loaded"
-    raise Failing("is not loaded; results keep their fused order")
+    raise Coming("is not loaded; results keep their fused order")
 
 
 async def _cache(backing: Backing) -> str:

@@ -14,9 +14,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ingest.missing import Installed
 from rag_backend.errors import RAGError, StartError
-from rag_backend.logs import Secrets, in_json, set_up
-from rag_backend.settings import Settings, load_settings
+
+_INSTALLED = Installed("rag_backend.main", "backend")
+with _INSTALLED:
+    from rag_backend.logs import Secrets, in_json, set_up
+    from rag_backend.settings import Settings, load_settings
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"]*@")
 
@@ -33,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     secrets = set_up(settings)
     _quiet()
     try:
-        return _run(settings, secrets)
+        with _INSTALLED:
+            return _run(settings, secrets)
     except RAGError as error:
         if in_json(settings):
             log.error("%s", error)

@@ -32,6 +32,10 @@ class Failing(Exception):
     """What a look raises: one sentence that says what is wrong."""
 
 
+class Coming(Failing):
+    """Nothing is wrong: it is still being loaded. Its first arrival is no recovery."""
+
+
 @dataclass(slots=True)
 class Dependency:
     """Something that a request may need.
@@ -41,6 +45,8 @@ class Dependency:
         group: Of a group any one is enough; None: it stands alone.
         essential: Without it (or without any of its group) questions are not answered.
         served: When it last served a request, by `time.monotonic`; None: never, or unknown.
+        missed: Whether something went wrong since it was last well, or since the start: only then
+            its return is news.
     """
 
     name: str
@@ -52,6 +58,7 @@ class Dependency:
     detail: str = "not looked at yet"
     since: float = field(default_factory=time.time)
     checked: float | None = None
+    missed: bool = False
     task: asyncio.Task[str] | None = None
 
     def shown(self) -> dict[str, Any]:
@@ -175,12 +182,16 @@ class Readiness:
         # Not cancelled when it takes too long: a thread could not be, and more would follow it.
         await asyncio.wait((one.task,), timeout=self._limit)
         if not one.task.done():
-            self._found(one, "failing", f"did not answer within {self._limit:g} s")
+            # While everything else starts too, this alone says little.
+            self._found(one, "failing", f"did not answer within {self._limit:g} s", coming=True)
         elif not one.task.cancelled():
-            self._found(one, *_outcome(one.task, one.name))
+            state, detail, coming = _outcome(one.task, one.name)
+            self._found(one, state, detail, coming=coming)
 
-    def _found(self, one: Dependency, state: State, detail: str) -> None:
+    def _found(self, one: Dependency, state: State, detail: str, *, coming: bool = False) -> None:
         before, one.state, one.detail = one.state, state, detail
+        missed = one.missed
+        one.missed = state != "ok" and (missed or before == "ok" or not coming)
         one.checked = time.time()
         self._metrics.dependency_up.labels(one.name).set(state == "ok")
         if state == before:
@@ -188,19 +199,20 @@ class Readiness:
         if before == "ok":
             self._metrics.outages.labels(one.name).inc()
             log.warning("%s fails: %s", one.name, detail)
-        elif before == "failing":
+        elif state == "ok" and missed:
             log.warning("%s is well again", one.name)
         one.since = one.checked
 
 
-def _outcome(look: asyncio.Task[str], name: str) -> tuple[State, str]:
+def _outcome(look: asyncio.Task[str], name: str) -> tuple[State, str, bool]:
+    """State, detail, and whether it is only still being loaded."""
     try:
-        return "ok", look.result()
+        return "ok", look.result(), False
     except (Failing, RAGError) as error:
-        return "failing", str(error)
+        return "failing", str(error), isinstance(error, Coming)
     except Exception as error:
         log.exception("looking at %s failed", name)
-        return "failing", f"could not be looked at ({type(error).__name__})"
+        return "failing", f"could not be looked at ({type(error).__name__})", False
 
 
 def _iso(seconds: float) -> str:

@@ -7,9 +7,10 @@ working directory. An empty value means "not set".
 from __future__ import annotations
 
 import re
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError
@@ -21,6 +22,7 @@ from rag_backend.keys import parse
 
 ENV_FILE = Path(".env")
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"]*@")
+_FOUR_NUMBERS = re.compile(r"\d+(\.\d+){3}")
 _OPTIONS = re.compile(r"(?<=\w)\?[^\s'\"]+")
 
 
@@ -31,11 +33,25 @@ def _comma_separated(value: object) -> object:
     return value
 
 
+def _taken_apart(url: str) -> SplitResult | None:
+    """A URL's parts; None where its host or port is none that any library would connect to."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        host.encode("idna")  # raises for labels that are empty or longer than 63 characters
+        if _FOUR_NUMBERS.fullmatch(host):
+            IPv4Address(host)
+        clean = url.isprintable() and not any(map(str.isspace, parts.netloc))
+        return parts if clean and parts.port != 0 else None
+    except ValueError:
+        return None
+
+
 def _http_url(value: object) -> object:
     """Refuse what is not an http(s) URL; drop a trailing slash."""
     if isinstance(value, str) and value:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        parts = _taken_apart(value)
+        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("a URL such as http://192.168.1.20:8001")
         return value.rstrip("/")
     return value
@@ -71,9 +87,9 @@ def _origins(value: object) -> object:
     origins = _comma_separated(value)
     if isinstance(origins, tuple):
         for origin in origins:
-            parts = urlsplit(str(origin))
-            whole = f"{parts.scheme}://{parts.netloc}"
-            if origin != "*" and (not parts.hostname or whole != origin or "@" in whole):
+            parts = _taken_apart(str(origin))
+            whole = f"{parts.scheme}://{parts.netloc}" if parts and parts.hostname else ""
+            if origin != "*" and (whole != origin or "@" in whole):
                 raise ValueError("origins such as https://chat.example.org, comma-separated, or *")
     return origins
 
@@ -82,8 +98,9 @@ def _cache_url(value: object) -> object:
     """Refuse what is no place for answers, and passwords where no log would mask them."""
     if not isinstance(value, str) or value in ("none", "memory://"):
         return value
-    parts = urlsplit(value)
-    if parts.scheme not in ("redis", "rediss", "unix") or not (parts.hostname or parts.path):
+    parts = _taken_apart(value)
+    known = parts is not None and parts.scheme in ("redis", "rediss", "unix")
+    if parts is None or not known or not (parts.hostname or parts.path):
         raise ValueError("memory://, none, or a URL such as redis://:PASSWORD@192.168.1.20:6379/0")
     if {"password", "username"} & set(parse_qs(parts.query)):
         raise ValueError("a URL with the password before the host: redis://:PASSWORD@HOST:6379/0")

@@ -266,6 +266,11 @@ def is_openai(url: str) -> bool:
 
 def check_access(urls: Sequence[str], secret: str, url_setting: str, key_setting: str) -> None:
     """Raise StartError for a key or an address that no request could use; names the setting."""
+    for url in urls:
+        try:
+            httpx2.URL(url)
+        except httpx2.InvalidURL as error:  # such as signs that no name of a host has
+            raise StartError(f"{url_setting} is not a URL that can be used: {error}") from error
     if not secret and any(map(is_openai, urls)):
         raise StartError(
             f"{url_setting} is OpenAI's, which answers nobody without a key: set {key_setting}"

@@ -22,6 +22,8 @@ class Reachability:
     reached: bool
     detail: str
     remedy: str = ""
+    loading: bool = False
+    """Whether all that is wrong is that its model is still being read."""
 
 
 async def probe(row: ProviderRow) -> Reachability:
@@ -95,7 +97,7 @@ async def _loading(host: OpenAICompatible) -> Reachability | None:
     if not isinstance(body, Mapping) or not _says_loading(status, body):
         return None
     detail = f"{host.url} is loading its model{_progress(body)}"
-    return Reachability(False, detail, "It answers when that is done.")
+    return Reachability(False, detail, "It answers when that is done.", loading=True)
 
 
 def _says_loading(status: int, body: Any) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from rag_backend.metrics import Metrics
-from rag_backend.readiness import Dependency, Failing, Readiness
+from rag_backend.readiness import Coming, Dependency, Failing, Readiness
 
 
 class Scripted:
@@ -126,6 +126,42 @@ async def test_a_look_that_hangs_holds_nobody_up_and_is_not_repeated() -> None:
     await readiness.look()
     assert readiness.status == "ready"
     await readiness.stop()
+
+
+@pytest.mark.parametrize(
+    ("results", "said"),
+    [
+        ((Coming("is still loading"), "loaded"), []),
+        ((Coming("is still loading"), Failing("is away"), "loaded"), ["catalog is well again"]),
+        ((Failing("is away"), Coming("is loading"), "answers"), ["catalog is well again"]),
+        (
+            ("answers", Coming("loads another"), "answers"),
+            ["catalog fails: loads another", "catalog is well again"],
+        ),
+        ((Coming("loads"), "loaded", Failing("is away")), ["catalog fails: is away"]),
+    ],
+)
+async def test_a_first_arrival_is_no_recovery(
+    caplog: pytest.LogCaptureFixture, results: tuple[str | Exception, ...], said: list[str]
+) -> None:
+    readiness, _ = watching(dependency(Scripted(*results)))
+    for _ in results:
+        await readiness.look()
+    assert caplog.messages == said
+
+
+async def test_a_first_look_that_was_slow_is_no_outage(caplog: pytest.LogCaptureFixture) -> None:
+    released = asyncio.Event()
+
+    async def slow() -> str:
+        await released.wait()
+        return "answers"
+
+    readiness, _ = watching(dependency(slow), limit=0.01)
+    await readiness.look()
+    released.set()
+    await readiness.look()
+    assert (readiness.status, caplog.messages) == ("ready", [])
 
 
 async def test_a_defect_in_a_look_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:

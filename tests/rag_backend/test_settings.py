@@ -79,6 +79,17 @@ def test_lists(monkeypatch: pytest.MonkeyPatch) -> None:
         ("LOCAL_LLM_API_URL", "http://a:8001,b", "http://"),
         ("CHROMA_URL", "ftp://a", "http://"),
         ("OPENAI_BASE_URL", "http://", "http://"),
+        ("LOCAL_LLM_API_URL", "http://localhost:abc", "a URL such as http://"),
+        ("LOCAL_LLM_API_URL", "http://a:8001,http://b:99999", "a URL such as http://"),
+        ("LOCAL_LLM_API_URL", "http://a b:8001", "a URL such as http://"),
+        ("EMBEDDING_URL", "http://localhost:0", "a URL such as http://"),
+        ("OPENAI_BASE_URL", "http://[::1", "a URL such as http://"),
+        ("CHROMA_URL", "http://999.1.1.1", "a URL such as http://"),
+        ("CHROMA_URL", "http://a..b", "a URL such as http://"),
+        ("CACHE_URL", "redis://localhost:abc", "a URL such as redis://"),
+        ("CACHE_URL", "redis://[::1", "a URL such as redis://"),
+        ("CORS_ORIGINS", "http://localhost:abc", "origins such as https://"),
+        ("CORS_ORIGINS", "http://[::1", "origins such as https://"),
         ("CONTEXT_TOKENS", "many", "integer"),
         ("LOG_CONTENT", "perhaps", "boolean"),
     ],
@@ -93,6 +104,15 @@ def test_a_bad_value_is_one_line(
     assert line.startswith(f"{name}=")
     assert repr(value) in line or value in line
     assert allowed in line
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://[::1]:8001", "https://máy-chủ.example", "http://gpu_box:8001/v1", "http://10.0.0.7"],
+)
+def test_urls_of_every_kind_of_host(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("LOCAL_LLM_API_URL", url)
+    assert load_settings().local_llm_api_url == (url,)
 
 
 def test_every_bad_value_has_its_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,3 +31,8 @@ def test_openai_answers_nobody_without_a_key() -> None:
         check_access(urls, "", "EMBEDDING_URL", "EMBEDDING_API_KEY")
     check_access(urls, "sk-abc", "EMBEDDING_URL", "EMBEDDING_API_KEY")
     check_access(("https://notopenai.com/v1",), "", "EMBEDDING_URL", "EMBEDDING_API_KEY")
+
+
+def test_an_address_that_no_library_takes() -> None:
+    with pytest.raises(StartError, match="EMBEDDING_URL is not a URL that can be used: .*IDNA"):
+        check_access(("http://a☃:8001/v1",), "", "EMBEDDING_URL", "EMBEDDING_API_KEY")
