@@ -34,5 +34,5 @@ def test_openai_answers_nobody_without_a_key() -> None:
 
 
 def test_an_address_that_no_library_takes() -> None:
-    with pytest.raises(StartError, match="EMBEDDING_URL is not a URL that can be used: .*IDNA"):
+    with pytest.raises(StartError, match=r"EMBEDDING_URL is not a URL that can be used: .*IDNA"):
         check_access(("http://a☃:8001/v1",), "", "EMBEDDING_URL", "EMBEDDING_API_KEY")
