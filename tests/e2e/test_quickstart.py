@@ -283,7 +283,7 @@ def test_nothing_more_is_asked_of_a_backend_that_has_ended(script: ModuleType) -
             backend.wait()
 
         with answering(200, listed, end) as server:
-            script.show(script.Client(server.url, ""), backend, settings())
+            script.show(script.Client(server.url, ""), backend, settings(api_keys=""))
             assert server.paths == ["/health", "/v1/vector_stores/default"]
         assert script.ended(backend)
 
