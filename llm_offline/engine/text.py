@@ -36,16 +36,16 @@ def choose_template(tokenizer: Any, wanted: str | None) -> tuple[str | None, str
     Raises:
         StartError: `wanted` is neither a shipped template nor a readable file with one.
     """
-    vocabulary = tokenizer.get_vocab()
     if wanted in SHIPPED:
         token = SHIPPED[wanted]
-        strange = "" if token in vocabulary else f"; {token} is no token of this model's"
+        strange = "" if token in tokenizer.get_vocab() else f"; {token} is no token of this model's"
         return _shipped(wanted), f"{wanted} (--chat-template{strange})"
     if wanted:
         return _written(wanted, tokenizer), wanted
     if tokenizer.chat_template:
         # None when the model names several templates and none of them is the default one.
         return None, "the model's own"
+    vocabulary = tokenizer.get_vocab()
     for name, token in SHIPPED.items():
         if token in vocabulary:
             return _shipped(name), f"{name} (the model has none, but knows {token})"

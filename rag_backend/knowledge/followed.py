@@ -236,11 +236,12 @@ class FollowedIndex(LexicalIndex):
             return set()
         counts = self._catalog.chunks_of(store_id, list(own))
         with self._changing:
+            if self._is_past(collection):
+                return set()
             whole = {
                 file_id: (sequence, counts.get(file_id, 0))
                 for file_id, sequence in own.items()
                 if self._written.get((collection, file_id), 0) == counts.get(file_id, 0)
-                and not self._is_past(collection)
             }
             self._applied.record(collection, whole)
             for file_id in whole:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import os
@@ -27,6 +26,7 @@ from tests.e2e.backend import PATIENCE, ROOT, environment
 from tests.llm_offline.processes import free_port
 from tests.openai_server import OpenAIServer, Reply
 from tests.ports import never_accepting, refusing
+from tests.scripts.importing import imported
 
 SCRIPT = ROOT / "scripts" / "quickstart.py"
 UP = "The backend is up; Ctrl-C stops it."
@@ -34,12 +34,7 @@ UP = "The backend is up; Ctrl-C stops it."
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("quickstart", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return imported("quickstart")
 
 
 class Answering(ThreadingHTTPServer):

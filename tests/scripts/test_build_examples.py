@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import unicodedata
 from pathlib import Path
@@ -10,19 +9,15 @@ from types import ModuleType
 
 import pytest
 
+from tests.scripts.importing import imported
+
 ROOT = Path(__file__).resolve().parents[2]
 BINARY = {".pdf", ".docx", ".pptx", ".xlsx"}
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    path = ROOT / "scripts" / "build_examples.py"
-    spec = importlib.util.spec_from_file_location("build_examples", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return imported("build_examples")
 
 
 def test_same_text_gives_same_bytes(script: ModuleType, tmp_path: Path) -> None:
