@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+from transformers import GenerationConfig
 
 from bench.environments import PEERS, packages_of
 from tests.llm_offline.processes import free_port, server
@@ -56,6 +57,7 @@ class Seen:
 
 def over_http(folder: Path, dtype: str, batches: Sequence[int], rounds: int) -> None:
     """Print both servers' tokens a second, and their latencies with requests at random times."""
+    _draw_by_default(folder)
     flags = ("--model", str(folder), "--dtype", dtype, "--max-batch", "64")
     threads = str(os.cpu_count() or 1)
     with (
@@ -92,6 +94,16 @@ def over_http(folder: Path, dtype: str, batches: Sequence[int], rounds: int) -> 
                     cells.append(f"{found[name].quantile(what, 0.5):.2f}, {slow[name]:.2f}")
                 cells.append(f"{slow['theirs'] / slow['ours']:.1f}")
             print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def _draw_by_default(folder: Path) -> None:
+    """Make `transformers serve` draw tokens too, from the whole vocabulary, as it was asked to.
+
+    Without this in the model's own settings it says nothing and takes the most likely token.
+    """
+    config = GenerationConfig.from_pretrained(folder)
+    config.do_sample, config.temperature, config.top_k, config.top_p = True, 1.0, 0, 1.0
+    config.save_pretrained(folder)
 
 
 Load = list[tuple[float, str, int]]
@@ -196,6 +208,7 @@ async def _one(client: httpx.AsyncClient, model: str, at: float, text: str, toke
     body = {
         "model": model,
         "messages": [{"role": "user", "content": text}],
+        "temperature": 1,
         "max_tokens": tokens,
         "stream": True,
     }

@@ -24,6 +24,8 @@ GREEDY = 1e-5
 # more than a round number: whether another is as likely as the last of a top_k shows in the next.
 _LIKELY = 513
 _SHORT = 256
+# Numbers of 64 bits, a few times which the caches of a CPU's cores hold.
+_NEAR = 65_536
 # Devices whose rows race on the CPU: noise of fp32 has too few numbers for rare tokens. An Apple
 # GPU shares its memory with the CPU, so that the way there is short.
 _WITHOUT_FP64 = frozenset({"mps"})
@@ -54,14 +56,17 @@ def draw(logits: torch.Tensor, rows: Items[Draw]) -> torch.Tensor:
     """Token ids, int64 `[R]`, from logits `[R, vocabulary]` in fp32, which are changed in place."""
     for number, row in enumerate(rows):
         _adjust(logits[number], row)
-    tokens = logits.argmax(-1)
     sampled = [n for n, row in enumerate(rows) if not is_greedy(row.sampling)]
-    if sampled:
-        chosen = [rows[n] for n in sampled]
-        some = logits if len(sampled) == len(rows) else logits[sampled]
-        if some.device.type in _WITHOUT_FP64:
-            some = some.cpu()
-        tokens[sampled] = _race(some, chosen).to(logits.device)
+    if not sampled:
+        return logits.argmax(-1)
+    some = _some(logits, sampled)
+    if some.device.type in _WITHOUT_FP64:
+        some = some.cpu()
+    found = _race(some, [rows[n] for n in sampled]).to(logits.device)
+    if len(sampled) == len(rows):
+        return found
+    tokens = logits.argmax(-1)
+    tokens[sampled] = found
     return tokens
 
 
@@ -84,19 +89,30 @@ def _adjust(logits: torch.Tensor, row: Draw) -> None:
 def _race(logits: torch.Tensor, rows: Items[Draw]) -> torch.Tensor:
     """Token ids for rows that are sampled."""
     temperatures = _column(logits, [row.sampling.temperature for row in rows])
-    scaled = (logits - logits.max(-1, keepdim=True).values) / temperatures
+    scaled = (logits - logits.amax(-1, keepdim=True)).div_(temperatures)
     truncated = [n for n, row in enumerate(rows) if _is_truncated(row.sampling, logits.shape[1])]
     whole = sorted(set(range(len(rows))) - set(truncated))
     tokens = torch.empty(len(rows), dtype=torch.long, device=logits.device)
     if whole:
-        chosen = [rows[n] for n in whole]
-        least = _column(logits, [row.sampling.min_p for row in chosen]).log()
-        some = scaled[whole]
-        ids = torch.arange(logits.shape[1], device=logits.device).expand_as(some)
-        tokens[whole] = _first_past(some.masked_fill(some < least, -torch.inf), ids, chosen)
+        tokens[whole] = _race_whole(_some(scaled, whole), [rows[n] for n in whole])
     if truncated:
-        tokens[truncated] = _race_truncated(scaled[truncated], [rows[n] for n in truncated])
+        chosen = [rows[n] for n in truncated]
+        tokens[truncated] = _race_truncated(_some(scaled, truncated), chosen)
     return tokens
+
+
+def _some(values: torch.Tensor, rows: Items[int]) -> torch.Tensor:
+    """`values[rows]`, without a copy if these are all."""
+    return values if len(rows) == len(values) else values[rows]
+
+
+def _race_whole(scaled: torch.Tensor, rows: Items[Draw]) -> torch.Tensor:
+    """With min_p alone."""
+    if any(row.sampling.min_p for row in rows):
+        least = _column(scaled, [row.sampling.min_p for row in rows]).log()
+        scaled = scaled.masked_fill(scaled < least, -torch.inf)
+    ids = torch.arange(scaled.shape[1], device=scaled.device)[None]
+    return _first_past(scaled, ids, rows)[:, 0]
 
 
 def _is_truncated(sampling: Sampling, vocabulary: int) -> bool:
@@ -111,14 +127,21 @@ def _race_truncated(scaled: torch.Tensor, rows: Items[Draw]) -> torch.Tensor:
     """
     ordered, ids = _by_value_and_id(*scaled.topk(min(_LIKELY, scaled.shape[1])))
     kept, enough = _kept(ordered, scaled, rows)
-    tokens = _first_past(ordered.masked_fill(~kept, -torch.inf), ids, rows)
+    tokens = _raced(ordered, ids, kept, rows)
     lacking = [n for n, found in enumerate(enough.tolist()) if not found]
     if lacking:
         some, chosen = scaled[lacking], [rows[n] for n in lacking]
         ordered, ids = some.sort(descending=True, stable=True)
         kept, _ = _kept(ordered, some, chosen)
-        tokens[lacking] = _first_past(ordered.masked_fill(~kept, -torch.inf), ids, chosen)
+        tokens[lacking] = _raced(ordered, ids, kept, chosen)
     return tokens
+
+
+def _raced(
+    ordered: torch.Tensor, ids: torch.Tensor, kept: torch.Tensor, rows: Items[Draw]
+) -> torch.Tensor:
+    places = _first_past(ordered.masked_fill(~kept, -torch.inf), ids, rows)
+    return ids.gather(1, places)[:, 0]
 
 
 def _by_value_and_id(values: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -167,11 +190,20 @@ def _mass(scaled: torch.Tensor) -> torch.Tensor:
 
 
 def _first_past(scores: torch.Tensor, ids: torch.Tensor, rows: Items[Draw]) -> torch.Tensor:
-    """The race: `[R, n]` unnormalised log-probabilities of the tokens `ids` → the winners' ids."""
+    """The race: `[R, n]` unnormalised log-probabilities → `[R, 1]`, the places of the winners.
+
+    `ids`: int64, the tokens at these places, `[1, n]` if the same in each row.
+    """
     seeds = torch.tensor([[_mixed(row.seed, row.position)] for row in rows], device=scores.device)
-    arrival = torch.log(-torch.log(uniform(seeds, ids)))
-    winner = (scores.double() - arrival).argmax(-1, keepdim=True)
-    return ids.gather(1, winner)[:, 0]
+    # As much at once as a CPU's caches hold; a GPU would wait for the calls.
+    most = max(1, _NEAR // scores.shape[1]) if scores.device.type == "cpu" else len(rows)
+    found = []
+    for at in range(0, len(rows), most):
+        part = slice(at, at + most)
+        # E / p, of which the least wins; less than 0 throughout, so that -inf is never the most.
+        noise = uniform(seeds[part], ids if len(ids) == 1 else ids[part]).log_()
+        found.append(noise.div_(scores[part].exp()).argmax(-1, keepdim=True))
+    return torch.cat(found)
 
 
 def _column(like: torch.Tensor, values: Items[float]) -> torch.Tensor:
@@ -214,7 +246,8 @@ def uniform(seeds: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     word = (word ^ _shifted(word, 30)) * _signed(0xBF58476D1CE4E5B9)
     word = (word ^ _shifted(word, 27)) * _signed(0x94D049BB133111EB)
     word = word ^ _shifted(word, 31)
-    return (_shifted(word, 11).double() + 0.5) * 2.0**-53
+    # One bit less than a float64 has: with the half that is added none is rounded to 1.
+    return (_shifted(word, 12).double() + 0.5) * 2.0**-52
 
 
 def _shifted(word: torch.Tensor, bits: int) -> torch.Tensor:
