@@ -26,12 +26,12 @@ from sentence_transformers import SentenceTransformer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llm_offline.embedding import SentenceEncoder
+from llm_offline.engine.compute.runner import Runner
 from llm_offline.engine.interface import GenerationRequest
 from llm_offline.engine.kv_cache import BlockPool
-from llm_offline.engine.runner import Runner
 from llm_offline.engine.sequence import Sequence
 from llm_offline.engine.step import Row
-from llm_offline.engine.weights import arrange
+from llm_offline.engine.weights.arranging import arrange
 from llm_offline.settings import Settings
 
 TEXTS = ["The fine for riding a motorbike without a helmet is on page 3. " * 6] * 64

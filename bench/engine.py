@@ -34,7 +34,7 @@ from bench.engine_http import PeerFailed, over_http
 from bench.engine_models import ANSWER, GREEDY, PROMPT, SHAPES, aside, load, prompts, write_model
 from bench.engine_start import start
 from llm_offline.engine.continuous import ContinuousBatching
-from llm_offline.engine.device import DTYPES, choose_device
+from llm_offline.engine.hardware.device import DTYPES, choose_device
 from llm_offline.engine.interface import GenerationRequest, Sampling
 from llm_offline.engine.speculation import NewGuesser, PromptLookup
 from llm_offline.loaded import LoadedModel

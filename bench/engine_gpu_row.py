@@ -22,7 +22,7 @@ from bench.engine_gpu import END, Extent
 from bench.engine_models import GREEDY, aside, load, prompts
 from llm_offline.engine.continuous import ContinuousBatching
 from llm_offline.engine.interface import GenerationRequest
-from llm_offline.engine.weights import held_by
+from llm_offline.engine.weights.arranging import held_by
 from llm_offline.errors import LLMOfflineError, StartError
 from llm_offline.loaded import LoadedModel
 

@@ -50,10 +50,10 @@ from transformers import (
 
 from bench.engine import run
 from bench.engine_models import GREEDY, PROMPT, SHAPES, aside, load, prompts, write_model
-from llm_offline.engine.cpu_linear import Int4Linear, Int8Linear, PackedLinear
-from llm_offline.engine.device import choose_device
+from llm_offline.engine.hardware.device import choose_device
 from llm_offline.engine.interface import GenerationRequest
-from llm_offline.engine.weights import arrange
+from llm_offline.engine.weights.arranging import arrange
+from llm_offline.engine.weights.cpu_linear import Int4Linear, Int8Linear, PackedLinear
 
 ROOT = Path(__file__).resolve().parent.parent
 WINDOW = 256

@@ -133,7 +133,7 @@ class _Transformers:
         """See `Loader.weigh`."""
         progress.enter("importing PyTorch and transformers")
         with self._importing:
-            from llm_offline.engine.device import choose_device
+            from llm_offline.engine.hardware.device import choose_device
             from llm_offline.weighing import weigh
 
         # The encoder is loaded when it is wanted; that its device is not there is told at once.
@@ -143,7 +143,7 @@ class _Transformers:
     def load(self, settings: Settings, progress: Progress) -> LoadedModel:
         """See `Loader.load`."""
         with self._importing:
-            from llm_offline.engine.device import returnable
+            from llm_offline.engine.hardware.device import returnable
             from llm_offline.loading import load_model
 
         with returnable():
@@ -152,7 +152,7 @@ class _Transformers:
     def give_back(self) -> None:
         """See `Loader.give_back`."""
         with self._importing:
-            from llm_offline.engine.device import give_back
+            from llm_offline.engine.hardware.device import give_back
 
         give_back()
 

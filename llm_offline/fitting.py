@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from llm_offline.engine.sizing import LEAST_CONTEXT
+from llm_offline.engine.hardware.sizing import LEAST_CONTEXT
 from llm_offline.errors import StartError
 
 _GIB = 2**30

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llm_offline.engine.sizing import LEAST_CONTEXT
+from llm_offline.engine.hardware.sizing import LEAST_CONTEXT
 from llm_offline.errors import StartError
 from llm_offline.settings import Settings
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from llm_offline.engine.calling import Signature
 from llm_offline.engine.interface import Grammar, Sampling
 from llm_offline.engine.step import Network as Steppable
-from llm_offline.engine.text import Message
+from llm_offline.engine.text.calling import Signature
+from llm_offline.engine.text.model_text import Message
 from llm_offline.fitting import Need
 from llm_offline.progress import Progress
 from llm_offline.settings import Settings
@@ -29,7 +29,7 @@ class Network(Steppable, Protocol):
 
 
 class Text(Protocol):
-    """Tokenizer and chat template; `engine.text.ModelText` is one."""
+    """Tokenizer and chat template; `engine.text.model_text.ModelText` is one."""
 
     def encode_chat(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
@@ -55,7 +55,7 @@ class Text(Protocol):
 
 
 class Grammars(Protocol):
-    """Makes grammars for the model's tokens; `engine.grammar.Grammars` is one."""
+    """Makes grammars for the model's tokens; `engine.text.grammar.Grammars` is one."""
 
     def json_object(self) -> Grammar:
         """Any JSON object."""

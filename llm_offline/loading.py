@@ -10,12 +10,12 @@ from typing import Any
 from transformers import GenerationConfig
 
 from llm_offline.checkpoint import is_pickled, read_tokenizer
-from llm_offline.engine.device import DTYPES, memory_errors
-from llm_offline.engine.grammar import Grammars
+from llm_offline.engine.compute.runner import Runner
+from llm_offline.engine.hardware.device import DTYPES, memory_errors
 from llm_offline.engine.interface import Sampling
-from llm_offline.engine.runner import Runner
-from llm_offline.engine.text import ModelText, choose_template
-from llm_offline.engine.weights import arrange
+from llm_offline.engine.text.grammar import Grammars
+from llm_offline.engine.text.model_text import ModelText, choose_template
+from llm_offline.engine.weights.arranging import arrange
 from llm_offline.errors import StartError
 from llm_offline.fitting import has_room_beside
 from llm_offline.limits import Limits, limits

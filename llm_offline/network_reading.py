@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
 from llm_offline.checkpoint import is_pickled
-from llm_offline.engine.device import lacks_memory
+from llm_offline.engine.hardware.device import lacks_memory
 from llm_offline.errors import StartError, first_line
 from llm_offline.progress import Progress
 

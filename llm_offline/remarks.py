@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from llm_offline.engine.quantized_linear import HAS_TRITON
-from llm_offline.engine.weights import WeightBytes
+from llm_offline.engine.weights.arranging import WeightBytes
+from llm_offline.engine.weights.quantized_linear import HAS_TRITON
 from llm_offline.limits import Limits
 from llm_offline.loaded import LoadedModel
 

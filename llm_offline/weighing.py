@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM
 
 from llm_offline.checkpoint import check_files, read_config
 from llm_offline.encoder_room import encoder_bytes
-from llm_offline.engine.device import DTYPES, choose_device, choose_dtype, memory
-from llm_offline.engine.sizing import kv_share
-from llm_offline.engine.weights import WeightBytes, weight_bytes
+from llm_offline.engine.hardware.device import DTYPES, choose_device, choose_dtype, memory
+from llm_offline.engine.hardware.sizing import kv_share
+from llm_offline.engine.weights.arranging import WeightBytes, weight_bytes
 from llm_offline.errors import StartError
 from llm_offline.fitting import Need
 from llm_offline.hub import model_folder

@@ -15,8 +15,8 @@ from dataclasses import replace
 from uuid import uuid4
 
 from llm_offline.api.body import finite, no_number
-from llm_offline.engine.calling import OPENS
 from llm_offline.engine.interface import Generation, TextDelta, TokenLogprob, ToolCall
+from llm_offline.engine.text.calling import OPENS
 
 _MARKS = (OPENS, "<|python_tag|>")
 _BETWEEN = re.compile(r"(?:\s|;|,|\[|\]|</?tool_call>|<\|python_tag\|>)*")

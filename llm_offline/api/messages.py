@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llm_offline.api.body import parse_part, shown
-from llm_offline.engine.text import Message
+from llm_offline.engine.text.model_text import Message
 from llm_offline.errors import BadRequest, UnsupportedFeature
 
 ROLES = ("system", "developer", "user", "assistant", "tool")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llm_offline.engine.detokenizing import Detokenizer
 from llm_offline.engine.interface import TextDelta, TokenLogprob
+from llm_offline.engine.text.detokenizing import Detokenizer
 from llm_offline.loaded import Text
 
 

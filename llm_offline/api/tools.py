@@ -8,8 +8,8 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from llm_offline.api.body import Body
-from llm_offline.engine.calling import Signature
 from llm_offline.engine.interface import Grammar
+from llm_offline.engine.text.calling import Signature
 from llm_offline.loaded import Grammars
 
 _ANY_OBJECT: Mapping[str, Any] = {"type": "object"}

@@ -19,7 +19,6 @@ import threading
 import time
 from collections import Counter
 
-from llm_offline.engine.detokenizing import Decode
 from llm_offline.engine.interface import EngineStatus, GenerationRequest
 from llm_offline.engine.job import Job, Mark, Outbox
 from llm_offline.engine.kv_cache import BlockPool
@@ -28,6 +27,7 @@ from llm_offline.engine.scheduler import Scheduler
 from llm_offline.engine.sequence import Drawn, Sequence
 from llm_offline.engine.speculation import NewGuesser, PromptLookup
 from llm_offline.engine.step import Network, Row
+from llm_offline.engine.text.detokenizing import Decode
 from llm_offline.errors import (
     BadRequest,
     ContextExceeded,

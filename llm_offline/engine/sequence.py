@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Protocol
 
-from llm_offline.engine.detokenizing import Decode, Detokenizer
 from llm_offline.engine.interface import FinishReason, GenerationRequest, TextDelta, TokenLogprob
 from llm_offline.engine.kv_cache import BlockPool, BlockTable
 from llm_offline.engine.speculation import MOST, NewGuesser, PromptLookup
-from llm_offline.engine.stopping import StopStrings
+from llm_offline.engine.text.detokenizing import Decode, Detokenizer
+from llm_offline.engine.text.stopping import StopStrings
 
 _arrivals = count()
 # Far apart, so that texts of one request share no noise with those of another seed.

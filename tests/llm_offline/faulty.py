@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from llm_offline.engine import continuous
-from llm_offline.engine.device import memory_errors
-from llm_offline.engine.runner import Runner
+from llm_offline.engine.compute.runner import Runner
+from llm_offline.engine.hardware.device import memory_errors
 from llm_offline.engine.sequence import Drawn
 from llm_offline.engine.step import Row
 from llm_offline.main import main

@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from llm_offline.engine.compute.decoding import Decode, plain_decode
+from llm_offline.engine.compute.runner import Runner
 from llm_offline.engine.continuous import ContinuousBatching
-from llm_offline.engine.decoding import Decode, plain_decode
 from llm_offline.engine.interface import GenerationRequest, Sampling
-from llm_offline.engine.runner import Runner
 from llm_offline.errors import ContextExceeded, StartError
 from llm_offline.loaded import LoadedModel
 from llm_offline.loading import load_model
@@ -268,8 +268,8 @@ def test_an_allocator_that_gives_no_memory_is_one_sentence(
     for place, sentence in (
         ("llm_offline.network_reading._model_class.from_pretrained", "while the weights in"),
         ("llm_offline.loading.arrange", "while the weights were arranged"),
-        ("llm_offline.engine.runner._own_logits", "do not fit on cpu, which had"),
-        ("llm_offline.engine.attention.install", "a KV cache of 65536 tokens"),
+        ("llm_offline.engine.compute.runner._own_logits", "do not fit on cpu, which had"),
+        ("llm_offline.engine.compute.attention.install", "a KV cache of 65536 tokens"),
     ):
         with monkeypatch.context() as patched:
             patched.setattr(place, full)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llm_offline.engine.weights import WeightBytes
+from llm_offline.engine.weights.arranging import WeightBytes
 from llm_offline.remarks import weight_remarks
 
 

@@ -1,0 +1,1 @@
+"""Between a client's text and token ids: templates, whole characters, stops, grammars and calls."""
