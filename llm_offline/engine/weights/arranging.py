@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from llm_offline.engine.weights.cpu_linear import Int4Linear, Int8Linear, PackedLinear
+from llm_offline.engine.weights.cpu_linear import Int4Linear, Int8Linear, PackedLinear, packs
 from llm_offline.engine.weights.joined import replace, siblings
 from llm_offline.engine.weights.quantization import BITS, fits, quantized_bytes
 from llm_offline.engine.weights.quantized_linear import Linear4, Linear8
@@ -49,7 +49,7 @@ def weight_bytes(
         quantization: `none`, `int8` or `int4`.
         dtype: Of what is not quantized.
         device: Where it computes; the layout for a CPU needs a second copy of an output layer
-            that shares its weights with the embeddings, in bf16.
+            that shares its weights with the embeddings, in bf16 and fp32.
     """
     quantized = numbers = 0
     for parent, name in _quantizable(model, quantization):
@@ -145,8 +145,7 @@ def _quantized(linear: nn.Linear, quantization: str, device: str, dtype: torch.d
 
 def _packs(dtype: torch.dtype, device: str) -> bool:
     """Whether linear layers that are not quantized are laid out anew."""
-    supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return device == "cpu" and dtype == torch.bfloat16 and bool(supported)
+    return device == "cpu" and packs(dtype)
 
 
 def _leave_files(model: Any, dtype: torch.dtype) -> None:

@@ -1,7 +1,7 @@
-"""Linear layers for a CPU: weights laid out once as the kernels want them, in bf16, 8 or 4 bits.
+"""Linear layers for a CPU: weights laid out once as the kernels want them, whole, in 8 or 4 bits.
 
-At batch 1 nearly all time goes into reading weights; torch's own linear rearranges bf16 weights
-in each call. `torch.ops.mkldnn` and `torch.ops.onednn` are what torch's compiler calls.
+At batch 1 nearly all time goes into reading weights; torch's own linear rearranges them in each
+call. `torch.ops.mkldnn` and `torch.ops.onednn` are what torch's compiler calls.
 """
 
 from __future__ import annotations
@@ -16,8 +16,20 @@ _LEVELS = 127  # of a signed byte, symmetric
 _ZERO = 128
 
 
+def packs(dtype: torch.dtype) -> bool:
+    """Whether this CPU has the kernels of `PackedLinear` for `dtype`; computes nothing."""
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    is_x86 = torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    return available and is_x86 and dtype == torch.float32
+
+
 class PackedLinear(nn.Module):
-    """`nn.Linear` in bf16 with its weight rearranged; the same numbers come out."""
+    """`nn.Linear` in bf16 or fp32 with its weight rearranged.
+
+    The same numbers come out, but for the order in which products are added up.
+    """
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -27,7 +39,7 @@ class PackedLinear(nn.Module):
         self._bias = None if linear.bias is None else linear.bias.detach()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`[..., in]` → `[..., out]`, both bf16."""
+        """`[..., in]` → `[..., out]`, both in the weight's dtype."""
         found: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
             x, self._weight, self._bias, "none", [], ""
         )

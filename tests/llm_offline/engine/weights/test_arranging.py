@@ -16,13 +16,12 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from llm_offline.engine.compute.runner import Runner
 from llm_offline.engine.interface import GenerationRequest, Sampling
 from llm_offline.engine.weights.arranging import arrange, weight_bytes
-from llm_offline.engine.weights.cpu_linear import Int4Linear, Int8Linear, PackedLinear
+from llm_offline.engine.weights.cpu_linear import Int4Linear, Int8Linear, PackedLinear, packs
 from llm_offline.engine.weights.quantization import from_int4, to_int4, whole_group
 from llm_offline.engine.weights.quantized_linear import Linear4, Linear8
 from tests.llm_offline.engine.models import CONFIGS, STOP, random_model
 from tests.llm_offline.engine.stepping import Stepper
 
-_BF16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
 GIB = 2**30
 
 
@@ -63,11 +62,11 @@ def test_a_3b_model_and_what_it_fits_on() -> None:
     assert found["int4"].total + 2 * cache + GIB < 6e9
 
 
-@pytest.mark.skipif(not _BF16, reason="this CPU has no bf16 kernels")
-def test_a_cpu_keeps_a_second_copy_of_a_shared_output_layer() -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_cpu_keeps_a_second_copy_of_a_shared_output_layer(dtype: torch.dtype) -> None:
     model = _llama_3b()
-    gpu, cpu = (weight_bytes(model, "int4", torch.bfloat16, device) for device in ("cuda", "cpu"))
-    assert cpu.total - gpu.total == 2 * 128256 * 3072
+    gpu, cpu = (weight_bytes(model, "int4", dtype, device) for device in ("cuda", "cpu"))
+    assert cpu.total - gpu.total == packs(dtype) * dtype.itemsize * 128256 * 3072
 
 
 def _bytes(model: nn.Module) -> int:
@@ -131,11 +130,12 @@ def test_a_whole_model(quantization: str) -> None:
     assert torch.equal(model.get_input_embeddings().weight, embeddings)
     kinds = {type(module) for module in model.modules()}
     if quantization == "none":
-        assert (PackedLinear in kinds) == _BF16
-        assert (nn.Linear in kinds) != _BF16
+        assert (PackedLinear in kinds) == packs(dtype)
+        assert (nn.Linear in kinds) != packs(dtype)
     else:
         assert (Int8Linear if quantization == "int8" else Int4Linear) in kinds
-        assert type(model.get_output_embeddings()) is nn.Linear
+        last = type(model.get_output_embeddings())
+        assert last is (PackedLinear if packs(dtype) else nn.Linear)
 
 
 def test_what_no_quantization_fits_stays_as_it_is() -> None:
@@ -146,7 +146,7 @@ def test_what_no_quantization_fits_stays_as_it_is() -> None:
     arrange(model, "int4", device="cpu", dtype=torch.float32)
     mlp = model.model.layers[0].mlp
     # 100 inputs are no whole groups; 100 outputs no whole tiles.
-    assert {type(module) for module in mlp.children() if hasattr(module, "weight")} == {nn.Linear}
+    assert not any(isinstance(module, Int4Linear) for module in mlp.modules())
     assert type(model.model.layers[0].self_attn.o_proj) is Int4Linear
     assert 0 < counted.numbers < counted.of / 2
 

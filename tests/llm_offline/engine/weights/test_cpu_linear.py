@@ -6,23 +6,27 @@ import pytest
 import torch
 from torch import nn
 
-from llm_offline.engine.weights.cpu_linear import Int4Linear, Int8Linear, PackedLinear
+from llm_offline.engine.weights.cpu_linear import Int4Linear, Int8Linear, PackedLinear, packs
 from llm_offline.engine.weights.quantization import from_int4, to_int4
-
-_BF16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def _inputs(dtype: torch.dtype) -> torch.Tensor:
     return torch.randn(1, 7, 64, generator=torch.Generator().manual_seed(1)).to(dtype)
 
 
-@pytest.mark.skipif(not _BF16, reason="this CPU has no bf16 kernels")
+@pytest.mark.parametrize(("dtype", "near"), [(torch.bfloat16, 1e-2), (torch.float32, 1e-6)])
 @pytest.mark.parametrize("bias", [False, True])
-def test_packed_is_the_same(bias: bool) -> None:
-    linear = nn.Linear(64, 96, bias=bias).bfloat16()
-    x = _inputs(torch.bfloat16)
+def test_packed_is_the_same(bias: bool, dtype: torch.dtype, near: float) -> None:
+    if not packs(dtype):
+        pytest.skip("this CPU has no such kernels")
+    linear = nn.Linear(64, 96, bias=bias).to(dtype)
+    x = _inputs(dtype)
     with torch.inference_mode():
-        assert torch.allclose(PackedLinear(linear)(x), linear(x), atol=1e-2)
+        assert torch.allclose(PackedLinear(linear)(x), linear(x), atol=near)
+
+
+def test_there_are_no_kernels_for_fp16() -> None:
+    assert not packs(torch.float16)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
