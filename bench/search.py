@@ -39,12 +39,13 @@ import numpy as np
 import psutil
 
 from bench.volume import CHUNKS_A_FILE, FILTERS, fill, make_language, topics_of
+from rag_backend.knowledge.chroma import open_embedded
 from rag_backend.knowledge.embedding import EMBEDDED, EmbeddingProvider, Vectors, load_embedding
 from rag_backend.knowledge.filters import Selection
 from rag_backend.knowledge.fusion import CANDIDATES
 from rag_backend.knowledge.lexical import LexicalIndex
 from rag_backend.knowledge.models import SearchableFile, Store
-from rag_backend.knowledge.vectors import VectorIndex, open_embedded
+from rag_backend.knowledge.vectors import VectorIndex
 
 CLIENTS = (4, 16)
 _WARMING = 6
@@ -189,8 +190,13 @@ def bare(
     with tempfile.TemporaryDirectory(prefix="bench-bare-") as copy:
         shutil.copytree(folder / "chroma", Path(copy) / "chroma")
         shutil.copytree(folder / "lexical", Path(copy) / "lexical")
-        vectors, lexical = open_embedded(Path(copy) / "chroma"), LexicalIndex(Path(copy, "lexical"))
-        collection = vectors._client.get_collection(store.collection, embedding_function=None)
+        vectors, lexical = (
+            VectorIndex(open_embedded(Path(copy) / "chroma")),
+            LexicalIndex(Path(copy, "lexical")),
+        )
+        collection = vectors._chroma.client.get_collection(
+            store.collection, embedding_function=None
+        )
         index = lexical._existing(store.collection)
         assert index is not None
 
@@ -221,7 +227,7 @@ def recalls(
     folder: Path, store: Store, embedding: EmbeddingProvider, questions: Sequence[str]
 ) -> dict[str, tuple[float, float]]:
     """{filter: (recall@10, recall@100)} of the dense search."""
-    vectors = open_embedded(folder / "chroma")
+    vectors = VectorIndex(open_embedded(folder / "chroma"))
     ids, matrix = _everything(vectors, store)
     numbers = np.array([int(item.rpartition(":")[0].rpartition("-")[2]) for item in ids])
     topics = topics_of(len(ids) // CHUNKS_A_FILE)
@@ -256,7 +262,7 @@ def _share(got: Sequence[str], exact: Sequence[str], k: int) -> float:
 
 def _everything(vectors: VectorIndex, store: Store) -> tuple[list[str], Vectors]:
     """Every chunk id and its unit vector."""
-    collection = vectors._client.get_collection(store.collection, embedding_function=None)
+    collection = vectors._chroma.client.get_collection(store.collection, embedding_function=None)
     ids: list[str] = []
     parts: list[Any] = []
     for at in range(0, collection.count(), 5000):

@@ -21,11 +21,12 @@ import numpy as np
 
 from ingest.document import Chunk
 from rag_backend.knowledge.catalog import Catalog
+from rag_backend.knowledge.chroma import open_embedded
 from rag_backend.knowledge.embedding import EmbeddingProvider, Vectors, probe
 from rag_backend.knowledge.lexical import LexicalIndex
 from rag_backend.knowledge.models import FileRecord, Fusion, Store, chunk_id
 from rag_backend.knowledge.sql.opening import open_sqlite
-from rag_backend.knowledge.vectors import open_embedded
+from rag_backend.knowledge.vectors import VectorIndex
 
 CHUNKS_A_FILE = 10
 _TOPICS = 2000
@@ -156,7 +157,10 @@ def _fill(
     topics = np.repeat(topics_of(files), CHUNKS_A_FILE)
     step = _FILES_AT_ONCE * CHUNKS_A_FILE
     parts = [topics[at : at + step] for at in range(0, len(topics), step)]
-    vectors, lexical = open_embedded(folder / "chroma"), LexicalIndex(folder / "lexical")
+    vectors, lexical = (
+        VectorIndex(open_embedded(folder / "chroma")),
+        LexicalIndex(folder / "lexical"),
+    )
     began, number = time.monotonic(), 0
     for part, rows in zip(parts, make_vectors(language, embedding, parts), strict=True):
         lengths = chance.integers(60, 160, size=len(part))

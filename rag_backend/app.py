@@ -39,6 +39,7 @@ from rag_backend.checks import count_files, dependencies
 from rag_backend.errors import StartError
 from rag_backend.knowledge.blobs import Blobs
 from rag_backend.knowledge.catalog import Catalog
+from rag_backend.knowledge.chroma import open_embedded, open_server
 from rag_backend.knowledge.embedding import (
     EMBEDDED,
     QUERY_SECONDS,
@@ -59,7 +60,7 @@ from rag_backend.knowledge.reranking import Reranking, check_reranker, load_rera
 from rag_backend.knowledge.retriever import Retriever
 from rag_backend.knowledge.shared_blobs import SharedBlobs
 from rag_backend.knowledge.sql.opening import open_postgres, open_sqlite
-from rag_backend.knowledge.vectors import open_embedded, open_server
+from rag_backend.knowledge.vectors import VectorIndex
 from rag_backend.llm.cache.opening import open_backing
 from rag_backend.llm.collecting import HostsCollector
 from rag_backend.llm.pricing import Money
@@ -194,7 +195,7 @@ def _build_library(
     catalog = Catalog(open_sqlite(data / "catalog.sqlite"))
     blobs = Blobs(data / "files", settings.max_file_mb * 2**20)
     url = settings.chroma_url
-    vectors = open_server(url) if url else open_embedded(data / "chroma")
+    vectors = VectorIndex(open_server(url) if url else open_embedded(data / "chroma"))
     lexical = LexicalIndex(data / "lexical")
     reading, readers = _reading(settings)
     encoders = Encoders(encoder, load_embedding)
@@ -254,7 +255,7 @@ def _build_shared_library(
     catalog = Catalog(open_postgres(database), owner=new_id("backend_"))
     # Not the folders of the catalog in DATA_DIR: what PostgreSQL does not know is no rubbish there.
     blobs = SharedBlobs(data / "shared-files", settings.max_file_mb * 2**20, catalog)
-    vectors = open_server(settings.chroma_url)
+    vectors = VectorIndex(open_server(settings.chroma_url))
     lexical = FollowedIndex(data / "shared-lexical", catalog)
     reading, readers = _reading(settings)
     encoders = Encoders(encoder, load_embedding)

@@ -82,7 +82,7 @@ HEAVY = {
     },
     "llguidance": {"llm_offline.engine.text.grammar"},
     "onnx": {"rag_backend.knowledge.bert_graph"},
-    "chromadb": {"rag_backend.knowledge.vectors"},
+    "chromadb": {"rag_backend.knowledge.chroma"},
     "tantivy": {"rag_backend.knowledge.lexical"},
     "sqlalchemy": {"rag_backend.knowledge.sql"},
     "openai": {

@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-import errno
-import logging
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
 from heapq import nlargest
 from itertools import chain
-from pathlib import Path
-from typing import Any, TypeVar, cast
-from urllib.parse import urlsplit
+from typing import Any, cast
 
-import chromadb
-import httpx
 import numpy as np
-from chromadb.api.client import Client
-from chromadb.config import DEFAULT_DATABASE
-from chromadb.config import Settings as ChromaSettings
-from chromadb.errors import ChromaError, InternalError, NotFoundError
 
-from rag_backend.errors import StorageAway, StorageBroken, StorageFull, StorageLost
-from rag_backend.knowledge.chroma_folder import ChromaFolder
+from rag_backend.knowledge.chroma import Chroma, Collection, is_chromas
 from rag_backend.knowledge.embedding import Vectors
 from rag_backend.knowledge.filters import Selection
 from rag_backend.knowledge.kept_vectors import FileVectors, KeptVectors, nearest
 from rag_backend.knowledge.suspects import Suspects
 
-T = TypeVar("T")
-
-log = logging.getLogger(__name__)
-
-_SERVER_TIMEOUT = httpx.Timeout(60, connect=5)
 _FILES_AT_ONCE = 5000
 """File ids in one condition; Chroma puts them into SQLite, which binds at most 32,766."""
 _LOOKED_AT = 400
@@ -49,38 +30,12 @@ _READ_AT_ONCE = 1000
 """Vectors that one search reads from Chroma, which takes 25 ms."""
 
 
-# Seconds before a call that failed is made again: longer together than a collection takes to go.
-_ASKED_AGAIN = (0.0, 0.01, 0.05, 0.1)
-_LOST = (
-    "The vectors are damaged, and made anew from the catalog now: try again in a moment; if it "
-    "lasts, see the backend's log."
-)
-
-
 class VectorIndex:
     """Cosine neighbours of a query vector. Synchronous; safe to call from several threads."""
 
-    def __init__(
-        self,
-        client: Client,
-        where: str,
-        remedy: str,
-        folder: ChromaFolder | None = None,
-        again: Callable[[], Client] | None = None,
-    ) -> None:
-        """`folder` is the embedded Chroma's, and `again` opens it."""
-        self._client = client
-        self._folder = folder
-        self._again = again
-        self._in_use = 0
-        self._closed = False
-        self._users = threading.Condition()
-        self._damaged = self._renewed = False
-        self.suspects = Suspects()
-        self._where = where
-        self._remedy = remedy
-        self._batch = min(client.get_max_batch_size(), 2000)
-        self._known: dict[str, chromadb.Collection] = {}
+    def __init__(self, chroma: Chroma) -> None:
+        self._chroma = chroma
+        self._batch = min(chroma.client.get_max_batch_size(), 2000)
         self._kept = KeptVectors()
 
     def add(
@@ -89,7 +44,7 @@ class VectorIndex:
         """Insert or overwrite. `vectors` is float32 of shape (len(ids), dimension)."""
 
         def write() -> None:
-            target = self._created(collection)
+            target = self._chroma.created(collection)
             for at in range(0, len(ids), self._batch):
                 part = slice(at, at + self._batch)
                 metadatas: list[Any] = [{"file_id": file_id} for file_id in file_ids[part]]
@@ -100,7 +55,7 @@ class VectorIndex:
                 )
 
         try:
-            self._guard(write, of=collection)
+            self._chroma.guard(write, of=collection)
         finally:
             self._kept.forget(collection, set(file_ids))
 
@@ -109,10 +64,10 @@ class VectorIndex:
 
         def remove() -> None:
             for where in _conditions(file_ids):
-                self._existing(collection).delete(where=where)
+                self._chroma.existing(collection).delete(where=where)
 
         try:
-            self._guard(remove, lambda: None, collection)
+            self._chroma.guard(remove, lambda: None, collection)
         finally:
             self._kept.forget(collection, file_ids)
 
@@ -139,17 +94,17 @@ class VectorIndex:
 
         def missing() -> list[tuple[str, float]]:
             # Perhaps nothing was ever put into the store.
-            self.suspects.add(collection, certain=collection in self._known)
+            self._chroma.suspects.add(collection, certain=self._chroma.knows(collection))
             return []
 
-        return self._guard(query, missing, collection)
+        return self._chroma.guard(query, missing, collection)
 
     def _nearest(
         self, collection: str, vector: Vectors, k: int, **among: Any
     ) -> list[tuple[str, float]]:
         """Chroma's own search, among all chunks or those that its `ids` or `where` name."""
 
-        def query(source: chromadb.Collection) -> list[tuple[str, float]]:
+        def query(source: Collection) -> list[tuple[str, float]]:
             found = source.query(
                 query_embeddings=np.asarray([vector], dtype=np.float32),
                 n_results=max(k, _LOOKED_AT),
@@ -160,7 +115,7 @@ class VectorIndex:
             ids = found["ids"][0][:k]
             return [(i, 1.0 - float(d)) for i, d in zip(ids, distances, strict=True)]
 
-        return self._on(collection, query)
+        return self._chroma.on(collection, query)
 
     def _among(
         self, collection: str, vector: Vectors, k: int, allowed: Selection
@@ -175,7 +130,7 @@ class VectorIndex:
         try:
             return self._nearest(collection, vector, k, ids=allowed.chunks())
         except Exception as error:
-            if not _is_chromas(error):
+            if not is_chromas(error):
                 raise
         # Chroma fails when one of the ids is gone: deleted a moment ago, or lost. To name the files
         # instead takes five times as long, and finds what is there.
@@ -209,12 +164,12 @@ class VectorIndex:
         ids = allowed.chunks(wanted)
         by_id: dict[str, Any] = {}
 
-        def read(source: chromadb.Collection) -> None:
+        def read(source: Collection) -> None:
             for at in range(0, len(ids), self._batch):
                 rows = source.get(ids=ids[at : at + self._batch], include=["embeddings"])
                 by_id.update(zip(rows["ids"], cast(Any, rows["embeddings"]), strict=True))
 
-        self._on(collection, read)
+        self._chroma.on(collection, read)
         return {
             file_id: _file_vectors(allowed.versions[file_id], allowed.chunks([file_id]), by_id)
             for file_id in wanted
@@ -222,196 +177,62 @@ class VectorIndex:
 
     def count(self, collection: str) -> int:
         """Number of vectors; 0 for a collection that does not exist."""
-        return self._guard(lambda: self._existing(collection).count(), int, collection)
+        return self._chroma.guard(
+            lambda: self._chroma.existing(collection).count(), int, collection
+        )
 
     def ids(self, collection: str) -> set[str]:
         """Every chunk id; empty for a collection that does not exist."""
 
         def read() -> set[str]:
-            source = self._existing(collection)
+            source = self._chroma.existing(collection)
             found: set[str] = set()
             for at in range(0, source.count(), self._batch):
                 found.update(source.get(limit=self._batch, offset=at, include=[])["ids"])
             return found
 
-        return self._guard(read, set[str], collection)
+        return self._chroma.guard(read, set[str], collection)
 
     def get(self, collection: str, ids: Sequence[str]) -> dict[str, Vectors]:
         """{chunk id: its vector} of those that are there."""
 
         def read() -> dict[str, Vectors]:
-            found = self._existing(collection).get(ids=list(ids), include=["embeddings"])
+            found = self._chroma.existing(collection).get(ids=list(ids), include=["embeddings"])
             rows = np.asarray(found["embeddings"], dtype=np.float32)
             return dict(zip(found["ids"], rows, strict=True))
 
-        return self._guard(read, dict[str, Vectors], collection)
+        return self._chroma.guard(read, dict[str, Vectors], collection)
 
     def drop(self, collection: str) -> None:
         """Delete the collection, if it exists."""
-        self._known.pop(collection, None)
         try:
-            self._guard(
-                lambda: self._client.delete_collection(collection), lambda: None, collection
-            )
+            self._chroma.drop(collection)
         finally:
             self._kept.forget(collection)
-        if self._folder is not None:
-            self._folder.remove_deleted()
+
+    @property
+    def suspects(self) -> Suspects:
+        """Collections that were not found, or were made anew."""
+        return self._chroma.suspects
 
     def heartbeat(self) -> None:
         """Raises StorageBroken when Chroma does not answer."""
-        self._guard(self._client.heartbeat)
+        self._chroma.heartbeat()
 
     @property
     def damaged(self) -> bool:
-        """Whether the embedded Chroma must be opened anew: its files are gone, or it failed."""
-        if self._folder is not None and self._folder.replaced:
-            self._damaged = True
-        return self._damaged
+        """See `Chroma.damaged`."""
+        return self._chroma.damaged
 
     def reopen(self) -> bool:
-        """Open the embedded Chroma anew; waits for who uses it.
-
-        What cannot be opened is set aside. Raises StorageBroken; meanwhile everything else here
-        raises StorageLost.
-
-        Returns:
-            Whether its files are others now: nothing is left of what was written.
-        """
-        if self._folder is None or self._again is None:
-            return False
-        self._renewed |= self._folder.replaced
-        with self._users:
-            closed, self._closed = self._closed, True
-            self._users.wait_for(lambda: not self._in_use)
-        if not closed:
-            self._client.close()
-        try:
-            self._client = self._again()
-        except StorageBroken as error:
-            if not self._folder.path.is_dir():
-                raise
-            log.warning("%s It is set aside as %s.", error, self._folder.set_aside())
-            self._renewed = True
-            self._client = self._again()
-        self._folder.opened()
-        self._known.clear()
+        """See `Chroma.reopen`."""
+        renewed = self._chroma.reopen()
         self._kept.clear()
-        renewed = self._renewed
-        self._damaged = self._closed = self._renewed = False
         return renewed
 
     def close(self) -> None:
         """Let go of files or connections."""
-        if self._closed:
-            return
-        self._client.close()
-        for session in _sessions(self._client):
-            session.close()  # Chroma 1.5 leaves its connections open
-
-    def _created(self, collection: str) -> chromadb.Collection:
-        with suppress(NotFoundError):
-            return self._existing(collection)
-        try:
-            self.suspects.add(collection, certain=collection in self._known)
-            return self._client.get_or_create_collection(
-                collection,
-                embedding_function=None,
-                configuration={"hnsw": {"space": "cosine"}},
-            )
-        except ChromaError:  # another backend has created it at the same moment
-            with suppress(ChromaError):
-                return self._existing(collection)
-            raise
-
-    def _existing(self, collection: str) -> chromadb.Collection:
-        found = self._client.get_collection(collection, embedding_function=None)
-        self._known[collection] = found
-        return found
-
-    def _on(self, collection: str, action: Callable[[chromadb.Collection], T]) -> T:
-        """Read from a collection without asking for it first, once it is known."""
-        known = self._known.get(collection)
-        if known is not None:
-            try:
-                return action(known)
-            except NotFoundError:  # dropped, and perhaps made again, by another backend
-                self.suspects.add(collection)
-                self._known.pop(collection, None)
-        return action(self._existing(collection))
-
-    def _guard(
-        self,
-        action: Callable[[], T],
-        missing: Callable[[], T] | None = None,
-        of: str | None = None,
-    ) -> T:
-        """What `action` returns, its errors in our words.
-
-        Args:
-            action: May be done several times.
-            missing: Instead of it, when the collection does not exist.
-            of: The collection that it is about.
-        """
-        try:
-            with self._using():
-                return action() if of is None else self._settled(action, of, missing is None)
-        except NotFoundError as error:
-            if missing is not None:
-                return missing()
-            raise StorageBroken(f"Chroma ({self._where}) lost a collection: {error}.") from error
-        except Exception as error:
-            if not _is_chromas(error):
-                raise
-            if _is_full(error):
-                raise StorageFull(
-                    "The disk that holds DATA_DIR is full: free some space, then try again."
-                ) from error
-            if isinstance(error, httpx.TransportError):
-                raise StorageAway(
-                    f"Chroma ({self._where}) does not answer now: try again in a moment; if it "
-                    f"lasts: {self._remedy}"
-                ) from error
-            if self._folder is not None and isinstance(error, InternalError):
-                self._damaged = True
-                log.error("Chroma (%s) failed: %s", self._where, _reason(error))
-                raise StorageLost(_LOST) from error
-            raise StorageBroken(
-                f"Chroma ({self._where}) cannot be used: {_reason(error)}. {self._remedy}"
-            ) from error
-
-    def _settled(self, action: Callable[[], T], collection: str, creates: bool) -> T:
-        """Raises NotFoundError for a collection that is dropped meanwhile, unless it `creates` it.
-
-        Chroma 1.5 says to whom it takes one away that it has failed, as it does of damage. It is
-        asked again: what lasts is damage.
-        """
-        for pause in _ASKED_AGAIN:
-            try:
-                return action()
-            except InternalError as error:
-                if _is_full(error):
-                    raise
-                log.info("Chroma (%s) failed, and is asked again: %s", self._where, _reason(error))
-            time.sleep(pause)
-            if not creates:
-                with suppress(InternalError):  # it may be dropped at this moment
-                    self._client.get_collection(collection, embedding_function=None)
-        return action()
-
-    @contextmanager
-    def _using(self) -> Iterator[None]:
-        """The client stays open meanwhile."""
-        with self._users:
-            if self._closed:
-                raise StorageLost(_LOST)
-            self._in_use += 1
-        try:
-            yield
-        finally:
-            with self._users:
-                self._in_use -= 1
-                self._users.notify_all()
+        self._chroma.close()
 
 
 def _file_vectors(version: str, ids: Sequence[str], by_id: Mapping[str, Any]) -> FileVectors:
@@ -424,70 +245,7 @@ def _file_vectors(version: str, ids: Sequence[str], by_id: Mapping[str, Any]) ->
     return FileVectors(version, present, rows / np.maximum(lengths, 1e-12))
 
 
-def _sessions(client: Client) -> list[httpx.Client]:
-    """The HTTP connections of a client of a server; none of an embedded one."""
-    holders = (client._server, getattr(client._admin_client, "_server", None))
-    found = (getattr(holder, "_session", None) for holder in holders)
-    return [session for session in found if isinstance(session, httpx.Client)]
-
-
 def _conditions(file_ids: Sequence[str]) -> Iterator[Any]:
     """`where` clauses that together cover the files."""
     for at in range(0, len(file_ids), _FILES_AT_ONCE):
         yield {"file_id": {"$in": list(file_ids[at : at + _FILES_AT_ONCE])}}
-
-
-def _is_chromas(error: Exception) -> bool:
-    """Its HTTP client raises a bare Exception for what a server calls an internal error."""
-    known = (ChromaError, httpx.HTTPError, OSError, ValueError)
-    return isinstance(error, known) or type(error) is Exception
-
-
-def _is_full(error: Exception) -> bool:
-    return "disk is full" in str(error) or getattr(error, "errno", None) == errno.ENOSPC
-
-
-def _reason(error: Exception) -> str:
-    return str(error).rstrip(". ") or type(error).__name__
-
-
-def open_embedded(directory: Path) -> VectorIndex:
-    """Chroma inside this process, its files in `directory` (one owner only)."""
-    settings = ChromaSettings(anonymized_telemetry=False)
-    remedy = (
-        "If the directory is damaged, delete it and start the backend again, which makes the "
-        "vectors anew from the catalog; so does `python -m ingest rebuild --all`."
-    )
-    folder = ChromaFolder(directory)
-
-    def client() -> Client:
-        try:
-            return cast(Client, chromadb.PersistentClient(str(directory), settings))
-        except (ChromaError, OSError, ValueError) as error:
-            raise StorageBroken(
-                f"Chroma in {directory} cannot be opened: {_reason(error)}. {remedy}"
-            ) from error
-
-    index = VectorIndex(client(), f"embedded in {directory}", remedy, folder, client)
-    folder.opened()
-    return index
-
-
-def open_server(url: str, database: str = DEFAULT_DATABASE) -> VectorIndex:
-    """A Chroma server at `url`; raises StorageBroken when it does not answer."""
-    parts = urlsplit(url)
-    secure = parts.scheme == "https"
-    port = parts.port or (443 if secure else 8000)
-    settings = ChromaSettings(anonymized_telemetry=False)
-    remedy = (
-        "Start it (`chroma run`), correct CHROMA_URL, or leave it empty to use the embedded one."
-    )
-    try:
-        client = chromadb.HttpClient(
-            parts.hostname or "", port, ssl=secure, settings=settings, database=database
-        )
-    except (ChromaError, httpx.HTTPError, OSError, ValueError) as error:
-        raise StorageBroken(f"No Chroma server answers at CHROMA_URL={url}. {remedy}") from error
-    for session in _sessions(cast(Client, client)):
-        session.timeout = _SERVER_TIMEOUT  # Chroma sets none: a server that hangs would hang us
-    return VectorIndex(cast(Client, client), f"CHROMA_URL={url}", remedy)

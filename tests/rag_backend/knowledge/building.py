@@ -187,7 +187,7 @@ def assert_agreement(library: Library, files: bool = True) -> None:
         assert lexical.ids(store.collection) == wanted
         assert library.catalog.count_chunks(store.id) == len(wanted)
         collections.add(store.collection)
-    assert {found.name for found in vectors._client.list_collections()} <= collections
+    assert {found.name for found in vectors._chroma.client.list_collections()} <= collections
     assert {path.name for path in lexical._directory.glob("*")} <= collections
     assert library.catalog.list_garbage() == []
     if files:

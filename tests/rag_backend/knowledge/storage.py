@@ -17,9 +17,10 @@ import psycopg
 import pytest
 
 from rag_backend.knowledge.catalog import Catalog
+from rag_backend.knowledge.chroma import open_embedded, open_server
 from rag_backend.knowledge.models import new_id
 from rag_backend.knowledge.sql.opening import open_postgres, open_sqlite
-from rag_backend.knowledge.vectors import VectorIndex, open_embedded, open_server
+from rag_backend.knowledge.vectors import VectorIndex
 
 POSTGRES, CHROMA = "TEST_DATABASE_URL", "TEST_CHROMA_URL"
 """Variables of the environment; not set: everything is in the directory."""
@@ -56,13 +57,13 @@ def schema_url(schema: str) -> str:
 def open_vectors(directory: Path) -> VectorIndex:
     """The vectors that belong to the directory."""
     if not on_servers():
-        return open_embedded(directory / "chroma")
+        return VectorIndex(open_embedded(directory / "chroma"))
     url, name = os.environ[CHROMA], _name(directory)
     if WHOLE in os.environ:
-        return open_server(url)
+        return VectorIndex(open_server(url))
     databases = f"{url}/api/v2/tenants/default_tenant/databases"
     assert httpx.post(databases, json={"name": name}).status_code in (200, 409)
-    return open_server(url, name)
+    return VectorIndex(open_server(url, name))
 
 
 def _name(directory: Path) -> str:

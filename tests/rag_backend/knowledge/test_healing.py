@@ -110,14 +110,14 @@ async def test_it_is_said_and_answers_are_not_kept(library: Library, tmp_path: P
 
 async def test_a_collection(library: Library) -> None:
     store = await filled(library)
-    library.retriever._vectors._client.delete_collection(store.collection)
+    library.retriever._vectors._chroma.client.delete_collection(store.collection)
     assert "Word3 of a text" in await found(library, store, "word3")
     await until(lambda: agrees(library))
 
 
 async def test_a_collection_while_files_come(library: Library) -> None:
     store = await filled(library)
-    library.retriever._vectors._client.delete_collection(store.collection)
+    library.retriever._vectors._chroma.client.delete_collection(store.collection)
     for number in range(FILES):
         await put(library, store, f"more{number}.md", f"More{number}".encode())
     await until(lambda: agrees(library))
@@ -159,7 +159,7 @@ async def test_a_failure_that_took_nothing(library: Library, began_again: set[st
     store = await filled(library)
     vectors = library.retriever._vectors
     await library.indexer.rebuild(store)
-    vectors._damaged = True
+    vectors._chroma._damaged = True
     await until(lambda: not vectors.damaged)
     async with library.indexer._refills.writing:
         assert began_again == set(), "the look that opened it anew is over"
@@ -177,7 +177,7 @@ async def test_only_who_lost_something_begins_again(
     vectors = library.retriever._vectors
     files = library.catalog.list_store_files(store.id, "completed")
     vectors.delete_files(store.collection, [files[0].file_id])
-    vectors._damaged = True
+    vectors._chroma._damaged = True
     await until(lambda: began_again != set())
     assert began_again == {store.id}
     await until(lambda: agrees(library))
@@ -196,8 +196,8 @@ async def test_a_rebuild_that_lost_what_it_has_written(
     def lose_all(refill: Refill) -> bool:
         """Once all is written, and before it is served."""
         if not lost:
-            vectors._client.delete_collection(refill.collection)
-            vectors._damaged = True
+            vectors._chroma.client.delete_collection(refill.collection)
+            vectors._chroma._damaged = True
             lost.append(refill)
         return finish(refill) if began_again else False
 
@@ -253,7 +253,7 @@ class TestOnServers:
     async def test_a_collection_is_deleted(self, tmp_path: Path) -> None:
         async with opened_library(tmp_path, FakeEmbedding(), DirectReading()) as library:
             store = await filled(library)
-            library.retriever._vectors._client.delete_collection(store.collection)
+            library.retriever._vectors._chroma.client.delete_collection(store.collection)
             assert "Word3 of a text" in await found(library, store, "word3")
             await until(lambda: agrees(library))
             await settled(library, store)

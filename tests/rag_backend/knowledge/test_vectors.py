@@ -15,10 +15,11 @@ import pytest
 from chromadb.errors import InternalError
 
 from rag_backend.errors import StorageBroken, StorageLost
+from rag_backend.knowledge.chroma import open_embedded, open_server
 from rag_backend.knowledge.embedding import Vectors
 from rag_backend.knowledge.filters import Selection
 from rag_backend.knowledge.models import SearchableFile, new_id
-from rag_backend.knowledge.vectors import VectorIndex, open_embedded, open_server
+from rag_backend.knowledge.vectors import VectorIndex
 from tests.servers import Missing, chroma, free_port
 
 
@@ -36,9 +37,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def index(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VectorIndex]:
     """The same behaviour is wanted of both."""
     if request.param == "embedded":
-        opened = open_embedded(tmp_path)
+        opened = VectorIndex(open_embedded(tmp_path))
     else:
-        opened = open_server(request.getfixturevalue("server"))
+        opened = VectorIndex(open_server(request.getfixturevalue("server")))
     yield opened
     opened.close()
 
@@ -109,7 +110,7 @@ def test_vectors_that_another_backend_replaced_are_read_again(
     index.add(store, ["a:0"], ["a"], axes(1))
     query = axes(1)[0]
     assert index.search(store, query, 1, selection({"a": 1}, 0.01))[0][1] == pytest.approx(1)
-    elsewhere = index._client.get_collection(store, embedding_function=None)
+    elsewhere = index._chroma.client.get_collection(store, embedding_function=None)
     elsewhere.upsert(ids=["a:0"], embeddings=axes(2)[1:])
     again = selection({"a": 1}, 0.01, version="2")
     assert index.search(store, query, 1, again)[0][1] == pytest.approx(0)
@@ -118,7 +119,7 @@ def test_vectors_that_another_backend_replaced_are_read_again(
 def test_a_collection_that_another_backend_made_again(index: VectorIndex, store: str) -> None:
     index.add(store, ["a:0"], ["a"], axes(1))
     assert index.search(store, axes(1)[0], 5)
-    index._client.delete_collection(store)
+    index._chroma.client.delete_collection(store)
     assert index.search(store, axes(1)[0], 5) == []
     index.add(store, ["b:0"], ["b"], axes(1))
     assert [item for item, _ in index.search(store, axes(1)[0], 5)] == ["b:0"]
@@ -154,7 +155,7 @@ def clustered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clustered]:
     rows = np.repeat(centres, 200, axis=0) + 0.7 * chance.standard_normal((12_000, 48))
     vectors = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
     ids = [f"file-{n // 5}:{n % 5}" for n in range(12_000)]
-    opened = open_embedded(tmp_path_factory.mktemp("clustered"))
+    opened = VectorIndex(open_embedded(tmp_path_factory.mktemp("clustered")))
     opened.add("clustered", ids, [f"file-{n // 5}" for n in range(12_000)], vectors)
     yield Clustered(opened, ids, vectors)
     opened.close()
@@ -224,7 +225,7 @@ def test_vectors_come_back_as_they_were_put(index: VectorIndex, store: str) -> N
 
 
 def test_nothing_of_a_dropped_collection_stays_on_disk(tmp_path: Path) -> None:
-    index = open_embedded(tmp_path)
+    index = VectorIndex(open_embedded(tmp_path))
     rows = np.random.default_rng(1).standard_normal((1500, 8)).astype(np.float32)
     ids = [f"a:{number}" for number in range(len(rows))]
     try:
@@ -253,17 +254,17 @@ def test_vectors_of_another_length_are_a_sentence(index: VectorIndex, store: str
 
 
 def test_reopened(tmp_path: Path, store: str) -> None:
-    first = open_embedded(tmp_path)
+    first = VectorIndex(open_embedded(tmp_path))
     first.add(store, ["a:0"], ["a"], axes(1))
     first.close()
-    again = open_embedded(tmp_path)
+    again = VectorIndex(open_embedded(tmp_path))
     assert again.search(store, axes(1)[0], 1)[0][0] == "a:0"
     again.close()
 
 
 @pytest.fixture
 def embedded(tmp_path: Path) -> Iterator[VectorIndex]:
-    opened = open_embedded(tmp_path)
+    opened = VectorIndex(open_embedded(tmp_path))
     yield opened
     opened.close()
 
@@ -346,14 +347,14 @@ def test_a_collection_that_cannot_be_made_is_damage(
     def fail(*_args: object, **_named: object) -> None:
         raise InternalError("attempt to write a readonly database")
 
-    monkeypatch.setattr(embedded._client, "get_or_create_collection", fail)
+    monkeypatch.setattr(embedded._chroma.client, "get_or_create_collection", fail)
     with pytest.raises(StorageLost):
         embedded.add(store, ["a:0"], ["a"], axes(1))
     assert embedded.damaged
 
 
 def test_files_that_were_deleted_are_others(tmp_path: Path, store: str) -> None:
-    index = open_embedded(tmp_path / "chroma")
+    index = VectorIndex(open_embedded(tmp_path / "chroma"))
     index.add(store, ["a:0"], ["a"], axes(1))
     shutil.rmtree(tmp_path / "chroma")
     assert index.damaged
@@ -364,10 +365,10 @@ def test_files_that_were_deleted_are_others(tmp_path: Path, store: str) -> None:
 
 def test_a_server_that_does_not_answer_is_a_sentence() -> None:
     with pytest.raises(StorageBroken, match=r"CHROMA_URL=http://127\.0\.0\.1:\d+\. Start it"):
-        open_server(f"http://127.0.0.1:{free_port()}")
+        VectorIndex(open_server(f"http://127.0.0.1:{free_port()}"))
 
 
 def test_a_directory_that_is_no_database_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "chroma.sqlite3").write_bytes(b"not a database" * 100)
     with pytest.raises(StorageBroken, match="ingest rebuild"):
-        open_embedded(tmp_path)
+        VectorIndex(open_embedded(tmp_path))
