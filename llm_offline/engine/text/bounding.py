@@ -26,6 +26,11 @@ _ONE = ("items", "additionalProperties", "contains", "then", "else")
 _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _DECIDED = ("enum", "const", "$ref", *_LISTS)
+_MERGED = {"properties", "$ref", "anyOf", "oneOf"}
+
+
+class _Most(int):
+    """A limit of entries that no schema asked for."""
 
 
 def bounded(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,7 +43,29 @@ def bounded(schema: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = _bounded(schema)
     if _ANY in str(found):
         found["$defs"] = {**found.get("$defs", {}), **_any_values()}
-    return found
+    return _uncounted(found) if _merges(found) else found
+
+
+def _merges(schema: Any) -> bool:
+    """Whether an object, or a part of it, is described in more than one place.
+
+    llguidance counts entries only where none of those named may be left out. Where it puts several
+    descriptions together, a limit of ours in one meets a name of another.
+    """
+    if isinstance(schema, list):
+        return any(map(_merges, schema))
+    if not isinstance(schema, Mapping):
+        return False
+    several = "allOf" in schema or len(schema.keys() & _MERGED) > 1
+    return several or any(map(_merges, schema.values()))
+
+
+def _uncounted(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_uncounted(part) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    return {key: _uncounted(v) for key, v in schema.items() if not isinstance(v, _Most)}
 
 
 def _bounded(schema: Any, depth: int = 0, *, is_part: bool = False) -> Any:
@@ -103,7 +130,7 @@ def _closed(schema: Mapping[str, Any]) -> dict[str, Any]:
     # It counts entries only where none of those named may be left out.
     if names <= {*schema.get("required", ())}:
         most = max(_MOST_ENTRIES, len(names), schema.get("minProperties", 0))
-        found["maxProperties"] = schema.get("maxProperties", most)
+        found["maxProperties"] = schema.get("maxProperties", _Most(most))
     return found
 
 
@@ -139,6 +166,7 @@ def _any_values() -> dict[str, Any]:
     found: dict[str, Any] = {f"{_ANY}0": {"anyOf": plain}}
     for depth in range(_DEEPEST):
         items = {"type": "array", "items": _any_value(depth), "maxItems": _MOST_ITEMS}
-        entries = {"type": "object", **_entries(_any_value(depth)), "maxProperties": _MOST_ENTRIES}
+        entries = {"type": "object", **_entries(_any_value(depth))}
+        entries["maxProperties"] = _Most(_MOST_ENTRIES)
         found[f"{_ANY}{depth + 1}"] = {"anyOf": [*plain, items, entries]}
     return found

@@ -170,8 +170,11 @@ def _moved(schema: Any, root: str) -> Any:
     if not isinstance(schema, Mapping):
         return schema
     moved = {key: _moved(part, root) for key, part in schema.items()}
+    if isinstance(moved.get("$id"), str):
+        del moved["$id"]  # it would make a document of its own, where references begin anew
     reference = moved.get("$ref")
-    if isinstance(reference, str) and reference.startswith("#"):
+    # What names an anchor ("#args") finds it anywhere.
+    if isinstance(reference, str) and (reference == "#" or reference.startswith("#/")):
         moved["$ref"] = root + reference[1:]
     return moved
 

@@ -20,3 +20,13 @@ def test_limits_where_there_are_none() -> None:
     assert bounded({"enum": [1]}) == {"enum": [1]}
     closed = {"type": "object", "properties": {}, "additionalProperties": False}
     assert bounded(closed) == closed
+
+
+def test_entries_are_not_counted_where_descriptions_meet() -> None:
+    """llguidance refuses a count beside a name that may be left out."""
+    either = {"type": "object", "properties": {"a": {}}, "anyOf": [{"required": ["a"]}]}
+    assert "maxProperties" not in str(bounded(either))
+    asked = {"type": "object", "required": ["a"], "maxProperties": 3}
+    assert bounded(either | {"anyOf": [asked]})["anyOf"][0]["maxProperties"] == 3
+    assert "maxProperties" not in str(bounded({"allOf": [either, {"type": "object"}]}))
+    assert bounded({"anyOf": [{"type": "object"}]})["anyOf"][0]["maxProperties"] == 100

@@ -138,11 +138,15 @@ LOOSE: list[dict[str, Any]] = [
     VEHICLE | {"type": ["object", "null"]},
     {"anyOf": [VEHICLE, {"type": "null"}]},
     {"$ref": "#/$defs/Args", "$defs": {"Args": VEHICLE}},
+    {"$id": "https://example.org/f", "$ref": "#/$defs/Args", "$defs": {"Args": VEHICLE}},
+    {"$ref": "#args", "$defs": {"Args": VEHICLE | {"$anchor": "args"}}},
+    {"anyOf": [{"$ref": "#/$defs/Args"}, {"type": "null"}], "$defs": {"Args": VEHICLE}},
 ]
+ANSWER = {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}
 
 
 @pytest.mark.parametrize("schema", LOOSE, ids=str)
-@pytest.mark.parametrize("otherwise", [None, "text", {"type": "array"}], ids=str)
+@pytest.mark.parametrize("otherwise", [None, "text", {"type": "array"}, ANSWER], ids=str)
 def test_arguments_are_objects_whatever_else_their_schema_allows(
     llama: Followed, schema: dict[str, Any], otherwise: Any
 ) -> None:
@@ -156,6 +160,20 @@ def test_arguments_are_objects_whatever_else_their_schema_allows(
     assert follows('{"vehicle": "xe máy"}')
     for value in ("false", "null", "3", '"xe máy"', "[]"):
         assert not follows(value)
+
+
+def test_arguments_of_which_one_or_the_other_is_required(llama: Followed) -> None:
+    either = [{"required": ["plate"]}, {"required": ["vehicle"]}]
+    schema = {"properties": {"plate": {}, **VEHICLE["properties"]}, "anyOf": either}
+    for otherwise in (None, "text", ANSWER):
+        matcher = llama.grammars.calls([Signature("f", schema)], several=True, otherwise=otherwise)
+        for arguments, fits in (
+            ('{"plate": 3}', True),
+            ('{"vehicle": "xe máy"}', True),
+            ("{}", False),
+        ):
+            text = f'{{"name": "f", "arguments": {arguments}}}'
+            assert matcher.follows(llama.tokenizer.encode(text, add_special_tokens=False)) is fits
 
 
 @pytest.mark.parametrize("schema", LOOSE[:3], ids=str)

@@ -119,6 +119,45 @@ async def test_every_text_is_json_of_its_schema(loaded: LoadedModel) -> None:
     assert counters["spec_decode_num_accepted_tokens"] > 1000
 
 
+PAIR = {"a": {"type": "integer"}, "b": {"type": "object", "properties": {"c": {"type": "string"}}}}
+NEEDS_A, NEEDS_B = {"required": ["a"]}, {"required": ["b"]}
+EITHER = [NEEDS_A, NEEDS_B]
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": PAIR, "anyOf": EITHER},
+        {"properties": PAIR, "anyOf": EITHER, "additionalProperties": False},
+        {"properties": PAIR, "allOf": [{"anyOf": EITHER}]},
+        {"properties": PAIR, "anyOf": [{"anyOf": EITHER}]},
+        {"properties": PAIR, "required": ["a"], "anyOf": [NEEDS_B, {"required": ["d"]}]},
+        {"properties": PAIR, "$ref": "#/$defs/A", "$defs": {"A": NEEDS_A}},
+        {"allOf": [{"$ref": "#/$defs/P"}, NEEDS_A], "$defs": {"P": {"properties": PAIR}}},
+        {"properties": PAIR, "anyOf": [NEEDS_A, {"type": "null"}]},
+    ],
+    ids=str,
+)
+def test_one_object_described_in_several_places(
+    loaded: LoadedModel, schema: dict[str, Any]
+) -> None:
+    schema = {"type": "object", **schema}
+    grammar = loaded.grammars.json_schema(schema)
+    for text in (
+        '{"a": 1}',
+        '{"b": {"c": "x"}}',
+        '{"a": 1, "b": {}}',
+        '{"a": 1, "b": {"c": "x"}, "d": [true]}',
+        '{"a": "x", "b": {}}',
+        '{"b": {"c": 1}}',
+        "{}",
+        "null",
+    ):
+        fits = jsonschema.Draft202012Validator(schema).is_valid(json.loads(text))
+        tokens = loaded.text.encode(text, add_special_tokens=False)
+        assert grammar.follows(tokens) is fits, text
+
+
 def test_guesses_change_no_text_that_follows_a_grammar(loaded: LoadedModel) -> None:
     """And what a grammar leaves no choice about costs fewer steps than tokens."""
     numbers = range(300, 316)
