@@ -54,7 +54,7 @@ class LLMOfflineError(Exception):
 
 
 class StartError(LLMOfflineError):
-    """The server cannot start, or its model cannot be loaded."""
+    """The server cannot start, or its model cannot be loaded; `param` is the setting at fault."""
 
 
 class BadRequest(LLMOfflineError):

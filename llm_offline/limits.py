@@ -38,9 +38,10 @@ def limits(settings: Settings, config: Any, room: int) -> Limits:
     """
     made_for, wanted = longest_context(settings, config), settings.max_context
     if room < (least := wanted or LEAST_CONTEXT):
+        lower = "lower --max-context, " if wanted else ""
         raise StartError(
             f"there is memory for {room} tokens of context, and {least} are needed: raise "
-            "--kv-memory, lower --max-context, or choose a smaller model"
+            f"--kv-memory, {lower}or choose a smaller model"
         )
     if wanted is not None:
         context, because = wanted, "--max-context"
@@ -64,7 +65,8 @@ def longest_context(settings: Settings, config: Any) -> int:
     if settings.max_context is not None and settings.max_context > made_for:
         raise StartError(
             f"--max-context {settings.max_context} is more than the {made_for} tokens that the "
-            f"model was made for, or can be given here: {made_for} is the most"
+            f"model was made for, or can be given here: {made_for} is the most",
+            param="max_context",
         )
     return made_for
 

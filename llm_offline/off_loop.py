@@ -49,7 +49,7 @@ def _plainly(work: Callable[[Settings, Progress], T], wish: Settings, progress: 
     try:
         return work(wish, progress)
     except StartError as error:
-        failure = StartError(str(error))
+        failure = StartError(str(error), param=error.param)
     except Exception as error:
         # Whatever a library raises on a strange model: the operator gets one sentence.
         log.debug("loading failed", exc_info=True)

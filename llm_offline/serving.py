@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from llm_offline.errors import (
@@ -102,11 +103,16 @@ class Serving:
         return name_of(self._coming) if self._coming and self._changing else None
 
     def base(self, model: str | None) -> Settings:
-        """What a load of `model` begins with; None is the model that served last."""
-        if model in (None, self._wish.model, name_of(self._wish)):
+        """What a load of `model` begins with: the server's settings, whatever was loaded before.
+
+        None is the model that served last, as it was loaded.
+        """
+        if model is None:
             return self._wish
         if model in (self.settings.model, name_of(self.settings)):
             return self.settings
+        if model == name_of(self._wish):
+            model = self._wish.model
         # These belong to the model of the start.
         return changed(self.settings, {"model": model, "revision": None, "chat_template": None})
 
@@ -191,7 +197,7 @@ class Serving:
         if self._changing and self._coming == wish:
             return self._change  # type: ignore[return-value]  # nothing comes in other changes
         self._refuse_another()
-        return self._begin(wish)
+        return self._reloaded(wish)
 
     async def unload(self, *, idle: bool = False) -> str | None:
         """Let the model finish what it has and give its memory back; its name.
@@ -256,6 +262,12 @@ class Serving:
         self._keep(self._narrate(task, name_of(wish)))
         return task
 
+    def _reloaded(self, wish: Settings) -> asyncio.Task[Change]:
+        """As `_begin`, with a line in the log about a failure; the first load's ends the server."""
+        task = self._begin(wish)
+        task.add_done_callback(partial(_tell, name_of(wish)))
+        return task
+
     async def _replace(self, wish: Settings, before: State) -> Change:
         began = time.monotonic()
         replaced = self._ready.name if self._ready else None
@@ -272,7 +284,6 @@ class Serving:
             if self._ready is None:
                 self._trouble = error
                 self._set("idle" if before == "idle" else "unloaded")
-            log.error("%s was not loaded: %s", name_of(wish), error)
             raise
         finally:
             self._coming = None
@@ -289,7 +300,7 @@ class Serving:
         try:
             await self._serve(wish)
         except StartError as error:
-            told = str(error)
+            told, param = str(error), error.param
         else:
             return
         self.progress.enter(f"bringing {name} back")
@@ -297,7 +308,7 @@ class Serving:
             await self._serve(before)
         except StartError as error:
             raise StartError(f"{told}; and {name} could not be brought back: {error}") from None
-        raise StartError(f"{told}; {name} serves again")
+        raise StartError(f"{told}; {name} serves again", param=param)
 
     async def _serve(self, wish: Settings) -> None:
         """Load a model, which then serves; raises `StartError`."""
@@ -310,7 +321,7 @@ class Serving:
         while self._change is not None and self._changing and self.state == "idle":
             await asyncio.wait({self._change})
         if self.state == "idle" and not self.stopped:
-            self._begin(self._wish).add_done_callback(_look_at)
+            self._reloaded(self._wish)
 
     def _set(self, state: State) -> None:
         self.state = state
@@ -353,7 +364,7 @@ class Serving:
                 await self.unload(idle=True)
 
 
-def _look_at(task: asyncio.Task[Change]) -> None:
-    """Take a failure, which was logged, so that asyncio does not report it."""
-    if not task.cancelled():
-        task.exception()
+def _tell(name: str, task: asyncio.Task[Change]) -> None:
+    """Take a failure, so that asyncio does not report it too."""
+    if not task.cancelled() and isinstance(error := task.exception(), StartError):
+        log.error("%s was not loaded: %s", name, error)

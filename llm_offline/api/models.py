@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, TypeVar
 
@@ -18,7 +19,7 @@ from llm_offline.api.sse import EventStream, event
 from llm_offline.errors import BadRequest, LoadFailed, NotFound, ShuttingDown, StartError
 from llm_offline.running import Ready, name_of
 from llm_offline.serving import Change, Serving
-from llm_offline.settings import Settings, changed
+from llm_offline.settings import Settings, changed, flag
 from llm_offline.validating import SENTENCE, failed, validate
 
 router = APIRouter()
@@ -28,12 +29,19 @@ T = TypeVar("T")
 _LOOK = 0.2
 """Seconds between two looks at how far a load is."""
 
+_FIELD = re.compile(r"(?<![\w/-])--(model|revision|quantization|max-context)(?![\w-])")
+"""Flags that a request can send as fields."""
+
 _STEP = 5.0
 """Per cent of progress that are worth an event of their own."""
 
 
 class ModelBody(Body):
-    """Names a model, and how it is to be loaded; what is not said is as at the start."""
+    """Names a model, and how it is to be loaded; what is not said is as in the server's settings.
+
+    Without a model it is the one that serves, or served last, as it was loaded, but for what is
+    said.
+    """
 
     model: str | None = Field(None, min_length=1, description="Hugging Face id, or a folder")
     revision: str | None = Field(None, description="Branch, tag or commit on the hub")
@@ -59,6 +67,14 @@ class ModelBody(Body):
             raise BadRequest(
                 f"{name}={problem['input']!r} is not allowed: {allowed}", param=name
             ) from error
+
+    def refusal(self, error: StartError) -> LoadFailed:
+        """Why it cannot be loaded, with fields of the request for the flags of the same name."""
+        told = _FIELD.sub(lambda at: at[1].replace("-", "_"), str(error))
+        param = error.param or "model"
+        if param != "model" and getattr(self, param, None) is None:
+            told += f" (it is the server's {flag(param)}: send another {param})"
+        return LoadFailed(told, param=param)
 
 
 class LoadBody(ModelBody):
@@ -99,9 +115,9 @@ async def load(request: Request) -> Response:
         task = serving.load(wish)
         task.add_done_callback(_seen)
     if body.stream:
-        return EventStream(_events(serving, wish, task), _nothing)
+        return EventStream(_events(serving, body, wish, task), _nothing)
     if task is not None:
-        await _outcome(task)
+        await _outcome(body, task)
     return JSONResponse(_loaded(serving, task))
 
 
@@ -139,7 +155,7 @@ async def validate_model(request: Request) -> JSONResponse:
     try:
         return JSONResponse(await _end_of(task))
     except StartError as error:
-        return JSONResponse(failed(name_of(wish), str(error)))
+        return JSONResponse(failed(name_of(wish), str(body.refusal(error))))
 
 
 @router.get("/v1/models/{name:path}")
@@ -167,7 +183,7 @@ def _model(request: Request) -> dict[str, Any]:
 
 
 async def _events(
-    serving: Serving, wish: Settings, task: asyncio.Task[Change] | None
+    serving: Serving, body: LoadBody, wish: Settings, task: asyncio.Task[Change] | None
 ) -> AsyncIterator[bytes]:
     told: tuple[str, int] | None = None
     while task is not None and not task.done():
@@ -179,16 +195,16 @@ async def _events(
             yield event(progress)
         await asyncio.wait({task}, timeout=_LOOK)
     if task is not None:
-        await _outcome(task)
+        await _outcome(body, task)
     yield event(_loaded(serving, task))
 
 
-async def _outcome(task: asyncio.Task[Change]) -> Change:
+async def _outcome(body: LoadBody, task: asyncio.Task[Change]) -> Change:
     """What the load did; it goes on if the client goes away."""
     try:
         return await _end_of(task)
     except StartError as error:
-        raise LoadFailed(str(error), param="model") from error
+        raise body.refusal(error) from error
 
 
 async def _end_of(task: asyncio.Task[T]) -> T:

@@ -80,6 +80,7 @@ def test_a_broken_checkpoint_ends_the_start_with_one_line(
         for process, sentence in started:
             assert process.wait() == 1
             assert sentence in process.output().strip().splitlines()[-1]
+            assert process.output().count(sentence) == 1
             assert "Traceback" not in process.output()
 
 

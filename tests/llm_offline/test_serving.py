@@ -12,7 +12,7 @@ import pytest
 from llm_offline.engine.interface import GenerationRequest
 from llm_offline.errors import Conflict, Loading, QueueFull, ShuttingDown, StartError, Unloaded
 from llm_offline.serving import Serving
-from llm_offline.settings import Settings
+from llm_offline.settings import Settings, changed
 from tests.llm_offline.puppets import MIB, PuppetLoader
 
 PATIENCE = 20
@@ -277,7 +277,9 @@ async def test_stopping_in_a_load(loader: PuppetLoader) -> None:
     await _until(lambda: not serving.has_threads())
 
 
-async def test_a_first_load_that_fails_is_told(loader: PuppetLoader) -> None:
+async def test_a_first_load_that_fails_is_told(
+    loader: PuppetLoader, caplog: pytest.LogCaptureFixture
+) -> None:
     loader.broken["old"] = "old is damaged"
     serving = Serving(_settings(), loader)
     told = asyncio.Event()
@@ -285,7 +287,19 @@ async def test_a_first_load_that_fails_is_told(loader: PuppetLoader) -> None:
     serving.start()
     await asyncio.wait_for(told.wait(), PATIENCE)
     assert str(serving.failure) == "old is damaged"
+    assert "old is damaged" not in caplog.text  # it is the process's last word
     serving.stop()
+
+
+async def test_a_later_load_that_fails_is_logged_once(
+    serving: Serving, loader: PuppetLoader, caplog: pytest.LogCaptureFixture
+) -> None:
+    loader.broken["new"] = "new is damaged"
+    with pytest.raises(StartError):
+        await serving.load(serving.base("new"))
+    await _until(lambda: bool(caplog.records))
+    (told,) = [one for one in caplog.records if one.levelname == "ERROR"]
+    assert told.getMessage() == "new was not loaded: new is damaged"
 
 
 async def test_what_a_load_begins_with() -> None:
@@ -296,3 +310,12 @@ async def test_what_a_load_begins_with() -> None:
     other = serving.base("other")
     assert (other.model, other.revision, other.chat_template) == ("other", None, None)
     assert other.max_context == 64
+
+
+async def test_a_load_of_another_model_knows_nothing_of_the_last_one(serving: Serving) -> None:
+    wish = changed(serving.base("new"), {"quantization": "int8", "max_context": 64})
+    await serving.load(wish)
+    for name in ("new", "old", "third"):
+        base = serving.base(name)
+        assert (base.model, base.quantization, base.max_context) == (name, "none", None)
+    assert serving.base(None) == wish  # as it was

@@ -93,6 +93,13 @@ def test_another_model_while_requests_run(
     assert (again.json()["replaced"], again.json()["load_seconds"]) == (None, 0)
     short = {"max_context": 64, "stream": False}
     assert http.post("/v1/models/load", json=short).json()["context_length"] == 64
+    small = {"quantization": "int8", "stream": False}
+    found = http.post("/v1/models/load", json=small).json()
+    assert (found["quantization"], found["context_length"]) == ("int8", 64)
+    # By its name, it is loaded as the server's settings say.
+    whole = {"model": str(other_folder), "stream": False}
+    found = http.post("/v1/models/load", json=whole).json()
+    assert (found["quantization"], found["context_length"]) == ("none", 1024)
     assert "Traceback" not in running.output()
 
 
@@ -113,6 +120,10 @@ def test_loads_that_fail(
         assert sentence in error["message"]
         assert error["code"] == "load_failed"
         assert _served(http) == tiny_folder.name
+    answer = http.post("/v1/models/load", json={"max_context": 9_000, "stream": stream})
+    error = _events(answer)[-1]["error"] if stream else answer.json()["error"]
+    assert error["message"].startswith("max_context 9000 is more than the 4096 tokens")
+    assert error["param"] == "max_context"
     refused = http.post("/v1/models/load", json={"quantization": "2bit", "stream": stream})
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == "quantization"
