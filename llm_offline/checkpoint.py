@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import transformers
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoTokenizer
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer
 
 from llm_offline.errors import StartError, first_line
 from llm_offline.pickles import check_pickle
 
 _SAFE, _PICKLED = "model.safetensors", "pytorch_model.bin"
+_POINTER = b"version https://git-lfs"
+_VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "merges.txt", "tekken.json", "*.tiktoken")
+# Classes that write a text, word after word; those with another purpose; and kinds of models that
+# read a text in both directions unless they say that they are decoders.
+_WRITES = re.compile(r"(ForCausalLM|LMHeadModel|ForConditionalGeneration|LMHead|Decoder)$")
+_OTHERWISE = re.compile(r"For[A-Z]\w+$")
+_ENCODERS = re.compile(r"bert|electra|ernie|big_bird|data2vec|roformer|xmod")
 _SIZES = (
     "head_dim",
     "hidden_size",
@@ -41,7 +50,8 @@ def check_files(folder: Path, *, allow_pickle: bool = False) -> Weights:
         allow_pickle: Take pickled weights where there are none in safetensors.
 
     Raises:
-        StartError: A file lacks or is damaged, or the weights are pickled and may not be.
+        StartError: A file lacks or is damaged, the weights are pickled and may not be, or there is
+            nothing of a tokenizer.
     """
     if not (folder / "config.json").is_file():
         raise StartError(
@@ -49,6 +59,10 @@ def check_files(folder: Path, *, allow_pickle: bool = False) -> Weights:
             "config.json, the tokenizer and the safetensors files"
         )
     files = weight_files(folder, allow_pickle=allow_pickle)
+    for file in files:
+        _check_fetched(file)
+    if not (_has_vocabulary(folder) or (folder / "tokenizer_config.json").is_file()):
+        raise _no_tokenizer(folder)
     check = {file: check_pickle if is_pickled(file) else _check_safetensors for file in files}
     return Weights(files, sum(check[file](file) for file in files))
 
@@ -104,6 +118,27 @@ def _named(folder: Path, name: str) -> list[Path]:
     return [folder / part for part in sorted(parts)]
 
 
+def _check_fetched(file: Path) -> None:
+    """Refuse what git leaves where a large file belongs."""
+    with file.open("rb") as opened:
+        if opened.read(len(_POINTER)) == _POINTER:
+            raise StartError(
+                f"{file} is a pointer of Git LFS and not the file itself: run `git lfs install` "
+                "and `git lfs pull` in that folder, or download the model again"
+            )
+
+
+def _has_vocabulary(folder: Path) -> bool:
+    return any(file.is_file() for name in _VOCABULARIES for file in folder.glob(name))
+
+
+def _no_tokenizer(folder: Path) -> StartError:
+    return StartError(
+        f"{folder} has no tokenizer: copy tokenizer.json and tokenizer_config.json there, from "
+        "where the model's other files are from"
+    )
+
+
 def _check_safetensors(file: Path) -> int:
     """Tensors in it; raises `StartError` if it is not whole."""
     try:
@@ -138,15 +173,21 @@ def read_config(folder: Path, tensors: int) -> Any:
         StartError: It is of a kind that is unknown, or says what no model can be.
     """
     described = read_json(folder / "config.json")
+    kind = described.get("model_type")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        raise StartError(f"{folder / 'config.json'} {_unknown(kind, described)}")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         # transformers, its checked dataclasses and torch: each raises errors of its own here.
-        kind = described.get("model_type", "unknown")
         raise StartError(
             f"{folder / 'config.json'} describes a model of type {kind!r} that transformers "
             f"{transformers.__version__} cannot build: {' '.join(str(error).split())[:300]}"
         ) from error
+    named = described.get("architectures")
+    classes = [one for one in named if isinstance(one, str)] if isinstance(named, list) else []
+    if not _writes(config, classes):
+        raise StartError(_not_causal(folder, classes[0] if classes else kind))
     text = config.get_text_config()
     for name in _SIZES:
         value = getattr(text, name, None)
@@ -163,12 +204,57 @@ def read_config(folder: Path, tensors: int) -> Any:
     return config
 
 
+def _unknown(kind: object, described: dict[str, Any]) -> str:
+    """What is to be said of a kind of model for which there is no code."""
+    if not isinstance(kind, str):
+        return (
+            "does not say what kind of model it is (model_type): it is of another library, or "
+            "another file; give a folder of a transformers model"
+        )
+    if "auto_map" in described:
+        return (
+            f"describes a model of type {kind!r} that brings code of its own, which is not run "
+            "here: choose one whose code is in transformers"
+        )
+    return (
+        f"describes a model of type {kind!r}, which transformers {transformers.__version__} does "
+        "not know: choose another model, or a newer transformers"
+    )
+
+
+def _not_causal(folder: Path, kind: str) -> str:
+    encoder = _ENCODERS.search(kind.lower()) or (folder / "modules.json").is_file()
+    hint = "; this one, an encoder, can serve /v1/embeddings (--embedding-model)" if encoder else ""
+    return (
+        f"{folder} is not a causal language model, which this server needs: its config.json names "
+        f"{kind}; choose a model whose class ends in ForCausalLM{hint}"
+    )
+
+
+def _writes(config: Any, classes: Sequence[str]) -> bool:
+    """Whether it goes on writing from what it has read, as far as its configuration tells.
+
+    `...Model`, without a purpose, may be the weights of a language model all the same.
+    """
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return False
+    if any(map(_WRITES.search, classes)):
+        return True
+    if any(map(_OTHERWISE.search, classes)):
+        return False
+    return not _ENCODERS.search(config.model_type) or bool(config.is_decoder)
+
+
 def read_tokenizer(folder: Path) -> Any:
     """The model's tokenizer, of transformers; raises `StartError` where it cannot be read."""
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         # tokenizers raises bare Exceptions for files it cannot read.
+        if not _has_vocabulary(folder):
+            raise _no_tokenizer(folder) from error
+        for file in folder.glob("tokenizer*"):
+            _check_fetched(file)
         raise StartError(
             f"the tokenizer in {folder} cannot be read ({first_line(error)}): tokenizer.json is "
             "needed, and tokenizer_config.json beside it"

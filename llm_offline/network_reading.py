@@ -83,7 +83,7 @@ def _check_all_there(folder: Path, report: dict[str, Any]) -> None:
         raise StartError(
             f"{folder} lacks {len(lacking)} of the model's weights, or has them in another shape "
             f"({lacking[0]}, ...): it is not a whole causal language model; copy or download it "
-            "again"
+            "again, or choose another"
         )
 
 

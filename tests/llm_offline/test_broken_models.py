@@ -11,12 +11,15 @@ import httpx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertModel
 
 from tests.llm_offline.bystander import bystander
 from tests.llm_offline.processes import server
 from tests.tiny_model import build_tiny_llama
 
 pytestmark = pytest.mark.slow
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 4943162240\n"
 
 
 def _truncated(folder: Path) -> None:
@@ -55,6 +58,16 @@ def _no_tokenizer(folder: Path) -> None:
         file.unlink()
 
 
+def _pointer(folder: Path) -> None:
+    """What `git clone` leaves where Git LFS is not installed."""
+    (folder / "model.safetensors").write_text(POINTER, encoding="utf-8")
+
+
+def _encoder(folder: Path) -> None:
+    config = BertConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    BertModel(config).save_pretrained(folder)
+
+
 BROKEN: dict[Callable[[Path], None], str] = {
     _truncated: "damaged or was not copied whole",
     _garbage: "damaged or was not copied whole",
@@ -62,7 +75,9 @@ BROKEN: dict[Callable[[Path], None], str] = {
     _not_numbers: "differs from the model's own",
     _wrong_shape: "has them in another shape (model.norm.weight",
     _no_json: "cannot be read as JSON",
-    _no_tokenizer: "the tokenizer in",
+    _no_tokenizer: "has no tokenizer: copy tokenizer.json",
+    _pointer: "is a pointer of Git LFS and not the file itself: run",
+    _encoder: "is not a causal language model",
 }
 
 

@@ -106,7 +106,7 @@ def _index_of_nothing(folder: Path) -> None:
         ),
         (lambda folder: _change(folder / "config.json", hidden_size=10**12), "does not fit"),
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
-        (lambda folder: (folder / "tokenizer.json").unlink(), "the tokenizer in"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "the tokenizer in"),
         (_pickled, "only pickled weights, which are refused"),
         (_adapter, "an adapter"),
