@@ -12,8 +12,10 @@ from fastapi import Depends, FastAPI
 from llm_offline.api import embeddings, models, operations, tasks, texts
 from llm_offline.api.boundary import install, require_key
 from llm_offline.encoding import Encoder, Encoding
+from llm_offline.errors import StartError
 from llm_offline.fitting import Need
 from llm_offline.loaded import LoadedModel, Loader
+from llm_offline.missing import sentence
 from llm_offline.pool import Pool
 from llm_offline.progress import Progress
 from llm_offline.serving import Serving
@@ -158,7 +160,9 @@ class _Transformers:
 
 
 def _load_encoder(importing: threading.Lock, settings: Settings) -> Encoder:
-    with importing:
-        from llm_offline.embedding import SentenceEncoder
-
+    try:
+        with importing:
+            from llm_offline.embedding import SentenceEncoder
+    except ModuleNotFoundError as error:
+        raise StartError(sentence(error) or str(error)) from error
     return SentenceEncoder(settings)

@@ -7,6 +7,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from llm_offline.missing import sentence
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until told to stop; the exit status is 0 then, and 1 if the start failed."""
@@ -14,8 +16,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # open that must be closed.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))
-    from llm_offline.starting import start
-
+    try:
+        from llm_offline.starting import start
+    except ModuleNotFoundError as error:
+        told = sentence(error)
+        if told is None:
+            raise
+        print(f"llm_offline: {told}", file=sys.stderr)
+        return 1
     return start(arguments)
 
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 from llm_offline.errors import StartError, first_line
 from llm_offline.fitting import Need
 from llm_offline.loaded import LoadedModel, Loader
+from llm_offline.missing import sentence
 from llm_offline.progress import Progress
 from llm_offline.settings import Settings
 from llm_offline.threads import Threads
@@ -53,6 +54,7 @@ def _plainly(work: Callable[[Settings, Progress], T], wish: Settings, progress: 
     except Exception as error:
         # Whatever a library raises on a strange model: the operator gets one sentence.
         log.debug("loading failed", exc_info=True)
-        reason = first_line(error, "no reason given")
-        failure = StartError(f"{wish.model} cannot be loaded: {type(error).__name__}: {reason}")
+        lacking = sentence(error) if isinstance(error, ImportError) else None
+        reason = f"{type(error).__name__}: {first_line(error, 'no reason given')}"
+        failure = StartError(lacking or f"{wish.model} cannot be loaded: {reason}")
     raise failure
