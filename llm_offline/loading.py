@@ -18,6 +18,7 @@ from llm_offline.engine.text.model_text import ModelText, choose_template
 from llm_offline.engine.weights.arranging import arrange
 from llm_offline.errors import StartError
 from llm_offline.fitting import has_room_beside
+from llm_offline.kernels import slow_because
 from llm_offline.limits import Limits, limits
 from llm_offline.loaded import LoadedModel
 from llm_offline.network_reading import quieten, read_network
@@ -67,6 +68,7 @@ def load_model(settings: Settings, progress: Progress, *, encoder: bool = True) 
         model,
         bounds,
         sizes=found.sizes,
+        slow=slow_because(settings.quantization, found.device, found.dtype),
         decoding=network.decoding,
         most_rows=settings.max_batch,
         template=origin,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from llm_offline.engine.weights.arranging import WeightBytes
-from llm_offline.engine.weights.quantized_linear import HAS_TRITON
 from llm_offline.limits import Limits
 from llm_offline.loaded import LoadedModel
 
@@ -15,6 +14,7 @@ def remarks(
     limits: Limits,
     *,
     sizes: Mapping[str, WeightBytes],
+    slow: str | None,
     decoding: str | None,
     most_rows: int,
     template: str,
@@ -26,13 +26,14 @@ def remarks(
         model: Loaded.
         limits: What it works with.
         sizes: Of its weights, by quantization; may be empty.
+        slow: Why quantized weights save no time on its device, if they do not.
         decoding: How steps of fixed shape run, if they do.
         most_rows: Requests that may run together.
         template: Where the chat template comes from, or why there is none.
         seconds: That loading took.
     """
     return (
-        *weight_remarks(model.quantization, sizes, model.dtype, model.device),
+        *weight_remarks(model.quantization, sizes, model.dtype, slow),
         f"KV cache {_amount(model.kv_bytes)}",
         f"context {limits.context} tokens ({limits.because})",
         f"{limits.tokens / limits.context:.1f} requests of full length fit; up to {most_rows} run "
@@ -44,9 +45,9 @@ def remarks(
 
 
 def weight_remarks(
-    quantization: str, sizes: Mapping[str, WeightBytes], dtype: str, device: str
+    quantization: str, sizes: Mapping[str, WeightBytes], dtype: str, slow: str | None
 ) -> list[str]:
-    """What the weights take, and what of them is quantized."""
+    """What the weights take, what of them is quantized, and what that does not save (`slow`)."""
     if not sizes:
         return []
     size = sizes[quantization]
@@ -58,10 +59,10 @@ def weight_remarks(
         f": {size.numbers / size.of:.0%} of the weights quantized; output layer, embeddings and "
         f"norms stay in {dtype}"
     )
-    if device != "cpu" and not (device.startswith("cuda") and HAS_TRITON):
+    if slow is not None:
         told.append(
-            f"{quantization} saves memory only, and time not: its kernels need CUDA and Triton, so "
-            "the weights are written out in each step"
+            f"{quantization} saves memory only, and time not: {slow}, so the weights are written "
+            "out in each step"
         )
     return told
 

@@ -66,6 +66,7 @@ HEAVY = {
         "rag_backend.knowledge.embedding",
         "rag_backend.knowledge.parallel",
         "rag_backend.knowledge.reranking",
+        "llm_offline.kernels",
         "llm_offline.pickles",
         "llm_offline.weighing",
         "llm_offline.workers",
