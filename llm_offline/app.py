@@ -136,11 +136,15 @@ class _Transformers:
         progress.enter("importing PyTorch and transformers")
         with self._importing:
             from llm_offline.engine.hardware.device import choose_device
+            from llm_offline.hub import local_folder
             from llm_offline.weighing import weigh
 
-        # The encoder is loaded when it is wanted; that its device is not there is told at once.
+        # The encoder is loaded when it is wanted; that it cannot be is told at once.
         choose_device(settings.embedding_device, flag="--embedding-device")
-        return weigh(settings, progress, encoder=self._encoder_to_come())
+        to_come = self._encoder_to_come()
+        if to_come:
+            local_folder(settings.embedding_model, flag="--embedding-model")
+        return weigh(settings, progress, encoder=to_come)
 
     def load(self, settings: Settings, progress: Progress) -> LoadedModel:
         """See `Loader.load`."""

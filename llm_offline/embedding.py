@@ -62,6 +62,8 @@ class SentenceEncoder:
         model = _read(folder, self.device, settings.embedding_model)
         self.dimensions = len(_vectors(model, ["a"])[0]) // 4
         self._most = model.max_seq_length or math.inf
+        around = _tokens(model, [""], math.inf)[0]  # special tokens, and the model's own prompt
+        self.max_input_tokens = None if math.isinf(self._most) else int(self._most) - around
         self._workers = Workers(model, self.device)
 
     async def encode(self, texts: Sequence[str]) -> Embeddings:

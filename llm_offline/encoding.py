@@ -49,6 +49,8 @@ class Encoder(Protocol):
     name: str
     device: str
     dimensions: int
+    max_input_tokens: int | None
+    """Of one text, without what the model adds to it; None where a text may have any length."""
 
     async def encode(self, texts: Sequence[str]) -> Embeddings:
         """Vectors; raises `BadRequest` for a text that is too long, `OutOfMemory`."""

@@ -55,6 +55,22 @@ def model_folder(
     Raises:
         StartError: There is no such folder, or the id cannot be had.
     """
+    if (path := local_folder(name, flag=flag)) is not None:
+        return path
+    progress.enter("looking in the download cache")
+    found = _cached(name, revision, _SAFE)
+    if allow_pickle and (found is None or not any(found.glob(_SAFE))):
+        found = _cached(name, revision, _PICKLED)
+        found = found if found is not None and any(found.glob(_PICKLED)) else None
+    return found or _download(name, progress, flag, revision, allow_pickle=allow_pickle)
+
+
+def local_folder(name: str, *, flag: str = "--model") -> Path | None:
+    """The folder that a name is; None where it is a Hugging Face id.
+
+    Raises:
+        StartError: It is neither.
+    """
     path = Path(name).expanduser()
     if path.is_dir():
         return path
@@ -66,12 +82,7 @@ def model_folder(
         )
     if not _HUB_ID.match(name):
         raise StartError(f"{flag} {name}: there is no such folder, and it is not a Hugging Face id")
-    progress.enter("looking in the download cache")
-    found = _cached(name, revision, _SAFE)
-    if allow_pickle and (found is None or not any(found.glob(_SAFE))):
-        found = _cached(name, revision, _PICKLED)
-        found = found if found is not None and any(found.glob(_PICKLED)) else None
-    return found or _download(name, progress, flag, revision, allow_pickle=allow_pickle)
+    return None
 
 
 def cached_folder(name: str) -> Path | None:
@@ -161,7 +172,7 @@ def _told(name: str, flag: str, error: Exception) -> StartError:
     return StartError(
         f"{flag} {name}: not in the download cache, and it cannot be downloaded "
         f"({_reason(cause)}); on a machine with internet run "
-        f"`hf download {name} --local-dir FOLDER`, copy the folder here, and pass it to {flag}"
+        f"`hf download {name} --local-dir FOLDER`, copy the folder here, and give it as {flag}"
     )
 
 

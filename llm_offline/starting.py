@@ -11,7 +11,8 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, NoReturn
 
 import uvicorn
 
@@ -50,8 +51,9 @@ def start(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m llm_offline.main",
+        usage="%(prog)s [--FLAG VALUE] ...",
         description="Serve one Hugging Face model over OpenAI's API. A flag wins over its "
         "variable, which wins over .env in the working directory.",
     )
@@ -64,6 +66,19 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
             more = {"nargs": "?", "const": "true"}
         parser.add_argument(flag(name), dest=name, metavar="VALUE", help=described, **more)
     return parser.parse_args(arguments)
+
+
+class _Parser(argparse.ArgumentParser):
+    """What it cannot read is one line, with the flag that may have been meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """See `argparse.ArgumentParser.error`."""
+        known = [name for action in self._actions for name in action.option_strings]
+        unknown = message.split() if message.startswith("unrecognized") else []
+        given = [word.partition("=")[0] for word in unknown if word.startswith("--")]
+        meant = [near for word in given for near in get_close_matches(word, known, 1)]
+        hint = f"; did you mean {' '.join(meant)}?" if meant else ""
+        self.exit(2, f"llm_offline: {message}{hint} (--help lists all flags)\n")
 
 
 def _set_up_logging() -> None:

@@ -80,14 +80,19 @@ async def embeddings(request: Request) -> Response:
                 param="dimensions",
             )
         found = await encoder.encode(texts)
-        return b"".join([piece async for piece in _written(found, body, encoder.name)])
+        return b"".join([piece async for piece in _written(found, body, encoder)])
 
     written = await unless_gone(request, encoding_of(request).use(answer))
     return Response(written, media_type="application/json")
 
 
-async def _written(found: Embeddings, body: EmbeddingsBody, name: str) -> AsyncIterator[bytes]:
-    """The answer's JSON, in pieces: as a whole, a million numbers would stop every stream."""
+async def _written(
+    found: Embeddings, body: EmbeddingsBody, encoder: Encoder
+) -> AsyncIterator[bytes]:
+    """The answer's JSON, in pieces: as a whole, a million numbers would stop every stream.
+
+    Beside OpenAI's fields it says how much the encoder reads, for whoever cuts texts for it.
+    """
     yield b'{"object":"list","data":['
     write = _base64 if body.encoding_format == "base64" else _floats
     for number, vector in enumerate(found.vectors):
@@ -97,7 +102,8 @@ async def _written(found: Embeddings, body: EmbeddingsBody, name: str) -> AsyncI
         row = f'{comma}{{"object":"embedding","index":{number},"embedding":{write(vector)}}}'
         yield row.encode("ascii")
     counted = {"prompt_tokens": found.tokens, "total_tokens": found.tokens}
-    yield f'],"model":{json.dumps(name)},"usage":{json.dumps(counted)}}}'.encode()
+    told = {"model": encoder.name, "max_input_tokens": encoder.max_input_tokens, "usage": counted}
+    yield f"],{json.dumps(told)[1:]}".encode()
 
 
 def _base64(vector: bytes) -> str:

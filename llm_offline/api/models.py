@@ -46,7 +46,9 @@ class ModelBody(Body):
     model: str | None = Field(None, min_length=1, description="Hugging Face id, or a folder")
     revision: str | None = Field(None, description="Branch, tag or commit on the hub")
     quantization: str | None = Field(None, description="As --quantization")
-    max_context: Annotated[int, Field(ge=16)] | None = Field(None, description="As --max-context")
+    max_context: Annotated[int, Field(ge=16, le=10_000_000)] | None = Field(
+        None, description="As --max-context"
+    )
 
     def wish(self, serving: Serving) -> Settings:
         """The settings that it comes to.
@@ -65,7 +67,7 @@ class ModelBody(Body):
             name = str(problem["loc"][0])
             allowed = Settings.model_fields[name].description
             raise BadRequest(
-                f"{name}={problem['input']!r} is not allowed: {allowed}", param=name
+                f"{name}={problem['input']!r} is not allowed: it should be {allowed}", param=name
             ) from error
 
     def refusal(self, error: StartError) -> LoadFailed:

@@ -38,6 +38,7 @@ def encoder() -> Iterator[SentenceEncoder]:
 
 async def test_vectors_come_in_the_texts_order(encoder: SentenceEncoder) -> None:
     assert (encoder.name, encoder.device, encoder.dimensions) == ("all-MiniLM-L6-v2", "cpu", 384)
+    assert encoder.max_input_tokens == 254
     texts = [f"helmet {number} " * (1 + number % 7) for number in range(40)]
     together = await encoder.encode(texts)
     assert len(together.vectors) == 40
@@ -181,6 +182,7 @@ async def test_static_embeddings(tmp_path: Path) -> None:
     encoder = SentenceEncoder(_settings(embedding_model=str(folder)))
     found = await encoder.encode(["a helmet", "word " * 1000])
     assert (encoder.name, encoder.dimensions, found.tokens) == ("static", 8, 1002)
+    assert encoder.max_input_tokens is None
     encoder.stop()
 
 

@@ -105,6 +105,7 @@ def test_as_many_texts_as_openai_takes(client: OpenAI) -> None:
     assert found.data[7].embedding == pytest.approx(alone.data[0].embedding, abs=1e-4)
     assert found.usage.prompt_tokens == found.usage.total_tokens > 4096
     assert found.model == "all-MiniLM-L6-v2"
+    assert found.model_extra == {"max_input_tokens": 254}
     floats = client.embeddings.create(model="any", input=texts[:40], encoding_format="float")
     for row in floats.data:
         assert math.fsum(x * x for x in row.embedding) == pytest.approx(1, abs=1e-4)

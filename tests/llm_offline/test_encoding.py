@@ -28,6 +28,7 @@ class FakeEncoder:
     """Answers when `gate` is set."""
 
     name, device, dimensions = "fake", "cpu", 1
+    max_input_tokens = None
 
     def __init__(self) -> None:
         self.gate = asyncio.Event()

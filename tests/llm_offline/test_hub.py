@@ -103,7 +103,7 @@ def test_no_connection(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     with pytest.raises(StartError) as refused:
         hub.model_folder("acme/far", Progress())
     assert "`hf download acme/far --local-dir FOLDER`" in str(refused.value)
-    assert "pass it to --model" in str(refused.value)
+    assert "give it as --model" in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from llm_offline.starting import start
 from tests.llm_offline.fake_hub import fake_hub
 from tests.llm_offline.processes import PATIENCE, free_port, server
 
@@ -31,6 +32,27 @@ def test_help_does_not_import_torch() -> None:
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "--max-context" in run.stdout
     assert run.stdout.strip().endswith("[]")
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--max-contxt", "5"], "--max-contxt 5; did you mean --max-context? (--help lists all"),
+        (["--max-contxt=5"], "--max-contxt=5; did you mean --max-context? (--help lists all"),
+        (["extra"], "unrecognized arguments: extra (--help lists all flags)"),
+        (["--model"], "argument --model: expected one argument (--help lists all flags)"),
+    ],
+)
+def test_a_flag_that_is_none_is_one_line(
+    flags: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        start(flags)
+    told = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert line in told
+    assert told.startswith("llm_offline: ")
+    assert told.count("\n") == 1
 
 
 def test_a_bad_value_stops_the_start(tmp_path: Path) -> None:
@@ -58,6 +80,15 @@ def test_a_port_in_use_names_who_uses_it(tmp_path: Path) -> None:
     finally:
         holder.kill()
         holder.communicate()
+
+
+def test_an_encoder_that_is_not_there(tmp_path: Path, tiny_folder: Path) -> None:
+    """Told at the start, though it is loaded later."""
+    flags = ("--model", str(tiny_folder), "--device", "cpu", "--embedding-model", "./nowhere")
+    with server(tmp_path, *flags) as process:
+        assert process.wait() == 1
+        line = _last_line(process.output())
+        assert line.startswith("llm_offline: --embedding-model ./nowhere: there is no such folder")
 
 
 def test_a_folder_that_is_not_a_model(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ class FakeEncoder:
     """Every text has the same vector."""
 
     name, device, dimensions = 'an "encoder"', "cpu", 5
+    max_input_tokens = 254
 
     async def encode(self, texts: Sequence[str]) -> Vectors:
         return Vectors([PACKED] * len(texts), len(texts))
@@ -61,6 +62,7 @@ async def test_floats_are_those_of_base64(client: httpx.AsyncClient) -> None:
     assert [row["index"] for row in found["data"]] == list(range(40))
     assert found["model"] == 'an "encoder"'
     assert found["usage"] == {"prompt_tokens": 40, "total_tokens": 40}
+    assert found["max_input_tokens"] == 254
     for row in found["data"]:
         assert struct.pack("<5f", *row["embedding"]) == PACKED
     body = {"input": "a", "encoding_format": "base64"}
