@@ -45,6 +45,8 @@ _EMPTY = "."
 """Stands for a text without content, which servers refuse."""
 _TOO_LARGE = frozenset({400, 413, 422})
 _ABOUT_LENGTH = re.compile(r"token|length|too (?:long|large|many)|exceed", re.IGNORECASE)
+_FEWEST_TOKENS = 64
+"""As EMBEDDING_MAX_TOKENS: a text cannot be cut for less."""
 _SHORTEST = 64
 """Characters below which a text is not cut again: then length is not what is wrong."""
 
@@ -256,6 +258,7 @@ class ServerEmbedding:
         if not np.isfinite(vectors).all() or not np.linalg.norm(vectors, axis=1).all():
             raise self._broken("sent a vector that has no direction (NaN, infinite or zero)")
         self._remember(answer.get("model"), vectors.shape[1])
+        self._heed(answer.get("max_input_tokens"))
         return unit(vectors)
 
     def _remember(self, served: Any, dimension: int) -> None:
@@ -272,6 +275,11 @@ class ServerEmbedding:
             raise self._broken(
                 f"answers with the model '{served}' now, and '{self._served}' before"
             )
+
+    def _heed(self, readable: object) -> None:
+        """Some servers (llm_offline) say how many tokens their encoder reads: no more is sent."""
+        if isinstance(readable, int) and _FEWEST_TOKENS <= readable < self.max_tokens:
+            self.max_tokens = readable
 
     def _broken(self, what: str) -> UpstreamError:
         return UpstreamBroken(

@@ -116,6 +116,19 @@ def test_batches_are_bounded_in_number_and_characters(
     assert sizes == [1, 1, 1, 1, 3]
 
 
+@pytest.mark.parametrize(
+    ("said", "most"), [(254, 254), (8192, 512), (3, 512), (None, 512), ("254", 512), (True, 512)]
+)
+def test_a_server_that_says_how_much_it_reads(
+    server: EmbeddingsServer, embedding: ServerEmbedding, said: object, most: int
+) -> None:
+    server.default = Answer(change=lambda body: body | {"max_input_tokens": said})
+    embedding.embed(["a"], "document")
+    assert embedding.max_tokens == most
+    embedding.embed(["word " * 200], "document")  # of 500 tokens, as estimated
+    assert len(server.asked[1]["input"]) == (2 if most == 254 else 1)
+
+
 def test_a_few_requests_are_in_flight_and_no_more(
     server: EmbeddingsServer, embedding: ServerEmbedding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
