@@ -119,13 +119,17 @@ def _named(folder: Path, name: str) -> list[Path]:
 
 
 def _check_fetched(file: Path) -> None:
-    """Refuse what git leaves where a large file belongs."""
-    with file.open("rb") as opened:
-        if opened.read(len(_POINTER)) == _POINTER:
-            raise StartError(
-                f"{file} is a pointer of Git LFS and not the file itself: run `git lfs install` "
-                "and `git lfs pull` in that folder, or download the model again"
-            )
+    """Refuse what cannot be read, and what git leaves where a large file belongs."""
+    try:
+        with file.open("rb") as opened:
+            begins = opened.read(len(_POINTER))
+    except OSError as error:
+        raise StartError(f"{file} cannot be read: {error.strerror or error}") from error
+    if begins == _POINTER:
+        raise StartError(
+            f"{file} is a pointer of Git LFS and not the file itself: run `git lfs install` and "
+            "`git lfs pull` in that folder, or download the model again"
+        )
 
 
 def _has_vocabulary(folder: Path) -> bool:

@@ -50,6 +50,15 @@ def test_a_pointer_of_git_lfs(folder: Path, name: str) -> None:
     assert "`git lfs pull`" in told
 
 
+def test_weights_that_cannot_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(StartError, match=r"model\.safetensors cannot be read: Permission denied"):
+        check_files(folder)
+
+
 @pytest.mark.parametrize("left", [[], ["tokenizer_config.json"]], ids=str)
 def test_no_tokenizer(folder: Path, left: list[str]) -> None:
     for file in folder.glob("tokenizer*"):
