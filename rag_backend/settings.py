@@ -201,7 +201,8 @@ class Settings(BaseSettings):
         512,
         ge=64,
         le=32_768,
-        description="Longest text sent to EMBEDDING_URL, in tokens as estimated (2 bytes each)",
+        description="Longest text sent to EMBEDDING_URL, in tokens as estimated (2 bytes each); "
+        "less where it says that it reads less, as llm_offline does",
     )
     reranker_model: str | None = Field(
         None,
