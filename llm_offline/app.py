@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from fastapi import Depends, FastAPI
 
 from llm_offline.api import embeddings, models, operations, tasks, texts
 from llm_offline.api.boundary import install, require_key
+from llm_offline.encoder_device import EMBEDDED
 from llm_offline.encoding import Encoder, Encoding
 from llm_offline.errors import StartError
 from llm_offline.fitting import Need
@@ -21,6 +23,8 @@ from llm_offline.progress import Progress
 from llm_offline.serving import Serving
 from llm_offline.settings import Settings
 from llm_offline.threads import Threads
+
+log = logging.getLogger(__name__)
 
 _PREPARING = 4
 """Threads that write prompts, count tokens and make grammars."""
@@ -139,11 +143,15 @@ class _Transformers:
             from llm_offline.hub import local_folder
             from llm_offline.weighing import weigh
 
-        # The encoder is loaded when it is wanted; that it cannot be is told at once.
+        # The encoder is loaded when it is wanted; that it cannot be is told at once. Its folder
+        # may come later, and the rest of the server does without.
         choose_device(settings.embedding_device, flag="--embedding-device")
         to_come = self._encoder_to_come()
-        if to_come:
-            local_folder(settings.embedding_model, flag="--embedding-model")
+        try:
+            if to_come and settings.embedding_model != EMBEDDED:
+                local_folder(settings.embedding_model, flag="--embedding-model")
+        except StartError as error:
+            log.warning("%s; until there is, /v1/embeddings answers 503", error)
         return weigh(settings, progress, encoder=to_come)
 
     def load(self, settings: Settings, progress: Progress) -> LoadedModel:

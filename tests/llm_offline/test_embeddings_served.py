@@ -157,6 +157,8 @@ def test_an_encoder_that_is_not_there(tmp_path: Path, tiny_folder: Path) -> None
     flags = ["--model", str(tiny_folder), "--device", "cpu", "--embedding-model", "./encoder"]
     with server(tmp_path, *flags) as process:
         process.until_ready()
+        assert "--embedding-model ./encoder: there is no such folder" in process.output()
+        assert "until there is, /v1/embeddings answers 503" in process.output()
         url = process.url + EMBEDDINGS
         for _ in range(2):
             answer = httpx.post(url, json={"input": "a"}, timeout=90)

@@ -82,15 +82,6 @@ def test_a_port_in_use_names_who_uses_it(tmp_path: Path) -> None:
         holder.communicate()
 
 
-def test_an_encoder_that_is_not_there(tmp_path: Path, tiny_folder: Path) -> None:
-    """Told at the start, though it is loaded later."""
-    flags = ("--model", str(tiny_folder), "--device", "cpu", "--embedding-model", "./nowhere")
-    with server(tmp_path, *flags) as process:
-        assert process.wait() == 1
-        line = _last_line(process.output())
-        assert line.startswith("llm_offline: --embedding-model ./nowhere: there is no such folder")
-
-
 def test_a_folder_that_is_not_a_model(tmp_path: Path) -> None:
     with server(tmp_path, "--model", str(tmp_path)) as process:
         assert process.wait() == 1
