@@ -90,8 +90,16 @@ def _run(options: argparse.Namespace) -> int:
 def _add(client: Client, store: str, options: argparse.Namespace) -> int:
     digests = Digests()
     # The roots are looked at again each time: one that is gone must not count as emptied.
-    run = partial(commands.add, client, store, digests=digests, told=set())
-    status = run(roots_of(options.paths), Report(), delete_missing=options.delete_missing)
+    run = partial(
+        commands.add,
+        client,
+        store,
+        delete_missing=options.delete_missing,
+        delete_all=options.delete_all,
+        digests=digests,
+        told=set(),
+    )
+    status = run(roots_of(options.paths), Report())
     if not options.watch:
         return status
     Report().say("Watching for changes; Ctrl-C ends.")
@@ -100,8 +108,7 @@ def _add(client: Client, store: str, options: argparse.Namespace) -> int:
         for _ in changes(roots_of(options.paths), retry=retry):
             report = Report(quiet=True)
             try:
-                roots = roots_of(options.paths)
-                status = run(roots, report, delete_missing=options.delete_missing)
+                status = run(roots_of(options.paths), report)
                 complaint = ""
             except CommandError as error:
                 if str(error) != complaint:
@@ -172,6 +179,11 @@ def _parser() -> argparse.ArgumentParser:
         "--delete-missing",
         action="store_true",
         help="also remove files from the store that are gone from these folders",
+    )
+    add.add_argument(
+        "--delete-all",
+        action="store_true",
+        help="the same, even if that is everything the store has from a folder",
     )
     add.add_argument("--watch", action="store_true", help="go on, with every change on disk")
     command("list", "show the files of a store")
