@@ -18,6 +18,7 @@ from io import TextIOWrapper
 from types import FrameType
 from typing import NoReturn
 
+from ingest import interrupted
 from ingest.missing import Installed
 
 with Installed("ingest"):
@@ -32,7 +33,6 @@ with Installed("ingest"):
 
 DEFAULT_STORE = "default"
 COMMANDS = ("add", "list", "remove", "rebuild")
-INTERRUPTED = 130
 _WITH_VALUE = ("--store", "--url", "--api-key")
 _EPILOG = f"""\
 Exit status: 0 all is well, also where a folder has no file of a known format (which is
@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, TextIOWrapper):  # a console that cannot show ế must not end the run
             stream.reconfigure(errors="backslashreplace")
     try:
+        interrupted.listen()
         options = _parse(sys.argv[1:] if arguments is None else arguments)
         for name in ("SIGTERM", "SIGHUP"):
             if hasattr(signal, name):
@@ -61,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CommandError as error:
         return _complain(str(error), error.exit_status)
     except KeyboardInterrupt:
-        return _complain("interrupted; running the same command again continues", INTERRUPTED)
+        return _complain(
+            "interrupted; running the same command again continues", interrupted.STATUS
+        )
     except BrokenPipeError:  # `| head`: nobody reads any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -43,6 +43,7 @@ FLOORS = {
     "ingest.document": 5,
     "ingest.errors": 5,
     "ingest.env_file": 5,
+    "ingest.interrupted": 5,
     "ingest.missing": 5,
     "llm_offline.main": 80,
     "llm_offline.starting": 70,
