@@ -29,6 +29,8 @@ FLOORS = {
     "rag_backend.notes": 8,
     "rag_backend.ownership": 20,
     "rag_backend.text": 10,
+    "rag_backend.utterances": 12,
+    "rag_backend.clauses": 12,
     "rag_backend.patience": 20,
     "rag_backend.upstream": 15,
     "rag_backend.listening": 20,

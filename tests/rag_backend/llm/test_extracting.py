@@ -8,7 +8,6 @@ from rag_backend.llm.extracting import (
     MOST_CHARACTERS,
     MOST_SENTENCES,
     first_sentence,
-    named_part,
     pick,
 )
 from rag_backend.llm.provider import Evidence, Grounding
@@ -144,13 +143,3 @@ def test_how_the_best_passage_begins() -> None:
     assert beginning is not None
     assert beginning.text == "Full-time employees have 12 working days a year."
     assert first_sentence(()) is None
-
-
-def test_a_part_named_by_its_number() -> None:
-    clauses = Evidence(1, "luat.txt › Điều 7. Mức phạt", "1. Nhắc nhở.\n2. Phạt 5 triệu đồng.", 1.0)
-    asked = Grounding("Khoản 2 Điều 7 quy định gì?", "vi", (clauses,))
-    assert named_part(asked) == "2. Phạt 5 triệu đồng. [1]"
-    whole = Grounding("dieu 7 noi gi", "vi", (clauses,))
-    assert named_part(whole) == "1. Nhắc nhở.\n2. Phạt 5 triệu đồng. [1]"
-    assert named_part(Grounding("Điều 8 quy định gì?", "vi", (clauses,))) == ""
-    assert named_part(Grounding("Phạt bao nhiêu?", "vi", (clauses,))) == ""
