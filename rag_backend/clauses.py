@@ -18,7 +18,8 @@ _POINT = r"\b(?:điểm|point) \(?([a-zđ])\b|\b(?:clause|paragraph) [\d.]+ ?\(?
 # How a clause's or a point's line begins, in folded text: "2.", "2)", "Khoản 2", "3.2 Repairs".
 _NUMBERED = re.compile(
     r"\W*(?:(?:khoan|clause|paragraph)\s+(\d{1,2}(?:\.\d{1,2})*)\b"
-    r"|(\d{1,2}(?:\.\d{1,2})*)\s*[.)](?!\d)|(\d{1,2}(?:\.\d{1,2})+)\s+[a-z])"
+    r"|(\d{1,2}(?:\.\d{1,2})*)\s*[.)](?!\d)"
+    r"|(\d{1,2}(?:\.\d{1,2})+)\s+(?!(?:trieu|nghin|ngan|ty|dong|gio|ngay|km|kg|m|million)\b)[a-z])"
 )
 _LETTERED = re.compile(r"\W*([a-zđ])\s*[.)]\s")
 

@@ -230,6 +230,7 @@ def is_unaccented_vietnamese(text: str) -> bool:
     known = sum(word in _UNACCENTED for word in listed)
     if known >= 2 and known * 3 >= len(listed):
         return True
+    listed = [word for word in listed if word.isalpha()]  # "A4" is no word of any language
     if len(listed) < 4 or not all(_SYLLABLE.fullmatch(word) for word in listed):
         return False
     return known > 0 or sum(bool(_UNLIKE_ENGLISH.search(word)) for word in listed) >= 2
