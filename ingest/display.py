@@ -179,7 +179,7 @@ def show_files(
     console: Console, store: Store, files: Sequence[StoredFile], names: dict[str, str]
 ) -> None:
     """A store's files: a table on a terminal, elsewhere `status, id, name` between tabs, and
-    after a fourth one why a file failed.
+    as a fourth column why a file failed.
 
     That there are none is said on stderr, where no program takes it for a file.
 
