@@ -126,11 +126,13 @@ def _ranked(grounding: Grounding) -> tuple[list[_Candidate], _Query]:
 def _best_of_part(grounding: Grounding, part: str) -> tuple[_Candidate, float] | None:
     """The sentence that answers one of several questions, and how much of it; None without one."""
     own = present_terms(part) & grounding.terms.keys()
-    needs_subject = len(own) < 2
+    subject = frozenset[str]()
+    if len(own) < 2:  # of the rest, what the passages say anything of
+        subject = frozenset().union(*(present_terms(e.text) for e in grounding.passages))
     terms = {
         t: weight if t in own else weight * _SUBJECT
         for t, weight in grounding.terms.items()
-        if t in own or needs_subject
+        if t in own or t in subject
     }
     candidates, query = _ranked(replace(grounding, question=part, terms=terms))
     best = next(iter(_without_repetition(candidates)), None)

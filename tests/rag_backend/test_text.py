@@ -190,3 +190,7 @@ def test_a_text_that_names_a_part() -> None:
 def test_a_word_with_a_digit_hides_no_language() -> None:
     assert text.language_of("giay A4 de o dau") == "vi"
     assert text.language_of("the mp3 player is here now") == "en"
+
+
+def test_how_often_says_nothing_of_what_is_asked() -> None:
+    assert text.content_words("How often is it reviewed?") == ["reviewed"]
