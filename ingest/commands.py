@@ -12,7 +12,7 @@ from ingest.client import Client, ConnectionLost, NotThere, Refused, Store, Stor
 from ingest.display import Report, name_of, number_of, show_files, some_of
 from ingest.errors import CommandError
 from ingest.folder import Digests, Found, Problem, Walk, bare, identity_of, is_under, shown, walk
-from ingest.plan import Plan, make_plan
+from ingest.plan import Plan, emptied, make_plan
 from ingest.reading.formats import SUFFIXES, suffix_of
 from ingest.sending import SENDERS, Sender
 
@@ -27,12 +27,15 @@ def add(
     report: Report,
     *,
     delete_missing: bool = False,
+    delete_all: bool = False,
     digests: Digests | None = None,
     told: set[str] | None = None,
 ) -> int:
     """Make the store hold the files under the roots as they are on disk.
 
     Args:
+        delete_missing: Whether files that are gone from the disk are removed from the store.
+        delete_all: The same, also where nothing is left of what the store has from a root.
         told: Paths of stored files whose absence from the disk is known; where given, it is
             brought up to date, and a quiet report says which are new.
 
@@ -41,7 +44,9 @@ def add(
 
     Raises:
         ConnectionLost, Refused: The run cannot go on; what was stored until then is stored.
+        CommandError: Everything that the store has from a root would be removed.
     """
+    delete_missing = delete_missing or delete_all
     with report.busy("Comparing files with the store …"):
         store = open_or_create(client, store_name)
         stored = client.stored_files(store)
@@ -50,6 +55,8 @@ def add(
     for problem in found.problems:
         report.failed(problem)
     plan = make_plan(files, found.files, stored, roots, delete_missing=delete_missing)
+    if delete_missing and not delete_all:
+        _refuse_to_empty(plan, stored, roots)
     report.counts["unchanged"] = plan.unchanged
     _carry_out(plan, client, store, report)
     report.counts["skipped"] = len(found.skipped)
@@ -123,6 +130,16 @@ def open_or_create(client: Client, name: str) -> Store:
             return client.store(name)  # another client was faster
         except NotThere:
             raise refusal from None  # "no such store" would not say why there is none
+
+
+def _refuse_to_empty(plan: Plan, stored: Sequence[StoredFile], roots: Sequence[Path]) -> None:
+    for root, count in emptied(plan, stored, roots).items():
+        all_of_them = "the only file" if count == 1 else f"all {count} files"
+        raise CommandError(
+            f"Gone from {shown(identity_of(root))}: {all_of_them} that the store has from there; "
+            "nothing was done, since a drive or share may not be mounted (if it is meant, use "
+            "--delete-all)"
+        )
 
 
 def _read(files: dict[str, Path], digests: Digests, report: Report) -> list[Found]:

@@ -178,7 +178,8 @@ class _RateColumn(ProgressColumn):
 def show_files(
     console: Console, store: Store, files: Sequence[StoredFile], names: dict[str, str]
 ) -> None:
-    """A store's files: a table on a terminal, elsewhere `status, id, name` between tabs.
+    """A store's files: a table on a terminal, elsewhere `status, id, name` between tabs, and
+    as a fourth column why a file failed.
 
     That there are none is said on stderr, where no program takes it for a file.
 
@@ -192,7 +193,8 @@ def show_files(
     if not console.is_terminal:
         for name, file in listed:
             # Not through the console: it would turn tabs into spaces.
-            print(file.status, file.id, printable(name), sep="\t", file=console.file)
+            why = [_reason(file.error)] if file.error else []
+            print(file.status, file.id, printable(name), *why, sep="\t", file=console.file)
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("Status", no_wrap=True)
@@ -201,7 +203,7 @@ def show_files(
     for name, file in listed:
         cell = Text(printable(name))
         if file.error:
-            cell.append(f"\n{printable(file.error)}", "red")
+            cell.append(f"\n{_reason(file.error)}", "red")
         style = {"completed": "green", "failed": "red"}.get(file.status, "yellow")
         table.add_row(Text(_STATUS.get(file.status, file.status), style), cell, _size(file))
     console.print(table)
@@ -209,6 +211,13 @@ def show_files(
 
 
 _STATUS = {"completed": "stored", "in_progress": "waiting"}
+_LONGEST_REASON = 200
+
+
+def _reason(error: str) -> str:
+    """Why a file failed, on one line; what goes on for long is cut."""
+    line = printable(" ".join(error.split()))
+    return line if len(line) <= _LONGEST_REASON else f"{line[: _LONGEST_REASON - 1].rstrip()}…"
 
 
 def number_of(files: Sized) -> str:

@@ -18,6 +18,7 @@ from io import TextIOWrapper
 from types import FrameType
 from typing import NoReturn
 
+from ingest import interrupted
 from ingest.missing import Installed
 
 with Installed("ingest"):
@@ -32,7 +33,6 @@ with Installed("ingest"):
 
 DEFAULT_STORE = "default"
 COMMANDS = ("add", "list", "remove", "rebuild")
-INTERRUPTED = 130
 _WITH_VALUE = ("--store", "--url", "--api-key")
 _EPILOG = f"""\
 Exit status: 0 all is well, also where a folder has no file of a known format (which is
@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, TextIOWrapper):  # a console that cannot show ế must not end the run
             stream.reconfigure(errors="backslashreplace")
     try:
+        interrupted.listen()
         options = _parse(sys.argv[1:] if arguments is None else arguments)
         for name in ("SIGTERM", "SIGHUP"):
             if hasattr(signal, name):
@@ -61,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CommandError as error:
         return _complain(str(error), error.exit_status)
     except KeyboardInterrupt:
-        return _complain("interrupted; running the same command again continues", INTERRUPTED)
+        return _complain(
+            "interrupted; running the same command again continues", interrupted.STATUS
+        )
     except BrokenPipeError:  # `| head`: nobody reads any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -90,8 +93,16 @@ def _run(options: argparse.Namespace) -> int:
 def _add(client: Client, store: str, options: argparse.Namespace) -> int:
     digests = Digests()
     # The roots are looked at again each time: one that is gone must not count as emptied.
-    run = partial(commands.add, client, store, digests=digests, told=set())
-    status = run(roots_of(options.paths), Report(), delete_missing=options.delete_missing)
+    run = partial(
+        commands.add,
+        client,
+        store,
+        delete_missing=options.delete_missing,
+        delete_all=options.delete_all,
+        digests=digests,
+        told=set(),
+    )
+    status = run(roots_of(options.paths), Report())
     if not options.watch:
         return status
     Report().say("Watching for changes; Ctrl-C ends.")
@@ -100,8 +111,7 @@ def _add(client: Client, store: str, options: argparse.Namespace) -> int:
         for _ in changes(roots_of(options.paths), retry=retry):
             report = Report(quiet=True)
             try:
-                roots = roots_of(options.paths)
-                status = run(roots, report, delete_missing=options.delete_missing)
+                status = run(roots_of(options.paths), report)
                 complaint = ""
             except CommandError as error:
                 if str(error) != complaint:
@@ -172,6 +182,11 @@ def _parser() -> argparse.ArgumentParser:
         "--delete-missing",
         action="store_true",
         help="also remove files from the store that are gone from these folders",
+    )
+    add.add_argument(
+        "--delete-all",
+        action="store_true",
+        help="the same, even if that is everything the store has from a folder",
     )
     add.add_argument("--watch", action="store_true", help="go on, with every change on disk")
     command("list", "show the files of a store")

@@ -90,6 +90,17 @@ def make_plan(
     return plan
 
 
+def emptied(plan: Plan, stored: Iterable[StoredFile], roots: Sequence[Path]) -> dict[Path, int]:
+    """{root: how many files the store has from it} where every one of them is missing.
+
+    A drive that is not mounted, or a share that is away, leaves an empty folder behind.
+    """
+    missing = {item.path for item in plan.missing}
+    paths = {item.path for item in stored if item.path is not None}
+    known = {root: {path for path in paths if is_under(path, [root])} for root in roots}
+    return {root: len(below) for root, below in known.items() if below and below <= missing}
+
+
 def _compare(file: Found, versions: Sequence[StoredFile], plan: Plan) -> None:
     """Decide about a file whose path the store knows, perhaps in several versions."""
     same = {item.status: item for item in versions if item.sha256 == file.sha256}

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from ingest import interrupted
+
+if __name__ == "__main__":
+    interrupted.end_quietly()  # before all else: the imports below take a while
+
 import argparse
 import asyncio
 import gc
@@ -78,6 +83,7 @@ def _run(settings: Settings, secrets: Secrets) -> int:
 
     announce_settings(settings, _say)
     check_exposure(settings)
+    interrupted.listen()  # from here on there is something to close
     os.umask(0o077)  # what is stored here is confidential: this user's alone
     listener = bind(settings.host, settings.port)
     try:

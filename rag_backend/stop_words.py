@@ -13,8 +13,8 @@ _LISTS = {
         "a an the of to in on at for by with from as is are was were be been do does did can could "
         "may might must shall should will would have has had how what when where which who whom "
         "whose why i me my we us our you your he she it its they them their this that these those "
-        "and or not no if there here any many much long per each than then about into after before "
-        "tell please"
+        "and or not no if there here any many much long often per each than then about into after "
+        "before tell please"
     ),
     "vi": (
         "là của và có cho các những một được không khi thì mà với này kia đó ở tại bao nhiêu gì "

@@ -58,10 +58,13 @@ _UNLIKE_ENGLISH = re.compile(
     "^(?:ngh?|nh|kh|tr[au])|ieu|uye|uoi|uo[nmc]|oai|^gi[aou]|[aeo][uo]$|ie[mn]"
 )
 
-# The numbered parts of laws and handbooks, folded.
-_REFERENCE = re.compile(
-    r"\b(dieu|chuong|muc|phan|phu luc|article|section|chapter|part|appendix|annex) "
-    r"(\d+(?:\.\d+)*|[ivxlc]+)\b"
+# The numbered parts of laws and handbooks. "Mức 5" is an amount, and not "Mục 5".
+# Nor is "the part I need" Part I.
+_PART = (
+    r"\b(?:(điều|chương|mục|phần|phụ lục) (\d+(?:\.\d+)*|[ivxlc]+)"
+    r"|(article|section|chapter|part|appendix|annex) "
+    r"(\d+(?:\.\d+)*|[ivxlc]{2,}|[vxlc]|i(?! (?!of\b)\w)))\b"
+    r"(?!\s*(?:%|(?:triệu|nghìn|ngàn|tỷ|đồng|phần trăm)\b))"
 )
 
 # "hoà" and "hòa" are spellings of one word; so are all these at the end of a syllable.
@@ -73,6 +76,18 @@ _SPELLINGS = dict(
     )
 )
 _TWO_SPELLINGS = re.compile(rf"(?:{'|'.join(_SPELLINGS)})\b")
+
+
+_ONE_KIND = {
+    "article": "dieu",
+    "chapter": "chuong",
+    "section": "muc",
+    "part": "phan",
+    "appendix": "phu luc",
+    "annex": "phu luc",
+}
+_ROMAN = {"i": 1, "v": 5, "x": 10, "l": 50, "c": 100}
+_BARE_NUMBER = re.compile(r"\s*(\d{1,3}(?:\.\d{1,3})*)[.)]?\s+[^\W\d]")
 
 
 def nfc(text: str) -> str:
@@ -215,6 +230,7 @@ def is_unaccented_vietnamese(text: str) -> bool:
     known = sum(word in _UNACCENTED for word in listed)
     if known >= 2 and known * 3 >= len(listed):
         return True
+    listed = [word for word in listed if word.isalpha()]  # "A4" is no word of any language
     if len(listed) < 4 or not all(_SYLLABLE.fullmatch(word) for word in listed):
         return False
     return known > 0 or sum(bool(_UNLIKE_ENGLISH.search(word)) for word in listed) >= 2
@@ -265,13 +281,65 @@ def present_terms(text: str) -> frozenset[str]:
 
 def references(text: str) -> frozenset[str]:
     """Numbered parts that a text names: "Điều 5 Chương II" → {"dieu 5", "chuong ii"}."""
-    return frozenset(" ".join(found.groups()) for found in _REFERENCE.finditer(fold(text)))
+    return frozenset(_named(found) for found in _part_of(text).finditer(_lowered(text)))
 
 
 def numbered(heading: str) -> str | None:
     """The number that a heading bears ("Điều 7. Sửa đổi Điều 5": "dieu 7"), if it bears one."""
-    found = _REFERENCE.match(fold(heading).lstrip())
-    return " ".join(found.groups()) if found else None
+    found = _part_of(heading).match(_lowered(heading).lstrip())
+    return _named(found) if found else None
+
+
+def bears(headings: Iterable[str], wanted: Collection[str]) -> bool:
+    """Whether headings are those of the parts that `references` names.
+
+    Of each kind of part one is enough, since no text stands in two articles. "Chapter 2" is
+    "Chương II", and "3.2 Repairs" is Section 3.2, or whatever else the document's parts are called.
+    """
+    listed = list(headings)
+    borne = {_canonical(name) for heading in listed if (name := numbered(heading))}
+    bare = {found[1] for heading in listed if (found := _BARE_NUMBER.match(heading))}
+    kinds = {kind for kind, _ in borne}
+    sought = {_canonical(name) for name in wanted}
+    met = {
+        kind
+        for kind, number in sought
+        if (kind, number) in borne or (kind not in kinds and number in bare)
+    }
+    return bool(sought) and met == {kind for kind, _ in sought}
+
+
+def mentions(text: str, wanted: Collection[str]) -> bool:
+    """Whether a text names one of the parts that `references` gives."""
+    named = {_canonical(name) for name in references(text)}
+    return not named.isdisjoint(_canonical(name) for name in wanted)
+
+
+def _part_of(text: str) -> re.Pattern[str]:
+    return _PARTS if has_vietnamese_letters(text) else _BARE_PARTS
+
+
+def _lowered(text: str) -> str:
+    return nfc(text).lower()
+
+
+def _named(found: re.Match[str]) -> str:
+    return fold(" ".join(filter(None, found.groups())))
+
+
+def _canonical(name: str) -> tuple[str, str]:
+    """("dieu", "4") of "article iv"."""
+    kind, _, number = name.rpartition(" ")
+    return _ONE_KIND.get(kind, kind), number if number[0].isdigit() else str(_roman(number))
+
+
+def _roman(number: str) -> int:
+    digits = [_ROMAN[sign] for sign in number]
+    after = [*digits[1:], 0]
+    return sum(-d if d < n else d for d, n in zip(digits, after, strict=True))
+
+
+_PARTS, _BARE_PARTS = re.compile(_PART), re.compile(fold(_PART))
 
 
 def question_key(text: str) -> str:

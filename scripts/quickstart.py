@@ -5,6 +5,11 @@ Everything it does, it does over HTTP or through the same commands that a user t
 
 from __future__ import annotations
 
+from ingest import interrupted
+
+if __name__ == "__main__":
+    interrupted.end_quietly()  # before all else: the imports below take a while
+
 import http.client
 import json
 import os
@@ -15,6 +20,8 @@ import textwrap
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -93,7 +100,21 @@ def start(settings: Settings) -> Backend:
     environment = dict(os.environ)
     if "log_level" not in settings.model_fields_set:
         environment["LOG_LEVEL"] = "warning"  # a line a request would bury what is shown here
-    return subprocess.Popen([sys.executable, "-m", "rag_backend.main"], env=environment)
+    with unheard():
+        return subprocess.Popen([sys.executable, "-m", "rag_backend.main"], env=environment)
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """What is started inside ignores Ctrl-C until it serves: we hear it, and end what we started.
+
+    Else a Ctrl-C in the first moments would show the traceback of an interpreter that starts.
+    """
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def show(client: Client, backend: Backend, settings: Settings) -> None:
@@ -231,7 +252,13 @@ def ingest_examples(client: Client) -> None:
         return
     command = [sys.executable, "-m", "ingest", "examples", "--url", client.url]
     environment = os.environ | {"RAG_BACKEND_API_KEY": client.key}
-    subprocess.run(command, env=environment, check=False)
+    with unheard():
+        child = subprocess.Popen(command, env=environment)
+    try:
+        child.wait()
+    finally:
+        child.terminate()  # interrupted, it still finishes what it is sending
+        child.wait()
 
 
 def ask(client: Client, question: str, total_timeout: float) -> None:
@@ -290,7 +317,7 @@ def say_what_next(url: str) -> None:
 
 
 def stop(backend: Backend) -> None:
-    """Let the backend finish; Ctrl-C has reached it already, as part of our process group."""
+    """Let the backend finish; once it serves, Ctrl-C has reached it as part of our group."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     if backend.poll() is None:

@@ -6,12 +6,8 @@ import re
 from collections.abc import Sequence
 
 from rag_backend.llm.provider import Message
-from rag_backend.text import fold, nfc, words
-
-_GREETING = re.compile(
-    r"(xin )?(chao|hello|hi|hey|good (morning|afternoon|evening)|thanks?( you)?|thank you|cam on)"
-    r"( (ban|anh|chi|em|ca nha|moi nguoi|there|all|everyone|a lot|very much|so much|nhieu))*"
-)
+from rag_backend.text import nfc
+from rag_backend.utterances import is_greeting, is_thanks
 
 # Requests that chat clients make on their own: titles, tags, follow-ups, autocompletion.
 _CLIENT_TASK = re.compile(r"^\s*#{1,3} ?task:", re.IGNORECASE)
@@ -46,7 +42,7 @@ _UNKNOWN = (
 
 def is_small_talk(text: str) -> bool:
     """A greeting or thanks and nothing else: no document is asked for."""
-    return _GREETING.fullmatch(" ".join(words(fold(text)))) is not None
+    return is_greeting(text) or is_thanks(text)
 
 
 def is_client_task(messages: Sequence[Message]) -> bool:

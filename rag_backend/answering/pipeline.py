@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from rag_backend.answering.citing import Source, cite, cite_whole
 from rag_backend.answering.condensing import Condenser
+from rag_backend.answering.finding import find, typed_bare
 from rag_backend.answering.language import is_client_task, is_small_talk
 from rag_backend.answering.markers import MarkerFilter
 from rag_backend.answering.prompting import grounded_messages
@@ -20,8 +21,7 @@ from rag_backend.answering.wire import ChunkWriter, without_empty
 from rag_backend.errors import UpstreamBroken
 from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.models import Store, StoredChunk
-from rag_backend.knowledge.passages import Passage, merge_neighbours
-from rag_backend.knowledge.retriever import is_named
+from rag_backend.knowledge.passages import Passage
 from rag_backend.llm.extractive import needs_model, wants_json
 from rag_backend.llm.notes import Note
 from rag_backend.llm.pricing import Money
@@ -30,13 +30,8 @@ from rag_backend.llm.rows import EXTRACTIVE
 from rag_backend.llm.streams import estimate_tokens
 from rag_backend.metrics import Metrics
 from rag_backend.notes import notes
-from rag_backend.text import content_terms, language_of, present_terms, references, words
-
-CHUNKS = 8
-"""Chunks retrieved for an answer; neighbours among them become one passage."""
-
-RELEVANT = 0.5
-"""Least relevance (see Hit) of a passage that is put before the model."""
+from rag_backend.text import content_terms, language_of, present_terms, words
+from rag_backend.utterances import without_courtesies
 
 HOUSE = "documents"
 """Provider name of answers that come from the documents alone, without any provider."""
@@ -122,6 +117,7 @@ class Pipeline:
         if curated is not None:
             return curated
         rewritten = await rewrite(asked.messages, self._local)
+        rewritten = rewritten._replace(text=without_courtesies(rewritten.text))
         if rewritten.text != asked_for:
             curated = await self._curated(asked, rewritten.text)
             if curated is not None:
@@ -131,6 +127,9 @@ class Pipeline:
         self._retrieved(time.monotonic() - began, len(passages))
         if not passages:
             return self._nothing_found(asked)
+        row = None if needs_model(asked.options) else typed_bare(question, passages)
+        if row is not None:
+            return _from_curated(row)
         return await self._grounded(asked, question, passages)
 
     async def _asks_documents(self, asked: Question) -> bool:
@@ -155,21 +154,13 @@ class Pipeline:
         before it, only what mentions that subject counts.
         """
         if not asked.subject:
-            return asked.text, await self._retrieve(store, asked.text)
-        alone = await self._retrieve(store, asked.subject)
+            return asked.text, await find(self._library, store, asked.text)
+        alone = await find(self._library, store, asked.subject)
         if alone:
             return asked.subject, alone
         named = set(content_terms(asked.subject))
-        joined = await self._retrieve(store, asked.text)
+        joined = await find(self._library, store, asked.text)
         return asked.text, [p for p in joined if named & present_terms(p.text)]
-
-    async def _retrieve(self, store: Store, question: str) -> list[Passage]:
-        """Relevant passages; where the question names a part ("Điều 5"), those of that part."""
-        hits = await self._library.search(store, question, CHUNKS)
-        passages = [p for p in merge_neighbours(hits) if p.relevance >= RELEVANT]
-        wanted = references(question)
-        named = [p for p in passages if is_named(wanted, p.best)]
-        return named or passages
 
     async def _grounded(self, asked: Question, question: str, passages: Sequence[Passage]) -> Plan:
         weights = await self._library.term_weights(asked.store, question)
@@ -325,7 +316,8 @@ def _evidence(source: Source) -> Evidence:
     place = f", p. {passage.page}" if passage.page else ""
     headings = "".join(f" › {heading}" for heading in passage.best.heading_path)
     title = f"{passage.best.filename}{place}{headings}"
-    return Evidence(source.number, title, passage.text, passage.score)
+    question, answer = passage.best.question or "", passage.best.answer or ""
+    return Evidence(source.number, title, passage.text, passage.score, question, answer)
 
 
 def _citations(plan: Plan, text: str, base_url: str) -> list[dict[str, Any]]:

@@ -11,31 +11,15 @@ from rag_backend.answering.prompting import render
 from rag_backend.errors import RAGError
 from rag_backend.llm.provider import ChatRequest, LLMProvider
 from rag_backend.text import content_terms, nfc
+from rag_backend.utterances import without_courtesies
 
 PATIENCE = 10.0
 """Seconds for the local model."""
 _LONGEST = 400  # characters of a query; more is none
 
-_WHOM = (
-    "you|someone|anyone|bạn|anh|chị|em|ad|admin|mọi người|quý vị|all|there|everyone|team|sir|madam"
-)
-_ME = "tôi|mình|em|anh|chị|tui|chúng tôi"
-# What questions begin with that says nothing about what is asked, each cut while it is found.
+# Question words at either end, each cut while it is found; courtesies have gone before.
 _OPENINGS = re.compile(
-    r"(?:(?:hi|hello|hey|good (?:morning|afternoon|evening)|(?:em |mình )?(?:xin )?chào|thưa|dạ)"
-    rf"(?: (?:{_WHOM}))*"
-    r"|please|kindly|vui lòng|làm ơn|xin"
-    rf"|(?:can|could|would|will) (?:{_WHOM}) (?:please )?"
-    r"(?:tell|explain|show|help|give|let|find)(?: (?:me|us))?(?: know| find| understand)?"
-    r"(?: about)?"
-    r"|(?:tell|show|give) (?:me|us)(?: about)?|do you know|i was wondering(?: if| whether)?"
-    r"|i(?: would|'d)? (?:want|need|like|wish) to (?:know|ask|understand|find out)"
-    r"(?: about| if| whether)?|i have a question(?: about)?"
-    rf"|(?:(?:{_ME}) )?(?:cho|xin)(?: (?:{_ME}))?(?: xin)? (?:hỏi|biết)(?: (?:là|về|rằng|xem))?"
-    rf"|(?:{_ME}) (?:muốn|cần|xin|định)(?: được)? (?:hỏi|biết|tìm hiểu)(?: (?:là|về|rằng|xem))?"
-    rf"|(?:{_WHOM}) (?:có thể |làm ơn |vui lòng )?(?:cho|giúp|chỉ)(?: (?:{_ME}))?"
-    r"(?: (?:hỏi|biết|với))?(?: về)?"
-    r"|(?:what|who|whom|whose|which|when|where|why|how)(?:'s| (?:much|many|long|often|far|soon))?"
+    r"(?:(?:what|who|whom|whose|which|when|where|why|how)(?:'s| (?:much|many|long|often|far|soon))?"
     r"(?: (?:is|are|was|were|do|does|did|can|could|should|must|may|will|would))?"
     r"(?: (?:the|a|an|i|we|you|they|it|there))*"
     r"|(?:is|are|do|does|did|can|could|should|may|must|will|would) (?:the|i|we|you|they|it|there)"
@@ -43,10 +27,8 @@ _OPENINGS = re.compile(
     r")(?=[\s,.!:?]|$)[\s,.!:]*",
     re.IGNORECASE,
 )
-# And what they end with.
 _ENDINGS = re.compile(
-    r"[\s,.!?]*(?:(?<=[\s,.!?])(?:please|thanks|thank you"
-    r"|(?:xin )?(?:cảm|cám) ơn(?: [^,.!?]{1,20})?|ạ|vậy|nhỉ|hả|thế"
+    r"[\s,.!?]*(?:(?<=[\s,.!?])(?:thế"
     r"|(?:(?:là|gồm|có|được|phải|như|thì|những) )*"
     r"(?:bao nhiêu|bao lâu|gì|ai|ở đâu|đâu|khi nào|bao giờ|thế nào|ra sao|làm sao|nào|mấy"
     r"|vì sao|tại sao|không|chưa)))?[\s,.!?]*$",
@@ -71,7 +53,7 @@ async def search_query(question: str, local: LLMProvider | None, patience: float
 
 def stripped(question: str) -> str:
     """A question without what says nothing about its subject; itself where nothing else is left."""
-    text = nfc(question).strip()
+    text = nfc(without_courtesies(question)).strip()
     if len(text) > _LONGEST:
         return text
     for pattern, at_its_end in ((_OPENINGS, False), (_ENDINGS, True)):

@@ -50,6 +50,10 @@ _WRITER_BYTES = 32_000_000
 _LOOSE = 0.08
 """A filter that lets through this share of the files or more is applied to the best of all chunks;
 below, tantivy looks the files up itself."""
+_FEWEST = 100
+"""Chunks of a store that weighs words by their rarity in it. A smaller one is weighed as if it had
+as many, the rest of them without any of the words: that its one page says "leave" everywhere makes
+no stop word of it, beside which a word that the page happens to lack is all that counts."""
 _QUERY_TERMS = 256
 """Distinct terms of a query that count: a pasted page is not a better query than its first part."""
 
@@ -198,7 +202,8 @@ class LexicalIndex:
     def term_weights(self, collection: str, query: str) -> dict[str, float]:
         """Inverse document frequency of each of the query's terms (see `text.query_terms`).
 
-        The idf is BM25's, ln(1 + (N - n + 0.5) / (n + 0.5)), over the store's chunks.
+        The idf is BM25's, ln(1 + (N - n + 0.5) / (n + 0.5)), over the store's chunks, or over
+        `_FEWEST` where it has fewer.
         """
         with self._guarded(collection):
             terms = dict(list(query_terms(query).items())[:_QUERY_TERMS])
@@ -206,7 +211,7 @@ class LexicalIndex:
             if index is None:
                 return dict.fromkeys(terms, 1.0)
             searcher = index.searcher()
-            total = searcher.num_docs
+            total = max(searcher.num_docs, _FEWEST)
 
             def frequency(word: str) -> int:
                 in_body: int = searcher.doc_freq("body", stem(word))

@@ -23,11 +23,11 @@ from rag_backend.knowledge.reranking import RERANKED, Reranking
 from rag_backend.knowledge.selecting import Selector
 from rag_backend.knowledge.vectors import VectorIndex
 from rag_backend.text import (
+    bears,
     has_vietnamese_letters,
     is_vietnamese,
     kind_of,
     nfc,
-    numbered,
     present_terms,
     query_terms,
     references,
@@ -252,8 +252,8 @@ def _named_first(
 
 
 def is_named(wanted: frozenset[str], chunk: StoredChunk) -> bool:
-    """Whether a query's `references` name parts whose headings all stand above the chunk."""
-    return bool(wanted) and wanted <= {numbered(heading) for heading in chunk.heading_path}
+    """Whether the chunk stands under the headings of the parts that `references` names."""
+    return bears(chunk.heading_path, wanted)
 
 
 def _trusted_cosines(

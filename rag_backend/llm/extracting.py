@@ -6,11 +6,12 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rag_backend.llm.provider import Evidence, Grounding
 from rag_backend.llm.statements import statements
-from rag_backend.text import bigrams, fold, references, term, words
+from rag_backend.text import bigrams, fold, present_terms, term, words
+from rag_backend.utterances import parts
 
 MOST_SENTENCES = 3
 MOST_CHARACTERS = 600
@@ -29,6 +30,11 @@ _WORTH_ADDING = 0.66
 _TOO_ALIKE = 0.6
 """Share of a sentence's terms that, if shown already, makes it a repetition."""
 
+_ANSWERS_PART = 0.5
+"""Share of a part's weight in a sentence that is added as the answer to that part alone."""
+_SUBJECT = 0.5
+"""What a word of the whole question weighs for a part that needs it ("and who approves it?")."""
+
 _NOWHERE = (0, 0)
 _NUMBER = re.compile(r"\d")
 _ASKS_NUMBER = re.compile(
@@ -39,7 +45,8 @@ _ASKS_NUMBER = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """A sentence, verbatim (a table row as "header: cell" pairs), and its passage's number.
+    """A sentence, verbatim, and its passage's number. A table's row is "header: cell" pairs, one
+    of questions and answers its answer.
 
     `coverage` is the share in 0..1 of the question's weight that occurs in it, in what announces
     it, or in its passage's title.
@@ -56,6 +63,8 @@ class _Candidate:
     place: tuple[int, int]
     text: str
     cells: str | None = None
+    row: str = ""
+    """All cells, for a row of questions and answers, of which the answer alone is shown."""
     terms: frozenset[str] = field(init=False)
     words: frozenset[str] = field(init=False)
     score: float = 0.0
@@ -64,19 +73,21 @@ class _Candidate:
     """For a table row, what its cells alone cover: the header is the same for all rows."""
 
     def __post_init__(self) -> None:
-        listed = words(self.text)
+        listed = words(f"{self.row} {self.text}")
         self.words = frozenset(listed)
         self.terms = frozenset(map(term, listed)) | frozenset(bigrams(map(fold, listed)))
 
     @property
     def in_context(self) -> _Candidate:
         """The same with its passage's title and the line that announces it."""
-        said = f"{self.evidence.title}\n{self.announcement}\n{self.text}"
+        said = f"{self.evidence.title}\n{self.announcement}\n{self.row}\n{self.text}"
         return _Candidate(self.evidence, _NOWHERE, said)
 
     @property
     def introduces(self) -> bool:
         """Whether it asks, or announces what the following line says."""
+        if self.row:
+            return False
         return self.text.endswith(("?", ":")) or self.is_heading
 
     @property
@@ -90,48 +101,81 @@ class _Candidate:
         )
 
 
-_CLAUSE = re.compile(r"\b(?:khoan|clause|paragraph) (\d+)\b")
-
-
 def pick(grounding: Grounding) -> list[Pick]:
     """At most three sentences and 600 characters, in the order in which they are to be read.
 
     Empty when no sentence shares a word with the question.
     """
+    ranked, query = _ranked(grounding)
+    found = {c.place: (c, query.coverage(c.in_context)) for c in _without_repetition(ranked)}
+    asked = parts(grounding.question)
+    if len(asked) > 1:
+        bests = [_best_of_part(grounding, part) for part in asked]
+        found = _within_limits({c.place: (c, share) for c, share in filter(None, bests)} | found)
+    chosen = _readable([candidate for candidate, _ in found.values()])
+    return [Pick(c.evidence.number, _shown(c, chosen), found[c.place][1]) for c in chosen]
+
+
+def _ranked(grounding: Grounding) -> tuple[list[_Candidate], _Query]:
     candidates = list(_candidates(grounding.passages))
     query = _Query.of(grounding, candidates)
     _score(candidates, query, grounding.passages)
-    chosen = _without_repetition(candidates)
-    return [
-        Pick(c.evidence.number, c.text, query.coverage(c.in_context)) for c in _readable(chosen)
-    ]
+    return candidates, query
+
+
+def _best_of_part(grounding: Grounding, part: str) -> tuple[_Candidate, float] | None:
+    """The sentence that answers one of several questions, and how much of it; None without one."""
+    own = present_terms(part) & grounding.terms.keys()
+    subject = frozenset[str]()
+    if len(own) < 2:  # of the rest, what the passages say anything of
+        subject = frozenset().union(*(present_terms(e.text) for e in grounding.passages))
+    terms = {
+        t: weight if t in own else weight * _SUBJECT
+        for t, weight in grounding.terms.items()
+        if t in own or t in subject
+    }
+    candidates, query = _ranked(replace(grounding, question=part, terms=terms))
+    best = next(iter(_without_repetition(candidates)), None)
+    if best is None:
+        return None
+    share = query.coverage(best.in_context)
+    return (best, share) if share >= _ANSWERS_PART else None
+
+
+def _within_limits(
+    found: Mapping[tuple[int, int], tuple[_Candidate, float]],
+) -> dict[tuple[int, int], tuple[_Candidate, float]]:
+    """The first ones, as many as may be shown."""
+    kept: dict[tuple[int, int], tuple[_Candidate, float]] = {}
+    left = MOST_CHARACTERS
+    for place, (candidate, share) in found.items():
+        if len(kept) < MOST_SENTENCES and len(candidate.text) <= left:
+            kept[place] = candidate, share
+            left -= len(candidate.text)
+    return kept
+
+
+def _shown(candidate: _Candidate, chosen: Sequence[_Candidate]) -> str:
+    """A row's answer; with its question where another sentence stands beside it."""
+    if candidate.row and len(chosen) > 1:
+        return f"{candidate.evidence.question} {candidate.text}"
+    return candidate.text
 
 
 def first_sentence(passages: Sequence[Evidence]) -> Pick | None:
     """How the best passage begins: what is shown when no word of the question occurs."""
     for candidate in _candidates(passages):
         if not candidate.introduces:
-            return Pick(candidate.evidence.number, _shortened(candidate.text, MOST_CHARACTERS), 0.0)
+            return Pick(candidate.evidence.number, shortened(candidate.text, MOST_CHARACTERS), 0.0)
     return None
-
-
-def named_part(grounding: Grounding) -> str:
-    """The part that a question names by number, verbatim; "" where the best passage is not it.
-
-    "What does Article 5 say?" shares no word with what Article 5 says. Of "khoản 2", "clause 2",
-    only that numbered line.
-    """
-    best, wanted = grounding.passages[0], references(grounding.question)
-    if not wanted or not wanted <= references(best.title):
-        return ""
-    clause = _CLAUSE.search(fold(grounding.question))
-    lines = best.text.splitlines()
-    named = [line for line in lines if clause and re.match(rf"\W*{clause[1]}\s*[.)]", line)]
-    return f"{_shortened(chr(10).join(named or lines), MOST_CHARACTERS)} [{best.number}]"
 
 
 def _candidates(passages: Sequence[Evidence]) -> Iterator[_Candidate]:
     for rank, evidence in enumerate(passages):
+        if evidence.answer:
+            answer = " ".join(evidence.answer.split())
+            yield _Candidate(evidence, (rank, 0), answer, row=evidence.text)
+            continue
         for at, statement in enumerate(statements(evidence.text)):
             yield _Candidate(evidence, (rank, at), *statement)
 
@@ -214,7 +258,8 @@ def _score(candidates: list[_Candidate], query: _Query, passages: Sequence[Evide
             candidate.told_apart_by = query.coverage(
                 _Candidate(candidate.evidence, _NOWHERE, candidate.cells)
             )
-        if candidate.text.endswith("?") or candidate.is_heading:
+        asks = candidate.text.endswith("?") or candidate.is_heading
+        if asks and not candidate.row:
             candidate.score *= 0.3  # it repeats the question and does not answer it
         # The items of a list all stand under the line that announces them.
         if not (previous and inherited and previous[0].text.endswith(":")):
@@ -246,7 +291,7 @@ def _without_repetition(candidates: Sequence[_Candidate]) -> list[_Candidate]:
         if len(candidate.terms & shown) > _TOO_ALIKE * len(candidate.terms):
             continue
         if not chosen:
-            candidate.text = _shortened(candidate.text, MOST_CHARACTERS)
+            candidate.text = shortened(candidate.text, MOST_CHARACTERS)
         if len(candidate.text) > left:
             continue
         chosen.append(candidate)
@@ -269,7 +314,8 @@ def _readable(chosen: Sequence[_Candidate]) -> list[_Candidate]:
     return sorted(chosen, key=lambda c: (order.index(c.evidence.number), c.place))
 
 
-def _shortened(text: str, characters: int) -> str:
+def shortened(text: str, characters: int) -> str:
+    """At most so many characters, cut between words."""
     if len(text) <= characters:
         return text
     return text[: characters - 1].rsplit(" ", 1)[0] + "…"

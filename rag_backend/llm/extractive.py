@@ -9,24 +9,18 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Any
 
 from rag_backend.errors import UnsupportedFeature
-from rag_backend.llm.extracting import Pick, first_sentence, named_part, pick
+from rag_backend.llm.extracting import Pick, first_sentence, pick
+from rag_backend.llm.named_parts import asks_for_the_whole, named_clause, named_part
 from rag_backend.llm.provider import ChatRequest, Chunk, Grounding
 from rag_backend.llm.streams import estimate_tokens
-from rag_backend.text import fold, language_of, words
+from rag_backend.text import language_of
+from rag_backend.utterances import is_greeting, is_thanks
 
 _DIRECT = 0.35
 """Least share of the question's weight in a sentence that is shown as an answer. On XQuAD (five
 passages by word overlap) 3 % of the English and 1 % of the Vietnamese answerable questions fall
 below it, and 61 % and 35 % of those whose passage was taken away."""
 _PIECE = re.compile(r"(?:\S+\s*){1,6}")
-_GREETING = re.compile(
-    r"(xin )?(chao|hello|hi|hey|good (morning|afternoon|evening))"
-    r"( (ban|anh|chi|em|ca nha|there|all))*"
-)
-_THANKS = re.compile(
-    r"(cam on|thanks?|thank you)( (ban|anh|chi|em|nhieu|so much|very much|a lot))*"
-)
-
 _SAYINGS: Mapping[str, Mapping[str, str]] = {
     "en": {
         "greeting": "Hello! I answer questions from your documents and show the sources. "
@@ -93,6 +87,11 @@ class Extractive:
     def _answer(self, request: ChatRequest) -> str:
         if request.grounding is None or not request.grounding.passages:
             return self._without_documents(request)
+        named = named_clause(request.grounding)
+        if not named and asks_for_the_whole(request.grounding.question):
+            named = named_part(request.grounding)
+        if named:
+            return named
         picks = pick(request.grounding)
         if any(p.coverage >= _DIRECT for p in picks):
             return "\n".join(f"{p.text} [{p.number}]" for p in picks)
@@ -103,10 +102,9 @@ class Extractive:
         question = str(said.get("content") or "")
         language = request.grounding.language if request.grounding else language_of(question)
         sayings = _SAYINGS.get(language, _SAYINGS["en"])
-        plain = " ".join(map(fold, words(question)))
-        if _GREETING.fullmatch(plain):
+        if is_greeting(question):
             return sayings["greeting"]
-        return sayings["thanks" if _THANKS.fullmatch(plain) else self._helpless]
+        return sayings["thanks" if is_thanks(question) else self._helpless]
 
 
 def _nearest(grounding: Grounding, picks: Sequence[Pick]) -> str:

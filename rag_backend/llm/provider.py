@@ -21,12 +21,17 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One passage a request is to be answered from; `number` is its marker in the prompt."""
+    """One passage a request is to be answered from; `number` is its marker in the prompt.
+
+    `question` and `answer` are the two cells of a question/answer sheet's row; "" elsewhere.
+    """
 
     number: int
     title: str
     text: str
     score: float
+    question: str = ""
+    answer: str = ""
 
 
 @dataclass(frozen=True, slots=True)

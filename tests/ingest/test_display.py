@@ -102,6 +102,21 @@ def test_a_list_for_people() -> None:
     assert "3 files in the store kho" in _unstyled(text(shown))
 
 
+def test_a_list_for_programs_says_why_a_file_failed() -> None:
+    shown = console(40, terminal=False)
+    files = [
+        StoredFile("file-1", "completed", "/a.md", "0", 2048, None),
+        StoredFile("file-2", "failed", "/b.pdf", "0", 0, "It has no text:\n scan it."),
+        StoredFile("file-3", "failed", "/c.pdf", "0", 0, "long " * 100),
+    ]
+    show_files(shown, STORE, files, {})
+    first, second, third = text(shown).splitlines()
+    assert first == "completed\tfile-1\t/a.md"
+    assert second == "failed\tfile-2\t/b.pdf\tIt has no text: scan it."
+    assert third.endswith("long…")
+    assert len(third) < 250
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_an_empty_list(terminal: bool, capsys: pytest.CaptureFixture[str]) -> None:
     shown = console(60, terminal=terminal)

@@ -88,6 +88,50 @@ def test_delete_missing_keeps_to_the_folders_given(ingest: CommandLine, folder: 
     assert len(ingest.stored()) == 3
 
 
+def test_an_emptied_folder_deletes_nothing_unless_all_is_meant(
+    on_fake: CommandLine, folder: Path
+) -> None:
+    on_fake(folder)
+    away = folder.with_name("away")
+    folder.rename(away)
+    folder.mkdir()  # as a drive that is not mounted leaves it
+    for _ in range(2):
+        result = on_fake(folder, "--delete-missing")
+        assert result.status == 2
+        assert "all 3 files that the store has from there; nothing was done" in result.err
+        assert "--delete-all" in result.err
+        assert len(result.err.splitlines()) == 1
+        assert len(on_fake.stored()) == 3
+        (folder / "readme.txt").write_text("mount me here\n")
+    assert on_fake(folder).counts() == {"added": 1}
+    assert on_fake(folder, "--delete-missing").counts() == {"removed": 3, "unchanged": 1}
+    (folder / "readme.txt").unlink()
+    assert "the only file" in on_fake(folder, "--delete-missing").err
+    assert on_fake(folder, "--delete-all").counts() == {"removed": 1}
+    assert on_fake.stored() == {}
+
+
+def test_watch_goes_on_where_everything_has_gone(
+    on_fake: CommandLine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unmount(_roots: object, **_options: object) -> Iterator[None]:
+        away = folder.with_name("away")
+        folder.rename(away)
+        folder.mkdir()
+        yield
+        yield  # said once
+        folder.rmdir()
+        away.rename(folder)
+        (folder / "hours.txt").unlink()
+        yield
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ingest.main.changes", unmount)
+    result = on_fake(folder, "--watch", "--delete-missing")
+    assert result.err.count("nothing was done") == 1
+    assert set(on_fake.stored()) == {"nghỉ phép.md", "phones.csv"}
+
+
 def test_a_missing_folder_deletes_nothing(ingest: CommandLine, folder: Path) -> None:
     ingest(folder)
     shutil.rmtree(folder)

@@ -105,6 +105,11 @@ def test_numbers_have_endings_too() -> None:
         ("khoan 2 dieu 12 chuong ii", {"dieu 12", "chuong ii"}),
         ("What does Section 4.2 say?", {"section 4.2"}),
         ("Điều kiện hưởng phép năm 2024", set()),
+        ("Mức 5 triệu đồng", set()),
+        ("muc 5 trieu dong", set()),
+        ("Chương I nói gì, mục 5?", {"chuong i", "muc 5"}),
+        ("Which part I need", set()),
+        ("Part I of the lease", {"part i"}),
     ],
 )
 def test_references(said: str, named: set[str]) -> None:
@@ -152,3 +157,40 @@ def test_the_number_that_a_heading_bears() -> None:
     assert text.numbered("Điều 7. Sửa đổi, bổ sung Điều 5") == "dieu 7"
     assert text.numbered("CHƯƠNG II") == "chuong ii"
     assert text.numbered("Sửa đổi Điều 5") is None
+
+
+@pytest.mark.parametrize(
+    ("headings", "asked", "borne"),
+    [
+        (["Chương II. Bạn đọc", "Điều 3. Thẻ"], "Điều 3 Chương II", True),
+        (["Chương II. Bạn đọc", "Điều 3. Thẻ"], "Điều 3 Chương I", False),
+        (["Chương II. Bạn đọc", "Điều 3. Thẻ"], "Điều 3 và Điều 5", True),
+        (["Chương II. Bạn đọc", "Điều 3. Thẻ"], "What is in Chapter 2?", True),
+        (["Chương II. Bạn đọc", "Điều 3. Thẻ"], "Article 3", True),
+        (["Điều 30. Thẻ"], "Điều 3", False),
+        (["3. Equipment", "3.2 Vehicles"], "section 3.2", True),
+        (["3. Equipment", "3.2 Vehicles"], "Article 3", True),
+        (["Điều 5. Mượn", "1. Sách"], "Điều 1", False),
+        (["Article IV"], "article 4", True),
+        (["Annual leave"], "Section 1", False),
+        (["Điều 3"], "thẻ bạn đọc", False),
+    ],
+)
+def test_the_headings_of_the_part_that_is_asked_for(
+    headings: list[str], asked: str, borne: bool
+) -> None:
+    assert text.bears(headings, text.references(asked)) == borne
+
+
+def test_a_text_that_names_a_part() -> None:
+    assert text.mentions("Xem Điều 9 của quy chế.", {"article 9"})
+    assert not text.mentions("Xem Điều 9 của quy chế.", {"dieu 8"})
+
+
+def test_a_word_with_a_digit_hides_no_language() -> None:
+    assert text.language_of("giay A4 de o dau") == "vi"
+    assert text.language_of("the mp3 player is here now") == "en"
+
+
+def test_how_often_says_nothing_of_what_is_asked() -> None:
+    assert text.content_words("How often is it reviewed?") == ["reviewed"]

@@ -53,15 +53,19 @@ def source(text: str, number: int = 1, **fields: Any) -> Source:
 
 @dataclass
 class FakeLibrary:
-    """What the pipeline asks of a library; `texts` are found by every search, best first."""
+    """What the pipeline asks of a library; `texts` are found by every search, best first.
+
+    `chunks` come after them, as they are.
+    """
 
     texts: Sequence[str] = ()
     relevance: float = 1.0
+    chunks: Sequence[StoredChunk] = ()
     rows: Mapping[str, StoredChunk] = field(default_factory=dict)
     queries: list[str] = field(default_factory=list)
 
     async def is_empty(self, _store: Store) -> bool:
-        return not self.texts and not self.rows
+        return not (self.texts or self.chunks or self.rows)
 
     async def curated(self, _store: Store, question: str) -> StoredChunk | None:
         return self.rows.get(question)
@@ -69,6 +73,7 @@ class FakeLibrary:
     async def search(self, _store: Store, query: str, k: int) -> list[Hit]:
         self.queries.append(query)
         chunks = [chunk(text, number) for number, text in enumerate(self.texts, 1)]
+        chunks += self.chunks
         return [Hit(c, 1.0 / n, self.relevance) for n, c in enumerate(chunks, 1)][:k]
 
     async def term_weights(self, _store: Store, query: str) -> dict[str, float]:

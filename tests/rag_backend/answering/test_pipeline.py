@@ -272,6 +272,34 @@ async def test_a_curated_question_is_known_in_any_turn() -> None:
     assert text(answer) == "Ask."
 
 
+@pytest.mark.parametrize(
+    "said", ["Cho em hỏi wifi là gì ạ?", "Could you tell me please: wifi là gì"]
+)
+async def test_a_curated_question_is_known_with_courtesies_around_it(said: str) -> None:
+    row = chunk("Wifi là gì | Ask.", question="Wifi là gì", answer="Ask.")
+    house = House(FakeLibrary([LEAVE], rows={"wifi là gì": row}))
+    answer = await house.ask(Scripted("Never."), user(said))
+    assert text(answer) == "Ask."
+
+
+async def test_a_curated_question_is_known_without_its_diacritics() -> None:
+    row = chunk("Thẻ xe? | Mẫu G-12.", question="Làm lại thẻ xe?", answer="Mẫu G-12.")
+    house = House(FakeLibrary(chunks=[row]))
+    answer = await house.ask(Scripted("Never."), user("lam lai the xe"))
+    assert text(answer) == "Mẫu G-12."
+    assert answer["citations"][0]["file_id"] == row.file_id
+    other = Scripted("Asked.")
+    await house.ask(other, user("lam lai the xe moi"))
+    await house.ask(other, user("lam lai the xe"), response_format={"type": "json_object"})
+    assert len(other.requests) == 2
+
+
+async def test_courtesies_are_not_searched_for() -> None:
+    house = House(FakeLibrary([LEAVE]))
+    await house.ask(Scripted("Twelve."), user("Could you please tell me how many days I get?"))
+    assert house.library.queries == ["how many days I get?"]
+
+
 async def test_not_knowing_cites_nothing(house: House) -> None:
     answer = await house.ask(Scripted("The sources do not ", "contain annual leave [1]."))
     assert text(answer) == "The sources do not contain annual leave."

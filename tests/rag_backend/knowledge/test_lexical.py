@@ -127,6 +127,13 @@ def test_rare_terms_weigh_more(index: LexicalIndex) -> None:
     assert 0 < weights["lunch"] < weights["laptop"] < weights["quantum"]
 
 
+def test_in_a_small_store_a_word_that_is_there_counts(index: LexicalIndex, tmp_path: Path) -> None:
+    alone = LexicalIndex(tmp_path / "alone")
+    alone.replace(STORE, [], [("leave:0", "leave", "Annual leave is approved by the studio lead.")])
+    weights = alone.term_weights(STORE, "annual leave certificate")
+    assert weights["annual"] > 0.7 * weights["certif"]
+
+
 def test_terms_without_accents_are_weighed_by_the_folded_field(index: LexicalIndex) -> None:
     weights = index.term_weights(STORE, fold("quy định của Luật Giao thông là gì"))
     assert weights["giao"] == weights["giao_thong"] < index.term_weights(STORE, "zzz")["zzz"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rag_backend.answering.pipeline import CHUNKS, RELEVANT
+from rag_backend.answering.finding import CHUNKS, RELEVANT
 from rag_backend.errors import NotFound
 from rag_backend.knowledge.embedding import EmbeddingProvider
 from rag_backend.knowledge.library import Library

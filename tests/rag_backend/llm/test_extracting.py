@@ -8,7 +8,6 @@ from rag_backend.llm.extracting import (
     MOST_CHARACTERS,
     MOST_SENTENCES,
     first_sentence,
-    named_part,
     pick,
 )
 from rag_backend.llm.provider import Evidence, Grounding
@@ -146,11 +145,56 @@ def test_how_the_best_passage_begins() -> None:
     assert first_sentence(()) is None
 
 
-def test_a_part_named_by_its_number() -> None:
-    clauses = Evidence(1, "luat.txt › Điều 7. Mức phạt", "1. Nhắc nhở.\n2. Phạt 5 triệu đồng.", 1.0)
-    asked = Grounding("Khoản 2 Điều 7 quy định gì?", "vi", (clauses,))
-    assert named_part(asked) == "2. Phạt 5 triệu đồng. [1]"
-    whole = Grounding("dieu 7 noi gi", "vi", (clauses,))
-    assert named_part(whole) == "1. Nhắc nhở.\n2. Phạt 5 triệu đồng. [1]"
-    assert named_part(Grounding("Điều 8 quy định gì?", "vi", (clauses,))) == ""
-    assert named_part(Grounding("Phạt bao nhiêu?", "vi", (clauses,))) == ""
+LEASE = Evidence(
+    1, "lease.txt", "The rent is 900 euros. The landlord repairs the roof. Pets are allowed.", 1.0
+)
+
+
+def test_each_of_several_questions_is_answered() -> None:
+    terms = {"month": 3.0, "rent": 3.0, "pet": 3.0, "allow": 3.0}
+    asked = Grounding("What is the monthly rent, and are pets allowed?", "en", (LEASE,), terms)
+    picks = pick(asked)
+    assert [p.text for p in picks] == ["The rent is 900 euros.", "Pets are allowed."]
+    assert all(p.coverage >= 0.5 for p in picks)
+
+
+def test_of_several_questions_one_that_nothing_answers_adds_nothing() -> None:
+    terms = {"rent": 3.0, "insur": 3.0, "cost": 3.0, "flood": 3.0}
+    asked = "How much is the rent, and what does insurance against flood cost?"
+    assert [p.text for p in pick(Grounding(asked, "en", (LEASE,), terms))] == [
+        "The rent is 900 euros."
+    ]
+
+
+def test_a_part_that_names_no_subject_takes_the_questions() -> None:
+    text = (
+        "Overtime is paid at 150 percent. Overtime is approved by Lan. Trips are approved by Mai."
+    )
+    terms = {"overtim": 3.0, "paid": 3.0, "approv": 3.0}
+    asked = "How is overtime paid, and who approves it?"
+    picks = pick(Grounding(asked, "en", (Evidence(1, "a", text, 1.0),), terms))
+    assert [p.text for p in picks] == [
+        "Overtime is paid at 150 percent.",
+        "Overtime is approved by Lan.",
+    ]
+
+
+def row(number: int, question: str, answer: str) -> Evidence:
+    return Evidence(number, "faq.csv", f"{question} | {answer}", 1.0 / number, question, answer)
+
+
+def test_a_row_of_questions_and_answers_gives_its_answer_whole() -> None:
+    card = row(1, "Xin cấp lại thẻ gửi xe thế nào?", "Điền mẫu G-12.\nThẻ có sau 2 ngày.")
+    wifi = row(2, "Mật khẩu wifi là gì?", "Hỏi lễ tân")
+    (only,) = pick(Grounding("cap lai the gui xe", "vi", (card, wifi)))
+    assert only.text == "Điền mẫu G-12. Thẻ có sau 2 ngày."
+    (short,) = pick(Grounding("mat khau wifi", "vi", (card, wifi)))
+    assert short.text == "Hỏi lễ tân"
+
+
+def test_two_rows_are_told_apart_by_their_questions() -> None:
+    rows = row(1, "Phí gửi xe máy?", "50.000 đồng."), row(2, "Phí gửi xe đạp?", "9.000 đồng.")
+    assert [p.text for p in pick(Grounding("Phí gửi xe là bao nhiêu?", "vi", rows))] == [
+        "Phí gửi xe máy? 50.000 đồng.",
+        "Phí gửi xe đạp? 9.000 đồng.",
+    ]

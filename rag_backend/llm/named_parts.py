@@ -1,0 +1,72 @@
+"""What stands in the article, chapter or clause that a question names by its number."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rag_backend.clauses import clause_in, clause_of
+from rag_backend.llm.extracting import MOST_CHARACTERS, pick, shortened
+from rag_backend.llm.provider import Evidence, Grounding
+from rag_backend.text import bears, content_terms, references
+
+_SAYING_NOTHING = frozenset(
+    "quy dinh noi dung ghi neu viet say state provid contain content about".split()
+)
+"""Stems of "what does it say?", "quy định gì?": such a question asks for the whole part."""
+
+
+def named_clause(grounding: Grounding) -> str:
+    """The clause that a question names, verbatim; "" where it names none, or no passage has it.
+
+    Of a long one, the sentences that answer.
+    """
+    clause = clause_in(grounding.question)
+    if clause is None:
+        return ""
+    cut = ((evidence, clause_of(evidence.text, clause)) for evidence in grounding.passages)
+    evidence, text = next((found for found in cut if found[1]), (None, ""))
+    if evidence is None:
+        return ""
+    if len(text) > MOST_CHARACTERS:
+        picks = pick(replace(grounding, passages=(replace(evidence, text=text),)))
+        if picks:
+            return "\n".join(f"{p.text} [{p.number}]" for p in picks)
+    return f"{shortened(text, MOST_CHARACTERS)} [{evidence.number}]"
+
+
+def asks_for_the_whole(question: str) -> bool:
+    """Whether a question names a part and asks nothing but what it says."""
+    wanted = references(question)
+    naming = {term for name in wanted for term in content_terms(name)}
+    return bool(wanted) and set(content_terms(question)) <= naming | _SAYING_NOTHING
+
+
+def named_part(grounding: Grounding) -> str:
+    """The part that a question names, verbatim; "" where the best passage is not it.
+
+    "What does Article 5 say?" shares no word with what Article 5 says. Of a chapter, the headings
+    of its articles.
+    """
+    best, wanted = grounding.passages[0], references(grounding.question)
+    if not wanted or not bears(_headings(best), wanted):
+        return ""
+    below = _below(grounding.passages, wanted)
+    if len(below) > 1:
+        return "\n".join(f"{heading} [{number}]" for heading, number in below)
+    return f"{shortened(best.text, MOST_CHARACTERS)} [{best.number}]"
+
+
+def _headings(evidence: Evidence) -> list[str]:
+    return evidence.title.split(" › ")[1:]
+
+
+def _below(passages: Sequence[Evidence], wanted: frozenset[str]) -> list[tuple[str, int]]:
+    """(last heading, its passage's number) of what stands in a named part, in order."""
+    found: dict[str, int] = {}
+    for evidence in passages:
+        headings = _headings(evidence)
+        if bears(headings[:-1], wanted):
+            found.setdefault(headings[-1], evidence.number)
+    return sorted(found.items(), key=lambda pair: [int(n) for n in re.findall(r"\d+", pair[0])[:2]])

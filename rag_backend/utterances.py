@@ -1,0 +1,147 @@
+"""What people put around a question, and where one message asks several things.
+
+Read by whoever answers (`answering`, `llm`), which do not know each other's words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from rag_backend.text import content_terms, fold, is_unaccented_vietnamese, nfc, words
+
+_LONGEST = 400
+"""Characters; what is longer is a text, and not a question with a courtesy around it."""
+
+_TO_WHOM = r"( (ban|anh|chi|em|ca nha|moi nguoi|quy vi|there|all|everyone))*"
+_GREETING = re.compile(
+    rf"(xin )?(chao|hello|hi|hey|good (morning|afternoon|evening)){_TO_WHOM}",
+)
+_THANKS = re.compile(
+    rf"(xin )?(cam on|thanks?|thank you){_TO_WHOM}( (nhieu|very much|so much|a lot))*{_TO_WHOM}"
+)
+
+_WHOM = (
+    "you|someone|anyone|bạn|anh|chị|em|ad|admin|mọi người|quý vị|all|there|everyone|team|sir|madam"
+)
+_ME = "tôi|mình|em|anh|chị|tui|chúng tôi|chúng em"
+_ASKS_ABOUT = r"(?: (?:chút|một chút|xíu|thêm))?(?: (?:là|về|rằng|xem))?"
+_BORDER = r"(?=[\s,.!:?]|$)[\s,.!:]*"
+# How questions begin that says nothing of what is asked; each is cut while there is one.
+_OPENING = (
+    r"(?:(?:hi|hello|hey|good (?:morning|afternoon|evening)"
+    r"|(?:em |mình )?(?:xin )?chào(?! mừng| hàng| giá| bán)|thưa|dạ)"
+    rf"(?: (?:{_WHOM}))*"
+    rf"|(?:(?:{_WHOM}) )+ơi"
+    r"|please|kindly|vui lòng|làm ơn|xin(?= hỏi| cho| được hỏi)"
+    rf"|(?:can|could|would|will) (?:{_WHOM}) (?:please |kindly )?"
+    r"(?:tell|explain|show|help|give|let|find)(?: (?:me|us))?(?: know| find| understand)?"
+    r"(?: about| please)*"
+    r"|(?:tell|show|give) (?:me|us)(?: about| please)*|do you (?:happen to )?know"
+    r"|(?:can|could|may) i (?:please )?ask(?: you)?|i was wondering|i wonder"
+    r"|i(?: would|'d|’d)? (?:want|need|like|wish) to (?:know|ask|understand|find out)(?: about)?"
+    r"|i have a (?:quick )?question(?: about)?|(?:just )?a quick question"
+    rf"|(?:(?:{_WHOM}) )*(?:(?:có thể|làm ơn|vui lòng|giúp) )?(?:cho|xin)(?: (?:{_ME}))*(?: xin)?"
+    rf" (?:hỏi|biết){_ASKS_ABOUT}"
+    rf"|(?:{_ME}) (?:muốn|cần|xin|định)(?: được)? (?:hỏi|biết|tìm hiểu){_ASKS_ABOUT}"
+    rf"|(?:xin )?(?:được )?hỏi(?! đáp){_ASKS_ABOUT}|có ai biết{_ASKS_ABOUT})"
+)
+# ... which "whether" may follow.
+_OPENINGS = rf"{_OPENING}(?:,? (?:if|whether))?{_BORDER}"
+# And how they end.
+_ENDINGS = (
+    r"[\s,.!]*(?<=[\s,.!?])(?:please|thanks|thank you(?: (?:so|very) much)?"
+    rf"|(?:(?:{_ME}) )?(?:xin )?(?:cảm|cám) ơn(?: [^,.!?]{{1,20}})?|ạ|nhỉ|nhé|hả|vậy"
+    rf"|(?:giúp|hộ)(?: (?:{_ME}))?(?: với)?)[\s,.!?]*$"
+)
+
+_ASKS = re.compile(
+    r"\b(?:how|what|when|where|which|who|whom|whose|why"
+    r"|bao (?:nhieu|lau|gio|xa)|khi nao|luc nao|the nao|ra sao|lam sao|tai sao|vi sao|o dau|may"
+    r"|ai|gi|nao)\b"
+    r"|^(?:is|are|was|do|does|did|can|may|must|should|will|has|have) "
+    r"|\b(?:khong|chua)$"
+)
+_BETWEEN = re.compile(
+    r"\s*[?;]+\s+(?:(?:and|also|và|va|còn|con)\s+)?"
+    r"|\s*,\s+(?:(?:and|also|và|va|còn|con|rồi|roi)\s+)?"
+    r"|\s+(?:and|và|va|rồi|roi)\s+",
+    re.IGNORECASE,
+)
+
+
+def is_greeting(text: str) -> bool:
+    """A greeting and nothing else, with diacritics or without."""
+    return _GREETING.fullmatch(_plain(text)) is not None
+
+
+def is_thanks(text: str) -> bool:
+    """Thanks and nothing else."""
+    return _THANKS.fullmatch(_plain(text)) is not None
+
+
+def without_courtesies(question: str) -> str:
+    """A question without "Anh chị cho em hỏi ... ạ?" or "Could you please tell me ...".
+
+    As it is where there are none, or where nothing that means anything would be left.
+    """
+    text = nfc(question).strip()
+    if len(text) > _LONGEST:
+        return question
+    bare = is_unaccented_vietnamese(text)
+    before = text
+    for pattern, at_its_end in _BARE_PATTERNS if bare else _PATTERNS:
+        while found := pattern.search(text) if at_its_end else pattern.match(text):
+            left = text[: found.start()] if at_its_end else text[found.end() :]
+            if left == text or not content_terms(left):
+                break
+            text = left
+    return question if text == before else text
+
+
+def parts(question: str) -> list[str]:
+    """The questions that one message asks: "How long is it, and who approves it?" → two.
+
+    One, the message itself, where it asks one thing: a part is what has a question word of its
+    own and a word that means something.
+    """
+    found: list[str] = []
+    for piece, border in _pieces(question):
+        if found and _asks(piece) and _asks(found[-1]):
+            found.append(piece)
+        elif found:
+            found[-1] += border + piece
+        else:
+            found.append(piece)
+    return found if len(found) > 1 else [question]
+
+
+def _pieces(question: str) -> Iterator[tuple[str, str]]:
+    """(text, what stood before it)."""
+    text, at, border = question.strip(), 0, ""
+    for between in _BETWEEN.finditer(text):
+        yield text[at : between.start()], border
+        at, border = between.end(), between[0]
+    if text[at:]:
+        yield text[at:], border
+
+
+def _asks(text: str) -> bool:
+    plain = _plain(text)
+    found = _ASKS.search(plain)
+    return found is not None and bool(set(plain.split()) - set(found[0].split()))
+
+
+def _plain(text: str) -> str:
+    return " ".join(map(fold, words(text)))
+
+
+def _compiled(folded: bool) -> list[tuple[re.Pattern[str], bool]]:
+    sources = ((_OPENINGS, False), (_ENDINGS, True))
+    return [
+        (re.compile(fold(source) if folded else source, re.IGNORECASE), at_its_end)
+        for source, at_its_end in sources
+    ]
+
+
+_PATTERNS, _BARE_PATTERNS = _compiled(folded=False), _compiled(folded=True)

@@ -1,0 +1,58 @@
+"""The article, chapter or clause that a question names."""
+
+from __future__ import annotations
+
+import pytest
+
+from rag_backend.llm.extracting import MOST_CHARACTERS
+from rag_backend.llm.named_parts import asks_for_the_whole, named_clause, named_part
+from rag_backend.llm.provider import Evidence, Grounding
+from rag_backend.text import language_of
+
+FINES = Evidence(1, "luat.txt › Điều 7. Mức phạt", "1. Nhắc nhở.\n2. Phạt 5 triệu đồng.", 1.0)
+
+
+def asked(question: str, *passages: Evidence) -> Grounding:
+    return Grounding(question, language_of(question), passages or (FINES,))
+
+
+def test_a_part_named_by_its_number() -> None:
+    assert named_part(asked("dieu 7 noi gi")) == "1. Nhắc nhở.\n2. Phạt 5 triệu đồng. [1]"
+    assert named_part(asked("What does Article 7 say?")).startswith("1. Nhắc nhở.")
+    assert named_part(asked("Điều 8 quy định gì?")) == ""
+    assert named_part(asked("Phạt bao nhiêu?")) == ""
+
+
+def test_of_a_chapter_its_articles_in_order() -> None:
+    three = Evidence(1, "a.md › Chương II › Điều 10. Sách", "1. Năm cuốn.", 1.0)
+    two = Evidence(2, "a.md › Chương II › Điều 9. Thẻ", "1. Mười lăm tuổi.", 0.9)
+    said = named_part(asked("Chương 2 gồm những gì?", three, two))
+    assert said == "Điều 9. Thẻ [2]\nĐiều 10. Sách [1]"
+
+
+def test_a_clause_named_by_its_number() -> None:
+    assert named_clause(asked("Khoản 2 Điều 7 quy định gì?")) == "2. Phạt 5 triệu đồng. [1]"
+    assert named_clause(asked("Clause 2 of Article 7: how much?")) == "2. Phạt 5 triệu đồng. [1]"
+    assert named_clause(asked("Khoản 3 Điều 7 quy định gì?")) == ""
+    assert named_clause(asked("Điều 7 quy định gì?")) == ""
+
+
+def test_of_a_long_clause_what_answers() -> None:
+    filling = "Việc này do phòng hành chính theo dõi và báo cáo. " * 20
+    long = Evidence(1, "a › Điều 1", f"1. {filling}\nTrả sách muộn nộp 2.000 đồng.\n2. Khác.", 1.0)
+    said = named_clause(asked("Theo khoản 1 Điều 1, trả sách muộn nộp bao nhiêu?", long))
+    assert "Trả sách muộn nộp 2.000 đồng. [1]" in said
+    assert len(said) <= MOST_CHARACTERS + 20
+
+
+@pytest.mark.parametrize(
+    ("question", "whole"),
+    [
+        ("Điều 7 quy định gì?", True),
+        ("What does Section 3.2 say?", True),
+        ("Điều 7 phạt bao nhiêu?", False),
+        ("Quy định gì?", False),
+    ],
+)
+def test_whether_the_whole_part_is_asked_for(question: str, whole: bool) -> None:
+    assert asks_for_the_whole(question) == whole
