@@ -217,6 +217,7 @@ def _embedding(settings: Settings, metrics: Metrics) -> EmbeddingProvider:
         proxied=settings.embedding_url.startswith("https:"),
         url_setting="EMBEDDING_URL",
         key_setting="EMBEDDING_API_KEY",
+        model_setting="EMBEDDING_MODEL",
         connect_timeout=settings.llm_connect_timeout,
         kind="an embedding server",
     )

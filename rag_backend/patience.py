@@ -12,12 +12,11 @@ from typing import ParamSpec, TypeVar, cast
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
-    retry_if_exception,
     wait_random_exponential,
 )
 
-from rag_backend.errors import UpstreamError, UpstreamRefused
-from rag_backend.upstream import LOADING, RESTING
+from rag_backend.errors import UpstreamError, UpstreamMisconfigured, UpstreamRefused
+from rag_backend.upstream import LOADING, RESTING, severity
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,8 +52,8 @@ class Patience:
         """All times in seconds.
 
         `hosts` is how many share the work: the first failures go to the next one at once, and each
-        is asked, even where that takes more than `attempts`. `retried` is called before each
-        further attempt, waiting for a model that loads aside.
+        is asked, even where that takes more than `attempts`, or where one does not take our key.
+        `retried` is called before each further attempt, waiting for a model that loads aside.
         """
         self._retried = retried
         self._attempts = max(attempts, hosts)
@@ -70,7 +69,7 @@ class Patience:
         try:
             return await question(*args, **named)
         except UpstreamError as error:
-            if not is_passing(error):
+            if not self._helps(error, 1):
                 raise
             failure: UpstreamError | None = error
 
@@ -89,13 +88,22 @@ class Patience:
     def _asking(self, before: float) -> AsyncRetrying:
         """One question's retries; `before`: seconds that the first attempt took."""
         return AsyncRetrying(
-            retry=retry_if_exception(is_passing),
+            retry=self._is_worth_it,
             wait=self._wait,
             stop=partial(self._is_enough, before),
             before_sleep=self._note,
             sleep=asyncio.sleep,
             reraise=True,
         )
+
+    def _is_worth_it(self, state: RetryCallState) -> bool:
+        error = state.outcome.exception() if state.outcome else None
+        return error is not None and self._helps(error, state.attempt_number)
+
+    def _helps(self, error: BaseException, attempts: int) -> bool:
+        """Whether to ask again after so many attempts."""
+        elsewhere = isinstance(error, UpstreamMisconfigured) and attempts < self._hosts
+        return elsewhere or is_passing(error)
 
     def _wait(self, state: RetryCallState) -> float:
         error = _error(state)
@@ -121,14 +129,13 @@ class Patience:
         error, number = _error(state), state.attempt_number
         if error.code == LOADING:
             # One line for a wait that may take a minute.
-            log.log(logging.WARNING if number == 1 else logging.DEBUG, "waiting: %s", error)
+            log.log(severity(error) if number == 1 else logging.DEBUG, "waiting: %s", error)
             return
         if self._retried is not None:
             self._retried()
         wait = state.upcoming_sleep
-        log.warning(
-            "attempt %d of %d failed, next in %.1f s: %s", number, self._attempts, wait, error
-        )
+        said = "attempt %d of %d failed, next in %.1f s: %s"
+        log.log(severity(error), said, number, self._attempts, wait, error)
 
 
 def is_passing(error: BaseException) -> bool:

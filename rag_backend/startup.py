@@ -55,7 +55,8 @@ async def announce_dependencies(parts: Parts, say: Say) -> None:
     for check in asyncio.as_completed(checks):
         name, found = await check
         remedy = f" {found.remedy}" if found.remedy else ""
-        say(f"  [{'ok' if found.reached else '!!'}] {name}: {found.detail}.{remedy}")
+        sound = found.reached and not found.remedy
+        say(f"  [{'ok' if sound else '!!'}] {name}: {found.detail}.{remedy}")
     for line in _unpriced(parts):
         say(line)
     say(f"Answers come from '{parts.registry.chosen}'{_routing(parts)}.")

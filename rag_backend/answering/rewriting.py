@@ -21,6 +21,7 @@ from rag_backend.text import (
     is_unaccented_vietnamese,
     words,
 )
+from rag_backend.upstream import severity
 
 PATIENCE = 10.0
 """Seconds for the local model to rewrite a question."""
@@ -137,7 +138,8 @@ async def _by_model(
         async with asyncio.timeout(patience):
             text = await read_text(local, request)
     except (RAGError, TimeoutError) as error:
-        log.warning("the local model could not rewrite the question (%s)", error or "too slow")
+        said = "the local model could not rewrite the question (%s)"
+        log.log(severity(error), said, str(error) or "too slow")
         return ""
     line = text.strip("\"'“”« »\n")
     told = {term for turn in messages for term in content_terms(str(turn["content"] or ""))}

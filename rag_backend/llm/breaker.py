@@ -18,13 +18,15 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Literal
 
-from rag_backend.errors import UpstreamError, UpstreamRefused, UpstreamUnavailable
+from rag_backend.errors import (
+    UpstreamError,
+    UpstreamMisconfigured,
+    UpstreamRefused,
+    UpstreamUnavailable,
+)
 from rag_backend.llm.provider import ChatRequest, Chunk, LLMProvider
 from rag_backend.llm.streams import has_output
 from rag_backend.upstream import RESTING
-
-_OURS = frozenset({401, 403, 404})
-"""Refusals that every request would meet: the key, the address or the model's name is wrong."""
 
 State = Literal["closed", "open", "half-open"]
 
@@ -53,6 +55,7 @@ class Circuit:
         self._open_until: float | None = None
         self._troubled_until = -math.inf
         self._trial: object | None = None
+        self._told: str | None = None
 
     @property
     def state(self) -> State:
@@ -114,13 +117,13 @@ class Circuit:
         self._close()
         self._failures = 0
         self._troubled_until = -math.inf
-        self.last_error = None
+        self.last_error = self._told = None
 
     def failed(self, error: UpstreamError, token: object | None) -> None:
         """A request ended with an error, of whatever kind."""
-        if not isinstance(error, UpstreamRefused):
+        if not isinstance(error, UpstreamRefused) or isinstance(error, UpstreamMisconfigured):
             self._troubled_until = self._clock() + self._interval
-        if not isinstance(error, UpstreamRefused) or error.status in _OURS:
+            self._tell(error)
             self.last_error = error
         if error.host_failed:
             self._failures += 1
@@ -139,12 +142,22 @@ class Circuit:
         if self._open_until is not None and self._trial is None:
             self._open_until = self._clock() + self._interval
 
+    def _tell(self, error: UpstreamError) -> None:
+        """Log each cause once, until it is another one or the host answers again.
+
+        Every request meets it, several times where it is tried again, and says so in its own line.
+        """
+        cause = str(error).partition(": ")[0]  # what follows is the remedy, or the server's words
+        level = logging.DEBUG if cause == self._told else logging.WARNING
+        log.log(level, "%s", error)
+        self._told, error.told = cause, True
+
     def _is_enough(self) -> bool:
         return 0 < self._threshold <= self._failures
 
     def _open(self) -> None:
         self._open_until = self._clock() + self._interval
-        log.warning("left alone after %d failures: %s", self._failures, self.last_error)
+        log.debug("left alone after %d failures: %s", self._failures, self.last_error)
         self.opened()
 
     def _close(self) -> None:
@@ -155,12 +168,14 @@ class Circuit:
     def _resting(self) -> UpstreamUnavailable:
         wait = math.ceil(self.wait)
         until = f"for another {wait} s" if wait else "while one request tries it"
-        return UpstreamUnavailable(
+        resting = UpstreamUnavailable(
             f"{self.last_error} After {self._failures} failures in a row nobody is sent there "
             f"{until} (LLM_BREAKER_THRESHOLD).",
             code=RESTING,
             retry_after=max(1, wait),
         )
+        resting.told = True
+        return resting
 
 
 class Breaker:

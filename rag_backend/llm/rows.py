@@ -41,7 +41,8 @@ class ProviderRow:
             only such a row goes through the environment's proxy.
         context_tokens: Tokens of prompt and answer together; None where not known.
         price: What somebody set; None: see `price_of`.
-        url_setting, key_setting: Where a person corrects the address and the key.
+        url_setting, key_setting, model_setting: Where a person corrects the address, the key and
+            the model's name.
     """
 
     name: str
@@ -54,6 +55,7 @@ class ProviderRow:
     price: Price | None = None
     url_setting: str = "base_url"
     key_setting: str = "api_key"
+    model_setting: str = "model"
 
     @property
     def secret(self) -> str:
@@ -138,6 +140,7 @@ def _openai(settings: Settings) -> ProviderRow | None:
         ),
         url_setting="OPENAI_BASE_URL",
         key_setting="OPENAI_API_KEY",
+        model_setting="OPENAI_MODEL",
     )
 
 
@@ -152,6 +155,7 @@ def _local(settings: Settings) -> ProviderRow | None:
         context_tokens=settings.local_llm_context_tokens,
         url_setting="LOCAL_LLM_API_URL",
         key_setting="LOCAL_LLM_API_KEY",
+        model_setting="LOCAL_LLM_MODEL",
     )
 
 
@@ -199,6 +203,7 @@ def _row(where: str, name: str, table: object) -> ProviderRow:
         ),
         url_setting=f"base_url of {name!r} in {where}",
         key_setting=row.api_key_env or f"api_key of {name!r} in {where}",
+        model_setting=f"model of {name!r} in {where}",
     )
 
 
