@@ -22,6 +22,8 @@ with _INSTALLED:
     from rag_backend.logs import Secrets, in_json, set_up
     from rag_backend.settings import Settings, load_settings
 
+_FOUND = "http://localhost:30000"
+"""Where `python -m ingest` looks by itself."""
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"]*@")
 
 log = logging.getLogger("rag_backend")
@@ -117,7 +119,9 @@ async def _serve(settings: Settings, secrets: Secrets, listener: socket.socket) 
             # What was loaded stays: the collector would walk through all of it every few requests.
             gc.collect()
             gc.freeze()
-            _say(f"Ready: {_url(settings)} (page), {_url(settings)}/docs (API)")
+            url = url_of(settings)
+            _say(f"Ready: {url} (page), {url}/docs (API)")
+            _say(how_to_add(settings))
         except StartError as error:
             failures.append(error)
             server.should_exit = True
@@ -156,9 +160,25 @@ async def _serve(settings: Settings, secrets: Secrets, listener: socket.socket) 
     return 0
 
 
-def _url(settings: Settings) -> str:
-    host = "localhost" if settings.host in ("0.0.0.0", "::", "127.0.0.1") else settings.host  # noqa: S104
+def url_of(settings: Settings) -> str:
+    """Where a person on this machine finds the backend."""
+    host = settings.host
+    if host in ("0.0.0.0", "::", "127.0.0.1"):  # noqa: S104
+        host = "localhost"
+    elif ":" in host:  # IPv6; a zone's % is written as RFC 6874 has it
+        host = f"[{host.replace('%', '%25')}]"
     return f"http://{host}:{settings.port}"
+
+
+def how_to_add(settings: Settings) -> str:
+    """The command that adds documents, with all that it needs here."""
+    url = url_of(settings)
+    command = "python -m ingest PATH"
+    if url != _FOUND:
+        command += f" --url {url}"
+    if settings.api_keys:
+        command += " --api-key KEY   (KEY: one of API_KEYS that may write)"
+    return f"Add documents: {command}"
 
 
 def _say(line: str) -> None:

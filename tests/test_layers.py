@@ -38,6 +38,8 @@ FLOORS = {
     "rag_backend.masking": 10,
     "rag_backend.settings": 10,
     "rag_backend.keys": 5,
+    "rag_backend.values": 8,
+    "rag_backend.spelling": 5,
     "rag_backend.errors": 5,
     "rag_backend.stop_words": 5,
     "ingest.document": 5,

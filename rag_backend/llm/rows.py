@@ -15,8 +15,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rag_backend.errors import StartError
 from rag_backend.llm.prices import FREE, Price, given_price, openai_price
-from rag_backend.settings import ENV_FILE, Settings, Url
+from rag_backend.settings import ENV_ENCODING, ENV_FILE, Settings
 from rag_backend.upstream import check_access, is_openai, with_version
+from rag_backend.values import Url
 
 Kind = Literal["openai_compatible", "extractive"]
 EXTRACTIVE = "extractive"
@@ -67,7 +68,7 @@ class _Variable(BaseSettings):
     """A variable whose name only the file knows, read as every other setting is."""
 
     model_config = SettingsConfigDict(
-        env_file=ENV_FILE, env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore"
+        env_file=ENV_FILE, env_file_encoding=ENV_ENCODING, env_ignore_empty=True, extra="ignore"
     )
 
 
@@ -166,6 +167,23 @@ def read_rows(path: Path) -> list[ProviderRow]:
         StartError: one line that names the file, the row and what is allowed.
     """
     where = f"LLM_PROVIDERS={path}"
+    return [_row(where, name, table) for name, table in _tables(where, path).items()]
+
+
+def key_variables(path: Path | None) -> set[str]:
+    """Variables that an LLM_PROVIDERS file reads keys from; none where it cannot be read, which
+    `read_rows` says."""
+    if path is None:
+        return set()
+    try:
+        tables = _tables(f"LLM_PROVIDERS={path}", path).values()
+    except StartError:
+        return set()
+    named = (table.get("api_key_env") for table in tables if isinstance(table, dict))
+    return {name for name in named if isinstance(name, str)}
+
+
+def _tables(where: str, path: Path) -> Mapping[str, object]:
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
@@ -177,7 +195,7 @@ def read_rows(path: Path) -> list[ProviderRow]:
     tables = content.get("providers") if isinstance(content, dict) else None
     if not isinstance(tables, dict) or not tables:
         raise StartError(f"{where} has no providers: it should contain [providers.NAME] tables")
-    return [_row(where, name, table) for name, table in tables.items()]
+    return tables
 
 
 def _row(where: str, name: str, table: object) -> ProviderRow:

@@ -11,12 +11,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 
-from rag_backend.settings import Settings
+from rag_backend import main
+from rag_backend.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 90
@@ -110,6 +112,38 @@ def test_a_bad_value(tmp_path: Path) -> None:
     assert "secret" not in err
 
 
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://localhost:4000"),
+        ("0.0.0.0", "http://localhost:4000"),
+        ("::", "http://localhost:4000"),
+        ("::1", "http://[::1]:4000"),
+        ("fe80::1%eth0", "http://[fe80::1%25eth0]:4000"),
+        ("192.168.1.20", "http://192.168.1.20:4000"),
+        ("rag.lan", "http://rag.lan:4000"),
+    ],
+)
+def test_the_address_can_be_opened_as_it_is_shown(host: str, url: str) -> None:
+    assert main.url_of(load_settings(host=host, port=4000)) == url
+
+
+@pytest.mark.parametrize(
+    ("settings", "command"),
+    [
+        ({}, "python -m ingest PATH"),
+        ({"port": 4000}, "python -m ingest PATH --url http://localhost:4000"),
+        ({"host": "::1"}, "python -m ingest PATH --url http://[::1]:30000"),
+        (
+            {"api_keys": "s3cret"},
+            "python -m ingest PATH --api-key KEY   (KEY: one of API_KEYS that may write)",
+        ),
+    ],
+)
+def test_the_next_command_works_as_it_is_shown(settings: dict[str, Any], command: str) -> None:
+    assert main.how_to_add(load_settings(**settings)) == f"Add documents: {command}"
+
+
 @pytest.mark.slow
 def test_a_password_in_a_url_is_not_printed(tmp_path: Path) -> None:
     bad = run(tmp_path, OPENAI_BASE_URL="ftp://me:hunter2@host")
@@ -174,7 +208,7 @@ def test_its_life_and_a_second_start(tmp_path: Path) -> None:
         port = url.rpartition(":")[2]
         said = "\n".join(lines)
         assert re.search(r"CONTEXT_TOKENS +999", said)
-        assert "LOCAL_LLM_URL, which no setting reads" in said
+        assert "LOCAL_LLM_URL, which no setting reads: did you mean LOCAL_LLM_API_URL?" in said
         assert "[ok] Encoder" in said
         assert "[ok] Chroma" in said
         assert "very-secret" not in said
@@ -193,6 +227,7 @@ def test_its_life_and_a_second_start(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         rest = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 0, rest
+    assert f"Add documents: python -m ingest PATH --url {url}\n" in rest
     assert "Traceback" not in rest
     assert "ERROR" not in rest
     assert not (data / "owner.json").exists()
