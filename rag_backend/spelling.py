@@ -39,13 +39,14 @@ class Unread(NamedTuple):
 
 def unread(names: Iterable[str], known: Collection[str]) -> Iterator[Unread]:
     """Those of `names` that were most likely meant for one of `known` (in upper case)."""
+    candidates = sorted(known)
     for name in names:
         upper = name.upper()
         if upper in known or upper.startswith(_OTHERS):
             continue
         ours = upper.startswith(_FAMILIES)
-        close = get_close_matches(upper, known, n=1, cutoff=_CLOSE)
+        close = get_close_matches(upper, candidates, n=1, cutoff=_CLOSE)
         if ours and not close:  # LLM_MODEL was LOCAL_LLM_MODEL
-            close = [other for other in known if other.endswith(f"_{upper}")]
+            close = [other for other in candidates if other.endswith(f"_{upper}")]
         if close or ours:
             yield Unread(name, close[0] if len(close) == 1 else None)

@@ -29,8 +29,8 @@ def announce_settings(settings: Settings, say: Say) -> None:
         say(f"  {name:<{width}}  {value or '-'}")
     for rights in KeyRing([key.get_secret_value() for key in settings.api_keys]).described():
         say(f"  An API key with {rights}.")
-    for name in misspelt(key_variables(settings.llm_providers)):
-        say(f"  ! {name}")
+    for unread in misspelt(key_variables(settings.llm_providers)):
+        say(f"  ! {unread}")
 
 
 def _env_file() -> str:

@@ -257,7 +257,8 @@ def _pool(url: str, limit: float) -> BlockingConnectionPool:
             protocol=2,  # KeyDB and old servers know no other
             client_name="rag-backend",
         )
-        pool.make_connection()  # an option that there is not would fail every question later
+        # An option that there is not would fail every question later.
+        pool.connection_class(**pool.connection_kwargs)
         return pool
     except (ValueError, TypeError, RedisError):
         raise StartError(
