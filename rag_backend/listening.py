@@ -1,10 +1,13 @@
-"""The listening socket, opened before anything is loaded, and who holds the port if we cannot."""
+"""Where we listen: the socket, opened before anything is loaded, who holds the port if we cannot,
+and whether a URL is our own."""
 
 from __future__ import annotations
 
 import errno
 import socket
 import sys
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -34,6 +37,41 @@ def bind(host: str, port: int) -> socket.socket:
         listener.close()
         raise StartError(_reason(host, port, error)) from error
     return listener
+
+
+def is_own(url: str, host: str, port: int) -> bool:
+    """Whether a URL leads to who listens on `host` and `port` here.
+
+    Other names are asked for only where the port is the same.
+    """
+    parts = urlsplit(url)
+    if (parts.port or {"http": 80, "https": 443}.get(parts.scheme)) != port or not parts.hostname:
+        return False
+    theirs = _addresses(parts.hostname)
+    ours = _addresses(host)
+    if any(address.is_unspecified for address in ours):
+        ours = {a for name in _interfaces() for a in _addresses(name)}
+        return any(address.is_loopback or address in ours for address in theirs)
+    return not theirs.isdisjoint(ours)
+
+
+def _addresses(host: str) -> set[IPv4Address | IPv6Address]:
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (socket.gaierror, UnicodeError):
+        return set()
+    return {ip_address(str(item[4][0]).partition("%")[0]) for item in found}
+
+
+def _interfaces() -> list[str]:
+    """This machine's own addresses."""
+    families = (socket.AF_INET, socket.AF_INET6)
+    return [
+        address.address
+        for addresses in psutil.net_if_addrs().values()
+        for address in addresses
+        if address.family in families
+    ]
 
 
 def _notice_the_vanished(listener: socket.socket) -> None:

@@ -7,7 +7,6 @@ import asyncio
 import gc
 import logging
 import os
-import re
 import signal
 import socket
 import sys
@@ -20,11 +19,11 @@ from rag_backend.errors import RAGError, StartError
 _INSTALLED = Installed("rag_backend.main", "backend")
 with _INSTALLED:
     from rag_backend.logs import Secrets, in_json, set_up
+    from rag_backend.masking import without_credentials
     from rag_backend.settings import Settings, load_settings
 
 _FOUND = "http://localhost:30000"
 """Where `python -m ingest` looks by itself."""
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"]*@")
 
 log = logging.getLogger("rag_backend")
 
@@ -34,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = load_settings(**_flags(arguments))
     except RAGError as error:
-        print(_masked(f"rag_backend: {error}"), file=sys.stderr)
+        print(without_credentials(f"rag_backend: {error}"), file=sys.stderr)
         return 1
     secrets = set_up(settings)
     _quiet()
@@ -45,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if in_json(settings):
             log.error("%s", error)
         else:
-            print(_masked(f"rag_backend: {secrets.masked(str(error))}"), file=sys.stderr)
+            print(f"rag_backend: {secrets.masked(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 0  # told to stop while it was starting: nothing was left open
@@ -182,12 +181,7 @@ def how_to_add(settings: Settings) -> str:
 
 
 def _say(line: str) -> None:
-    print(_masked(line), flush=True)
-
-
-def _masked(text: str) -> str:
-    """Without the user name and password that a URL may carry."""
-    return _CREDENTIALS.sub("****@", text)
+    print(without_credentials(line), flush=True)
 
 
 if __name__ == "__main__":

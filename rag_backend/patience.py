@@ -16,7 +16,8 @@ from tenacity import (
 )
 
 from rag_backend.errors import UpstreamError, UpstreamMisconfigured, UpstreamRefused
-from rag_backend.upstream import LOADING, RESTING, severity
+from rag_backend.telling import Telling
+from rag_backend.upstream import LOADING, RESTING
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -61,17 +62,21 @@ class Patience:
         self._loading = loading
         self._loading_wait = loading_wait
         self._hosts = hosts
+        self._telling = Telling()
         self._backoff = wait_random_exponential(multiplier=first_wait, max=longest_wait)
 
     async def ask(self, question: Callable[P, Awaitable[T]], *args: P.args, **named: P.kwargs) -> T:
         """What the question answers, asked again where that may help; raises the last error."""
         began = time.monotonic()
         try:
-            return await question(*args, **named)
+            answer = await question(*args, **named)
         except UpstreamError as error:
             if not self._helps(error, 1):
                 raise
             failure: UpstreamError | None = error
+        else:
+            self._telling.over()
+            return answer
 
         async def again() -> T:
             nonlocal failure
@@ -83,7 +88,9 @@ class Patience:
                 raise first
             return await question(*args, **named)
 
-        return await self._asking(time.monotonic() - began)(again)
+        answer = await self._asking(time.monotonic() - began)(again)
+        self._telling.over()
+        return answer
 
     def _asking(self, before: float) -> AsyncRetrying:
         """One question's retries; `before`: seconds that the first attempt took."""
@@ -129,13 +136,13 @@ class Patience:
         error, number = _error(state), state.attempt_number
         if error.code == LOADING:
             # One line for a wait that may take a minute.
-            log.log(severity(error) if number == 1 else logging.DEBUG, "waiting: %s", error)
+            log.log(self._telling.level(error), "waiting: %s", error)
             return
         if self._retried is not None:
             self._retried()
         wait = state.upcoming_sleep
         said = "attempt %d of %d failed, next in %.1f s: %s"
-        log.log(severity(error), said, number, self._attempts, wait, error)
+        log.log(self._telling.level(error), said, number, self._attempts, wait, error)
 
 
 def is_passing(error: BaseException) -> bool:

@@ -6,7 +6,6 @@ the SDK raises, and turns it into our own errors, told apart by type.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -182,26 +181,23 @@ class Host:
         )
 
     def _misconfigured(self, status: int, detail: str) -> UpstreamMisconfigured:
-        """Says whose key, address or name is wrong: never the client's."""
-        said = {
-            401: f"refused the API key (401): it is this backend's key, not yours, and whoever "
-            f"runs the backend corrects it ({self.key_setting})."
+        """Says whose key, address or name is wrong, to a client as well as to the operator."""
+        known = {
+            401: "refused the API key of this backend (401), not a client's: correct "
+            f"{self.key_setting}"
             if self.secret
-            else f"wants an API key (401): this backend has none for it, and whoever runs the "
-            f"backend sets it ({self.key_setting}).",
-            402: f"wants payment (402){detail} Whoever runs this backend sees to the account "
-            f"({self.key_setting}).",
-            403: f"does not let this backend in (403){detail} Whoever runs the backend checks its "
-            f"key there ({self.key_setting}).",
-            404: f"knows no such model or address (404){detail} Whoever runs this backend checks "
-            f"{self.model_setting} and {self.url_setting}.",
+            else "wants an API key (401), and this backend has none for it: set "
+            f"{self.key_setting}",
+            402: f"wants payment (402){detail} See to the account of {self.key_setting}",
+            403: f"does not let this backend in (403){detail} Check {self.key_setting}",
+            404: f"knows no such model or address (404){detail} Check {self.model_setting} and "
+            f"{self.url_setting}",
         }
-        otherwise = (
-            f"takes no questions at this address ({status}){detail} Whoever runs this backend "
-            f"checks {self.url_setting}."
+        otherwise = f"takes no questions there ({status}){detail} Check {self.url_setting}"
+        sentence = known.get(status, otherwise)
+        return UpstreamMisconfigured(
+            f"{self.named} {sentence} where the backend runs.", status=status
         )
-        sentence = said.get(status, otherwise)
-        return UpstreamMisconfigured(f"{self.named} {sentence}", status=status)
 
     def _not_ready(self, code: str | None, detail: str, wait: float | None) -> UpstreamError:
         loading = "loading" in f"{code} {detail}".lower()
@@ -221,6 +217,11 @@ class Host:
             return UpstreamTimeout(
                 f"{self.named} accepted no connection within {self.connect_timeout:g} s "
                 f"(LLM_CONNECT_TIMEOUT): {self.check_server}"
+            )
+        if any(isinstance(cause, aiohttp.ClientSSLError) for cause in causes):
+            return UpstreamUnavailable(
+                f"{self.named} makes no secure connection: check its certificate, or whether "
+                f"{self.url_setting} should begin with http://."
             )
         if any(isinstance(cause, aiohttp.ClientConnectorError) for cause in causes):
             return UpstreamUnavailable(f"{self.named} cannot be reached: {self.check_server}")
@@ -277,16 +278,13 @@ class Host:
         return f': "{mask(words, self.secret).rstrip(".")}".'
 
 
-def severity(error: BaseException) -> int:
-    """The level at which a failure that something else makes up for is logged."""
-    told = isinstance(error, UpstreamError) and error.told
-    return logging.DEBUG if told else logging.WARNING
-
-
 def with_version(url: str) -> str:
-    """A base URL as the SDK wants it: one without a path gets `/v1`."""
+    """A base URL as the SDK wants it: one without a path gets `/v1`, one of a call loses that."""
     parts = urlsplit(url)
-    path = parts.path.rstrip("/") or "/v1"
+    path = parts.path.rstrip("/")
+    for call in ("/chat/completions", "/completions", "/embeddings", "/models"):
+        path = path.removesuffix(call)
+    path = path or "/v1"
     return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
 
 

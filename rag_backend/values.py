@@ -68,6 +68,8 @@ def _postgres_url(value: object) -> object:
 def _keys(value: object) -> object:
     """Comma-separated keys, each with what it is bound to; see `keys`."""
     entries = _comma_separated(value)
+    if entries == () and value:  # who writes commas alone believes that the door is locked
+        raise ValueError("at least one key, or empty for none")
     if isinstance(entries, tuple):
         parse([e.get_secret_value() if isinstance(e, SecretStr) else str(e) for e in entries])
     return entries

@@ -31,6 +31,7 @@ FLOORS = {
     "rag_backend.text": 10,
     "rag_backend.patience": 20,
     "rag_backend.upstream": 15,
+    "rag_backend.telling": 10,
     "rag_backend.listening": 20,
     "rag_backend.exposure": 20,
     "ingest.reading": 20,

@@ -16,7 +16,7 @@ from rag_backend.knowledge.retriever import coverage
 from rag_backend.llm.complete import complete
 from rag_backend.llm.provider import ChatRequest, LLMProvider
 from rag_backend.llm.streams import estimate_tokens
-from rag_backend.upstream import severity
+from rag_backend.telling import severity
 
 _CONCURRENT = 4
 

@@ -14,6 +14,7 @@ from rag_backend.answering.prompting import render
 from rag_backend.errors import RAGError
 from rag_backend.llm.provider import ChatRequest, LLMProvider, Message
 from rag_backend.stop_words import ENGLISH_OR_VIETNAMESE
+from rag_backend.telling import severity
 from rag_backend.text import (
     content_terms,
     fold,
@@ -21,7 +22,6 @@ from rag_backend.text import (
     is_unaccented_vietnamese,
     words,
 )
-from rag_backend.upstream import severity
 
 PATIENCE = 10.0
 """Seconds for the local model to rewrite a question."""

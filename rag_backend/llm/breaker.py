@@ -26,6 +26,7 @@ from rag_backend.errors import (
 )
 from rag_backend.llm.provider import ChatRequest, Chunk, LLMProvider
 from rag_backend.llm.streams import has_output
+from rag_backend.telling import Telling
 from rag_backend.upstream import RESTING
 
 State = Literal["closed", "open", "half-open"]
@@ -55,7 +56,7 @@ class Circuit:
         self._open_until: float | None = None
         self._troubled_until = -math.inf
         self._trial: object | None = None
-        self._told: str | None = None
+        self._telling = Telling()
 
     @property
     def state(self) -> State:
@@ -117,13 +118,14 @@ class Circuit:
         self._close()
         self._failures = 0
         self._troubled_until = -math.inf
-        self.last_error = self._told = None
+        self.last_error = None
+        self._telling.over()
 
     def failed(self, error: UpstreamError, token: object | None) -> None:
         """A request ended with an error, of whatever kind."""
         if not isinstance(error, UpstreamRefused) or isinstance(error, UpstreamMisconfigured):
             self._troubled_until = self._clock() + self._interval
-            self._tell(error)
+            log.log(self._telling.level(error), "%s", error)
             self.last_error = error
         if error.host_failed:
             self._failures += 1
@@ -141,16 +143,6 @@ class Circuit:
         """Stay open for another interval: the host did not answer a look."""
         if self._open_until is not None and self._trial is None:
             self._open_until = self._clock() + self._interval
-
-    def _tell(self, error: UpstreamError) -> None:
-        """Log each cause once, until it is another one or the host answers again.
-
-        Every request meets it, several times where it is tried again, and says so in its own line.
-        """
-        cause = str(error).partition(": ")[0]  # what follows is the remedy, or the server's words
-        level = logging.DEBUG if cause == self._told else logging.WARNING
-        log.log(level, "%s", error)
-        self._told, error.told = cause, True
 
     def _is_enough(self) -> bool:
         return 0 < self._threshold <= self._failures

@@ -15,7 +15,7 @@ from rag_backend.errors import (
 )
 from rag_backend.llm.provider import ChatRequest, Chunk, LLMProvider
 from rag_backend.llm.streams import Begun, begin
-from rag_backend.upstream import severity
+from rag_backend.telling import severity
 
 log = logging.getLogger(__name__)
 

@@ -59,7 +59,7 @@ async def test_a_model_that_the_cloud_does_not_have_degrades(watched: Any) -> No
     server.script(Reply.error(404, "no such model", code="model_not_found"))
     assert await one.ask() == "extractive"
     assert await one.status() == "degraded"
-    assert "checks OPENAI_MODEL and OPENAI_BASE_URL" in one.reasons
+    assert "Check OPENAI_MODEL and OPENAI_BASE_URL" in one.reasons
 
     server.models = ["gpt-odd"]  # it is there now: nobody has to ask to find that out
     assert await one.status() == "ready"

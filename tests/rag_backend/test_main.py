@@ -181,6 +181,26 @@ def test_a_provider_that_is_not_configured(tmp_path: Path) -> None:
     assert "OPENAI_API_KEY" in err
 
 
+@pytest.mark.parametrize("name", ["LOCAL_LLM_API_URL", "EMBEDDING_URL", "CHROMA_URL"])
+def test_a_backend_that_would_ask_itself(tmp_path: Path, name: str) -> None:
+    port = str(free_port())
+    status, _, err = run(tmp_path, "--port", port, **{name: f"http://localhost:{port}"})
+    assert status == 1
+    assert f"{name} is this backend's own address (http://localhost:{port}" in err
+    assert "8001" in err
+
+
+def test_an_example_in_a_message_is_no_secret(tmp_path: Path) -> None:
+    for name, form in (
+        ("DATABASE_URL", "postgresql://USER:PASSWORD@HOST/DATABASE"),
+        ("CACHE_URL", "redis://:PASSWORD@192.168.1.20:6379/0"),
+    ):
+        status, _, err = run(tmp_path, **{name: "mysql://me:hunter2@host"})
+        assert status == 1
+        assert form in err
+        assert "hunter2" not in err
+
+
 def test_a_data_directory_that_cannot_be_one(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     status, _, err = run(tmp_path, "--port", str(free_port()), DATA_DIR="file")

@@ -226,6 +226,13 @@ def test_a_malformed_key_is_not_told(monkeypatch: pytest.MonkeyPatch, value: str
     assert "s3cret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [",", " , ", " "])
+def test_commas_are_no_keys(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("API_KEYS", value)
+    with pytest.raises(StartError, match="API_KEYS=.*at least one key, or empty for none"):
+        load_settings()
+
+
 @pytest.mark.parametrize("value", ["chat.example.org", "https://a/b", "https://u@a", "a, *"])
 def test_what_is_no_origin(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("CORS_ORIGINS", value)

@@ -79,7 +79,7 @@ def test_a_client_does_not_take_the_backends_key_for_its_own(
     with backend.sdk() as client, pytest.raises(openai.InternalServerError) as caught:
         client.chat.completions.create(model="openai", messages=messages())
     assert (caught.value.status_code, caught.value.type) == (502, "api_error")
-    assert "this backend's key, not yours" in caught.value.message
+    assert "key of this backend (401), not a client's" in caught.value.message
     assert "OPENAI_API_KEY" in caught.value.message
 
 

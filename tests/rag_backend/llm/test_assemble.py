@@ -154,7 +154,7 @@ async def test_another_cause_and_the_same_one_later_have_their_lines(
     for _ in range(7):
         await complete(provider, ASK)
     told = [line.partition("/v1 ")[2].partition(": ")[0] for line in warnings(caplog)]
-    key = "wants an API key (401)"
+    key = "wants an API key (401), and this backend has none for it"
     assert told == [key, "failed (500)", key]
 
 

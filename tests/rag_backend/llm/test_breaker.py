@@ -228,7 +228,9 @@ async def test_it_never_opens_with_a_threshold_of_0() -> None:
 
 async def test_looks_decide_too(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
-    bench = Bench(DOWN, SOUND, threshold=1)
+    bench = Bench(
+        [UpstreamUnavailable("Provider 'a' cannot be reached: check it.")], SOUND, threshold=1
+    )
     opened: list[str] = []
     bench.circuit.opened = lambda: opened.append(bench.circuit.state)
     await bench.fail()

@@ -156,28 +156,28 @@ _WRONG_KEY = {"message": "Incorrect API key", "type": "x", "code": "invalid_api_
 MISCONFIGURED = [
     (
         Reply.error(401, f"Incorrect API key: {KEY[:10]}****{KEY[-4:]}.", code="invalid_api_key"),
-        "refused the API key (401): it is this backend's key, not yours, and whoever runs the "
-        "backend corrects it (LOCAL_LLM_API_KEY).",
+        "refused the API key of this backend (401), not a client's: correct LOCAL_LLM_API_KEY "
+        "where the backend runs.",
         "upstream_key_refused",
     ),
-    (Reply.error(402, "no funds"), 'payment (402): "no funds". Whoever', "upstream_misconfigured"),
+    (Reply.error(402, "no funds"), 'payment (402): "no funds". See', "upstream_misconfigured"),
     (
         Reply.error(403, "Country not supported.", code="unsupported_country", param="x"),
-        'does not let this backend in (403): "Country not supported". Whoever runs the backend '
-        "checks its key there (LOCAL_LLM_API_KEY).",
+        'does not let this backend in (403): "Country not supported". Check LOCAL_LLM_API_KEY '
+        "where the backend runs.",
         "upstream_key_refused",
     ),
     (
         Reply.error(404, "no such model", code="model_not_found", param="model"),
-        'model or address (404): "no such model". Whoever runs this backend checks '
-        "LOCAL_LLM_MODEL and LOCAL_LLM_API_URL.",
+        'model or address (404): "no such model". Check LOCAL_LLM_MODEL and LOCAL_LLM_API_URL '
+        "where the backend runs.",
         "upstream_not_found",
     ),
-    (Reply.html(404), "no such model or address (404). Whoever", "upstream_not_found"),
-    (Reply.html(405), "checks LOCAL_LLM_API_URL.", "upstream_misconfigured"),
+    (Reply.html(404), "no such model or address (404). Check", "upstream_not_found"),
+    (Reply.html(405), "Check LOCAL_LLM_API_URL where", "upstream_misconfigured"),
     (
         Reply(failure=_WRONG_KEY, fail_at="first_token"),
-        "refused the API key (401)",
+        "refused the API key of this backend (401)",
         "upstream_key_refused",
     ),
     (
@@ -206,8 +206,7 @@ async def test_a_server_that_wants_a_key_where_there_is_none(server: OpenAIServe
     provider = _adapter(_row(server.url, key=""))
     _, error = await text_before_error(provider, UpstreamMisconfigured)
     await provider.aclose()
-    assert "wants an API key (401): this backend has none for it" in str(error)
-    assert "sets it (LOCAL_LLM_API_KEY)" in str(error)
+    assert "wants an API key (401), and this backend has none for it: set LOCAL" in str(error)
 
 
 FAILURES = [
