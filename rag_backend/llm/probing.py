@@ -68,10 +68,9 @@ def _judged(row: ProviderRow, url: str, status: int, body: Any) -> Reachability:
         return Reachability(False, f"{url} refused the API key", f"Check {row.key_setting}.")
     if status == 404:
         # A few servers complete chats and list no models.
-        remedy = f"If questions fail, check {row.url_setting}: it should be the base of an "
-        return Reachability(
-            True, f"{url} answers, but lists no models", f"{remedy}OpenAI-style API."
-        )
+        base = "it should be the base of an OpenAI-style API."
+        remedy = f"If questions fail, check {row.url_setting}: {base}"
+        return Reachability(True, f"{url} answers, but lists no models", remedy)
     if status != 200:
         return Reachability(False, f"{url} answered {status}", "Look at its log.")
     models = _ids(body)

@@ -229,7 +229,7 @@ def test_a_malformed_key_is_not_told(monkeypatch: pytest.MonkeyPatch, value: str
 @pytest.mark.parametrize("value", [",", " , ", " "])
 def test_commas_are_no_keys(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("API_KEYS", value)
-    with pytest.raises(StartError, match="API_KEYS=.*at least one key, or empty for none"):
+    with pytest.raises(StartError, match=r"API_KEYS=.*at least one key, or empty for none"):
         load_settings()
 
 
