@@ -13,6 +13,11 @@ import psutil
 
 from rag_backend.errors import StartError
 
+_NOT_OURS = (
+    "HOST={} is not an address of this machine: set HOST to one that is, or to 0.0.0.0 for all of "
+    "them."
+)
+
 
 def bind(host: str, port: int) -> socket.socket:
     """A listening TCP socket; raises StartError with the reason.
@@ -25,7 +30,7 @@ def bind(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (socket.gaierror, UnicodeError) as error:
-        raise StartError(f"HOST={host} is not an address of this machine.") from error
+        raise StartError(_NOT_OURS.format(host)) from error
     listener = socket.socket(family, kind, protocol)
     if sys.platform != "win32":  # there it would let two servers share the port
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -88,6 +93,8 @@ def _reason(host: str, port: int, error: OSError) -> str:
         return f"Port {port} is in use by {_holder(port)}: stop it, or set PORT to a free one."
     if error.errno == errno.EACCES:
         return f"Port {port} may not be opened by this user: set PORT to one above 1023."
+    if error.errno == errno.EADDRNOTAVAIL:
+        return _NOT_OURS.format(host)
     return f"HOST={host} PORT={port} cannot be listened on: {error.strerror or error}."
 
 

@@ -133,7 +133,8 @@ async def _encoder(parts: Parts) -> tuple[str, Reachability]:
     except Starting as error:
         what, _, remedy = str(error).partition(": ")
         again = "It is asked again until it answers; documents wait."
-        return "Encoder", Reachability(False, what, f"{remedy[:1].upper()}{remedy[1:]} {again}")
+        remedy = f"{remedy[:1].upper()}{remedy[1:]} {again}".lstrip()
+        return "Encoder", Reachability(False, what.rstrip("."), remedy)
     except StartError as error:
         return "Encoder", Reachability(False, f"{name} was not loaded", str(error))
     if url:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from rag_backend.api.parts import Parts
-from rag_backend.errors import CacheUnavailable, StartError, StorageBroken
+from rag_backend.errors import CacheUnavailable, StartError, Starting, StorageBroken
 from rag_backend.llm.registry import Registry, build_registry
 from rag_backend.settings import Settings, load_settings
 from rag_backend.startup import announce_dependencies, announce_settings
@@ -68,7 +68,7 @@ def test_a_directory_in_place_of_the_file(folder: Path) -> None:
 
 
 class FakeEncoder:
-    def __init__(self, error: StartError | None = None) -> None:
+    def __init__(self, error: StartError | Starting | None = None) -> None:
         self._error = error
 
     async def first_word(self) -> Any:
@@ -171,6 +171,17 @@ async def test_what_was_reached_and_what_to_do_about_the_rest(registry_of: Any) 
     assert "[!!] Encoder" in about(lines, "EMBEDDING_MODEL=x is no folder.")
     assert lines[-1] == "Answers come from 'openai'."
     assert "very-secret" not in "".join(lines)
+
+
+async def test_an_embedding_server_that_does_not_answer_yet(registry_of: Any) -> None:
+    settings = load_settings(embedding_url="http://gpu.lan:8001")
+    rest = (registry_of(settings), FakeLibrary())
+    for said, shown in (
+        ("It failed (501).", "It failed (501). It is asked again"),
+        ("It is away: check it.", "It is away. Check it. It is asked again"),
+    ):
+        line = about(await report(settings, *rest, FakeEncoder(Starting(said))), "Encoder")
+        assert line.startswith(f"  [!!] Encoder: {shown} until it answers")
 
 
 async def test_the_reranker_is_reported_where_one_is_set(registry_of: Any) -> None:

@@ -274,6 +274,8 @@ def _shown(url: str) -> str:
 
 
 def _reason(error: Exception) -> str:
+    if "authentication required" in str(error).lower():
+        return "wants a password"
     if isinstance(error, AuthenticationError | AuthorizationError | NoPermissionError):
         return "refuses the password"
     if isinstance(error, BusyLoadingError):
