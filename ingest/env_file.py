@@ -17,7 +17,8 @@ def read_env_file(path: Path) -> str:
     """
     try:
         there = path.is_file() or path.is_fifo()
-        text = path.read_text("utf-8") if there else ""
+        # Windows' editors put a mark before the first name.
+        text = path.read_text("utf-8-sig") if there else ""
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: save it as UTF-8") from error
     except OSError as error:

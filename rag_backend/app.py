@@ -61,6 +61,7 @@ from rag_backend.knowledge.retriever import Retriever
 from rag_backend.knowledge.shared_blobs import SharedBlobs
 from rag_backend.knowledge.sql.opening import open_postgres, open_sqlite
 from rag_backend.knowledge.vectors import VectorIndex
+from rag_backend.listening import is_own
 from rag_backend.llm.cache.opening import open_backing
 from rag_backend.llm.collecting import HostsCollector
 from rag_backend.llm.pricing import Money
@@ -70,7 +71,7 @@ from rag_backend.metrics import Metrics
 from rag_backend.patience import Patience
 from rag_backend.readiness import Readiness
 from rag_backend.settings import Settings
-from rag_backend.upstream import Host, with_version
+from rag_backend.upstream import Host, shown_url, with_version
 
 Started = Callable[[Parts], None]
 
@@ -139,6 +140,7 @@ def build_parts(settings: Settings) -> Parts:
     """Every part of one backend, from the bottom up."""
     metrics = Metrics()
     registry = build_registry(settings, metrics)
+    _refuse_ourselves(settings, registry)
     money = Money(registry.price, registry.baseline, metrics)
     encoder = EncoderLoader(lambda: _embedding(settings, metrics))
     reranking = _build_reranking(settings.reranker_model)
@@ -166,6 +168,21 @@ def build_parts(settings: Settings) -> Parts:
         uploads=_places("uploads", settings, metrics),
         readiness=readiness,
     )
+
+
+def _refuse_ourselves(settings: Settings, registry: Registry) -> None:
+    """Raise StartError where this backend would ask itself, which would never end."""
+    rows = [registry.row(name) for name in registry.names()]
+    given: list[tuple[str, str | None]] = [
+        (row.url_setting, url) for row in rows for url in row.base_urls
+    ]
+    given += [("EMBEDDING_URL", settings.embedding_url), ("CHROMA_URL", settings.chroma_url)]
+    for setting, url in given:
+        if url and is_own(url, settings.host, settings.port):
+            raise StartError(
+                f"{setting} is this backend's own address ({shown_url(url)}): give it the "
+                "server's, or this backend another PORT (llm_offline listens on 8001)."
+            )
 
 
 def _places(kind: str, settings: Settings, metrics: Metrics) -> Places:
@@ -217,6 +234,7 @@ def _embedding(settings: Settings, metrics: Metrics) -> EmbeddingProvider:
         proxied=settings.embedding_url.startswith("https:"),
         url_setting="EMBEDDING_URL",
         key_setting="EMBEDDING_API_KEY",
+        model_setting="EMBEDDING_MODEL",
         connect_timeout=settings.llm_connect_timeout,
         kind="an embedding server",
     )

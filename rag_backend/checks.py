@@ -8,14 +8,15 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
-from rag_backend.errors import CacheUnavailable
+from rag_backend.errors import CacheUnavailable, UpstreamMisconfigured
 from rag_backend.knowledge.encoder import EncoderLoader
 from rag_backend.knowledge.library import DEFAULT_STORE, Library
 from rag_backend.knowledge.reranking import Reranking
 from rag_backend.llm.cache.backing import Backing
 from rag_backend.llm.hosts import Host
-from rag_backend.llm.probing import probe_host
+from rag_backend.llm.probing import Reachability, probe_host
 from rag_backend.llm.registry import Registry
+from rag_backend.llm.rows import ProviderRow
 from rag_backend.metrics import Metrics
 from rag_backend.readiness import Coming, Dependency, Failing
 from rag_backend.settings import Settings
@@ -64,7 +65,7 @@ def dependencies(
     if backing is not None:
         look = partial(_cache, backing)
         found.append(Dependency("cache", look, essential=False, served=backing.served))
-    return found + _providers(registry)
+    return found + provider_dependencies(registry)
 
 
 async def _arriving(library: Library) -> str:
@@ -80,7 +81,7 @@ async def count_files(library: Library, metrics: Metrics) -> None:
         metrics.files.labels(status).set(counts.get(status, 0))
 
 
-def _providers(registry: Registry) -> list[Dependency]:
+def provider_dependencies(registry: Registry) -> list[Dependency]:
     """A dependency a host. Those that answer the next question, or stand in, are one group."""
     info = [row for row in registry.info() if registry.has(row["name"])]  # not who only chooses
     answering = {row["name"] for row in info if row["fallback"]} | {
@@ -126,7 +127,19 @@ async def _host(registry: Registry, name: str, host: Host) -> str:
     if not found.reached:
         failure = Coming if found.loading else Failing
         raise failure(f"{found.detail}. {found.remedy}".strip())
+    error = circuit.last_error
+    if isinstance(error, UpstreamMisconfigured) and not _mended(registry.row(name), error, found):
+        raise Failing(str(error))
     return found.detail
+
+
+def _mended(row: ProviderRow, error: UpstreamMisconfigured, found: Reachability) -> bool:
+    """Whether a look shows that what the last question met is over; else a question will.
+
+    Servers of a LAN want the same key for their list of models; on the internet some show it to
+    everybody.
+    """
+    return found.listed and (error.status == 404 or not row.cloud)
 
 
 async def _encoder(encoder: EncoderLoader) -> str:

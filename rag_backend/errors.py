@@ -24,6 +24,7 @@ RAGError
     ├── UpstreamTimeout   504  connect, first token, between tokens or total limit passed
     ├── UpstreamLimited   429  rate limit; may carry Retry-After
     ├── UpstreamRefused   4xx  the upstream says that the request is wrong: never retried
+    │   └── UpstreamMisconfigured 502  the key, address or model's name set for it is wrong
     └── UpstreamBroken    502  the stream was cut, or what came is not a completion
 """
 
@@ -222,6 +223,8 @@ class UpstreamError(RAGError):
     code = "upstream_error"
     host_failed = True
     """Whether it speaks against the host: a breaker counts it."""
+    told = False
+    """Whether the log has its cause already: it is then not told again for each request."""
 
     def __init__(
         self,
@@ -278,8 +281,36 @@ class UpstreamRefused(UpstreamError):
 
     @property
     def client_status(self) -> int:
-        """A key that the upstream refuses is this server's, not the client's: a bad gateway."""
-        return 502 if self.status in (401, 403) else self.status
+        """The upstream's own: the request is wrong in the client's hands too."""
+        return self.status
+
+
+_OF_STATUS = {
+    401: "upstream_key_refused",
+    403: "upstream_key_refused",
+    404: "upstream_not_found",
+}
+
+
+class UpstreamMisconfigured(UpstreamRefused):
+    """The key, the address or the model's name that is set here for the upstream is wrong.
+
+    Every request would meet it, and only whoever runs this backend can mend it. So another
+    provider may answer, and a client never sees it as a fault of its own key or request: neither
+    the upstream's status, nor its code, nor its type.
+    """
+
+    type = "api_error"
+    code = "upstream_misconfigured"
+
+    def __init__(self, message: str, *, status: int) -> None:
+        """`status`: the upstream's."""
+        super().__init__(message, status=status, code=_OF_STATUS.get(status, type(self).code))
+
+    @property
+    def client_status(self) -> int:
+        """A bad gateway."""
+        return 502
 
 
 class UpstreamBroken(UpstreamError):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import sys
 import threading
 import traceback
@@ -21,11 +20,10 @@ from urllib.parse import unquote, urlsplit
 import orjson
 from pydantic import SecretStr
 
-from rag_backend.masking import mask
+from rag_backend.masking import mask, without_credentials
 from rag_backend.notes import request_id
 from rag_backend.settings import Settings
 
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"@]*@")
 _SHORTEST = 4
 """Characters of a secret that is looked for: what is shorter stands in every second word."""
 _LEVELS = {"WARNING": "warning", "INFO": "info", "ERROR": "error", "DEBUG": "debug"}
@@ -53,7 +51,7 @@ class Secrets:
                 text = text.replace(secret, "****")
         if "-" in text or "earer" in text.lower():
             text = mask(text, "")
-        return _CREDENTIALS.sub("****@", text) if "@" in text else text
+        return without_credentials(text) if "@" in text else text
 
 
 def secrets_of(settings: Settings) -> list[str]:

@@ -12,7 +12,6 @@ import asyncio
 import gc
 import logging
 import os
-import re
 import signal
 import socket
 import sys
@@ -25,9 +24,11 @@ from rag_backend.errors import RAGError, StartError
 _INSTALLED = Installed("rag_backend.main", "backend")
 with _INSTALLED:
     from rag_backend.logs import Secrets, in_json, set_up
+    from rag_backend.masking import without_credentials
     from rag_backend.settings import Settings, load_settings
 
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"]*@")
+_FOUND = "http://localhost:30000"
+"""Where `python -m ingest` looks by itself."""
 
 log = logging.getLogger("rag_backend")
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = load_settings(**_flags(arguments))
     except RAGError as error:
-        print(_masked(f"rag_backend: {error}"), file=sys.stderr)
+        print(without_credentials(f"rag_backend: {error}"), file=sys.stderr)
         return 1
     secrets = set_up(settings)
     _quiet()
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if in_json(settings):
             log.error("%s", error)
         else:
-            print(_masked(f"rag_backend: {secrets.masked(str(error))}"), file=sys.stderr)
+            print(f"rag_backend: {secrets.masked(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 0  # told to stop while it was starting: nothing was left open
@@ -123,7 +124,9 @@ async def _serve(settings: Settings, secrets: Secrets, listener: socket.socket) 
             # What was loaded stays: the collector would walk through all of it every few requests.
             gc.collect()
             gc.freeze()
-            _say(f"Ready: {_url(settings)} (page), {_url(settings)}/docs (API)")
+            url = url_of(settings)
+            _say(f"Ready: {url} (page), {url}/docs (API)")
+            _say(how_to_add(settings))
         except StartError as error:
             failures.append(error)
             server.should_exit = True
@@ -162,18 +165,29 @@ async def _serve(settings: Settings, secrets: Secrets, listener: socket.socket) 
     return 0
 
 
-def _url(settings: Settings) -> str:
-    host = "localhost" if settings.host in ("0.0.0.0", "::", "127.0.0.1") else settings.host  # noqa: S104
+def url_of(settings: Settings) -> str:
+    """Where a person on this machine finds the backend."""
+    host = settings.host
+    if host in ("0.0.0.0", "::", "127.0.0.1"):  # noqa: S104
+        host = "localhost"
+    elif ":" in host:  # IPv6; a zone's % is written as RFC 6874 has it
+        host = f"[{host.replace('%', '%25')}]"
     return f"http://{host}:{settings.port}"
 
 
+def how_to_add(settings: Settings) -> str:
+    """The command that adds documents, with all that it needs here."""
+    url = url_of(settings)
+    command = "python -m ingest PATH"
+    if url != _FOUND:
+        command += f" --url {url}"
+    if settings.api_keys:
+        command += " --api-key KEY   (KEY: one of API_KEYS that may write)"
+    return f"Add documents: {command}"
+
+
 def _say(line: str) -> None:
-    print(_masked(line), flush=True)
-
-
-def _masked(text: str) -> str:
-    """Without the user name and password that a URL may carry."""
-    return _CREDENTIALS.sub("****@", text)
+    print(without_credentials(line), flush=True)
 
 
 if __name__ == "__main__":

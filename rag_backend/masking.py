@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import re
 
+_CREDENTIALS = re.compile(r"(?<=://)(?!(USER)?:PASSWORD@)[^/\s'\"]*@")
+"""User name and password of a URL; our own examples are none."""
 _SECRET = re.compile(r"\b(?:sk|pk|rk)-[^\s'\",;)]+|\bBearer\s+\S+", re.IGNORECASE)
+
+
+def without_credentials(text: str) -> str:
+    """Without the user name and password that a URL in the text may carry."""
+    return _CREDENTIALS.sub("****@", text)
 
 
 def mask(text: str, key: str) -> str:

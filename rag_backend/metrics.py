@@ -24,6 +24,8 @@ class Metrics:
         self._registry = registry = CollectorRegistry()
         self._add_requests(registry)
         self._add_answering(registry)
+        self._add_times(registry)
+        self._add_failures(registry)
         self._add_cache(registry)
         self._add_routing(registry)
         self._add_money(registry)
@@ -51,13 +53,6 @@ class Metrics:
             ["provider", "grounding"],
             registry=registry,
         )
-        self.first_token_seconds = Histogram(
-            "rag_first_token_seconds",
-            "Time to the first content",
-            ["provider"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
         self.tokens = Counter(
             "rag_tokens_total", "Tokens by direction", ["provider", "direction"], registry=registry
         )
@@ -67,10 +62,14 @@ class Metrics:
             ["method", "when"],
             registry=registry,
         )
-        self.errors = Counter(
-            "rag_errors_total",
-            "Errors that clients got, by class (rag_backend/errors.py; `defect`: unexpected)",
-            ["class"],
+
+    def _add_times(self, registry: CollectorRegistry) -> None:
+        """What a question waits for, in seconds."""
+        self.first_token_seconds = Histogram(
+            "rag_first_token_seconds",
+            "Time to the first content",
+            ["provider"],
+            buckets=_SECONDS,
             registry=registry,
         )
         self.answer_seconds = Histogram(
@@ -85,6 +84,15 @@ class Metrics:
             "Time that a question spent in a stage before a provider was asked",
             ["stage"],
             buckets=_SECONDS,
+            registry=registry,
+        )
+
+    def _add_failures(self, registry: CollectorRegistry) -> None:
+        """What clients got, and what was made up for."""
+        self.errors = Counter(
+            "rag_errors_total",
+            "Errors that clients got, by class (rag_backend/errors.py; `defect`: unexpected)",
+            ["class"],
             registry=registry,
         )
         self.retries = Counter(

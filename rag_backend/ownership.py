@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from rag_backend.errors import StartError
+
+_OURS = ("catalog.sqlite*", "chroma", "files", "lexical", "reading", "shared-*", "backend-id")
+"""What a backend keeps in its directory; a disk of its own also has a `lost+found`."""
 
 
 @contextmanager
@@ -25,6 +29,7 @@ def owned(data_dir: Path, port: int) -> Iterator[None]:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
+        _check_what_is_there(data_dir)
         owner.write_text(json.dumps({"pid": os.getpid(), "port": port}))
     except Timeout as error:
         raise StartError(
@@ -34,14 +39,27 @@ def owned(data_dir: Path, port: int) -> Iterator[None]:
     except OSError as error:
         lock.release()
         raise StartError(
-            f"DATA_DIR={data_dir} cannot be written to ({error.strerror or error}): give this user "
-            "the right to, or set another DATA_DIR."
+            f"{_place(data_dir, error)} cannot be written to ({error.strerror or error}): give "
+            "this user the right to, or set another DATA_DIR."
         ) from error
     try:
         yield
     finally:
         owner.unlink(missing_ok=True)
         lock.release()
+
+
+def _check_what_is_there(data_dir: Path) -> None:
+    """Raise PermissionError for what another user left here, as a start with sudo does: SQLite
+    would open such a catalog, and fail at the first document."""
+    for path in sorted(path for pattern in _OURS for path in data_dir.glob(pattern)):
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+def _place(data_dir: Path, error: OSError) -> str:
+    inside = error.filename and Path(error.filename).parent == data_dir
+    return f"{error.filename} in DATA_DIR={data_dir}" if inside else f"DATA_DIR={data_dir}"
 
 
 def _described(owner: Path) -> str:

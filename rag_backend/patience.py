@@ -12,11 +12,11 @@ from typing import ParamSpec, TypeVar, cast
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
-    retry_if_exception,
     wait_random_exponential,
 )
 
-from rag_backend.errors import UpstreamError, UpstreamRefused
+from rag_backend.errors import UpstreamError, UpstreamMisconfigured, UpstreamRefused
+from rag_backend.telling import Telling
 from rag_backend.upstream import LOADING, RESTING
 
 P = ParamSpec("P")
@@ -53,8 +53,8 @@ class Patience:
         """All times in seconds.
 
         `hosts` is how many share the work: the first failures go to the next one at once, and each
-        is asked, even where that takes more than `attempts`. `retried` is called before each
-        further attempt, waiting for a model that loads aside.
+        is asked, even where that takes more than `attempts`, or where one does not take our key.
+        `retried` is called before each further attempt, waiting for a model that loads aside.
         """
         self._retried = retried
         self._attempts = max(attempts, hosts)
@@ -62,17 +62,21 @@ class Patience:
         self._loading = loading
         self._loading_wait = loading_wait
         self._hosts = hosts
+        self._telling = Telling()
         self._backoff = wait_random_exponential(multiplier=first_wait, max=longest_wait)
 
     async def ask(self, question: Callable[P, Awaitable[T]], *args: P.args, **named: P.kwargs) -> T:
         """What the question answers, asked again where that may help; raises the last error."""
         began = time.monotonic()
         try:
-            return await question(*args, **named)
+            answer = await question(*args, **named)
         except UpstreamError as error:
-            if not is_passing(error):
+            if not self._helps(error, 1):
                 raise
             failure: UpstreamError | None = error
+        else:
+            self._telling.over()
+            return answer
 
         async def again() -> T:
             nonlocal failure
@@ -84,18 +88,29 @@ class Patience:
                 raise first
             return await question(*args, **named)
 
-        return await self._asking(time.monotonic() - began)(again)
+        answer = await self._asking(time.monotonic() - began)(again)
+        self._telling.over()
+        return answer
 
     def _asking(self, before: float) -> AsyncRetrying:
         """One question's retries; `before`: seconds that the first attempt took."""
         return AsyncRetrying(
-            retry=retry_if_exception(is_passing),
+            retry=self._is_worth_it,
             wait=self._wait,
             stop=partial(self._is_enough, before),
             before_sleep=self._note,
             sleep=asyncio.sleep,
             reraise=True,
         )
+
+    def _is_worth_it(self, state: RetryCallState) -> bool:
+        error = state.outcome.exception() if state.outcome else None
+        return error is not None and self._helps(error, state.attempt_number)
+
+    def _helps(self, error: BaseException, attempts: int) -> bool:
+        """Whether to ask again after so many attempts."""
+        elsewhere = isinstance(error, UpstreamMisconfigured) and attempts < self._hosts
+        return elsewhere or is_passing(error)
 
     def _wait(self, state: RetryCallState) -> float:
         error = _error(state)
@@ -121,14 +136,13 @@ class Patience:
         error, number = _error(state), state.attempt_number
         if error.code == LOADING:
             # One line for a wait that may take a minute.
-            log.log(logging.WARNING if number == 1 else logging.DEBUG, "waiting: %s", error)
+            log.log(self._telling.level(error), "waiting: %s", error)
             return
         if self._retried is not None:
             self._retried()
         wait = state.upcoming_sleep
-        log.warning(
-            "attempt %d of %d failed, next in %.1f s: %s", number, self._attempts, wait, error
-        )
+        said = "attempt %d of %d failed, next in %.1f s: %s"
+        log.log(self._telling.level(error), said, number, self._attempts, wait, error)
 
 
 def is_passing(error: BaseException) -> bool:

@@ -7,120 +7,36 @@ working directory. An empty value means "not set".
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Address
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import SplitResult, parse_qs, urlsplit
+from typing import Any, Literal
 
 from dotenv import dotenv_values
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ingest.env_file import read_env_file
 from rag_backend.errors import StartError
-from rag_backend.keys import parse
+from rag_backend.spelling import Unread, unread
+from rag_backend.values import (
+    IN_MEMORY,
+    CacheUrl,
+    DatabaseUrl,
+    Dollars,
+    Features,
+    Names,
+    Origins,
+    Seconds,
+    Secrets,
+    Url,
+    Urls,
+)
 
 ENV_FILE = Path(".env")
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s'\"]*@")
-_FOUR_NUMBERS = re.compile(r"\d+(\.\d+){3}")
+ENV_ENCODING = "utf-8-sig"
+"""UTF-8, with or without the mark that Windows' editors put before the first name."""
+_CREDENTIALS = re.compile(r"(?<=://).*@", re.DOTALL)
 _OPTIONS = re.compile(r"(?<=\w)\?[^\s'\"]+")
-
-
-def _comma_separated(value: object) -> object:
-    """`a, b` → ("a", "b"); anything that is not text goes on to validation as it is."""
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return value
-
-
-def _taken_apart(url: str) -> SplitResult | None:
-    """A URL's parts; None where its host or port is none that any library would connect to."""
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        host.encode("idna")  # raises for labels that are empty or longer than 63 characters
-        if _FOUR_NUMBERS.fullmatch(host):
-            IPv4Address(host)
-        clean = url.isprintable() and not any(map(str.isspace, parts.netloc))
-        return parts if clean and parts.port != 0 else None
-    except ValueError:
-        return None
-
-
-def _http_url(value: object) -> object:
-    """Refuse what is not an http(s) URL; drop a trailing slash."""
-    if isinstance(value, str) and value:
-        parts = _taken_apart(value)
-        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("a URL such as http://192.168.1.20:8001")
-        return value.rstrip("/")
-    return value
-
-
-def _http_urls(value: object) -> object:
-    urls = _comma_separated(value)
-    return tuple(_http_url(url) for url in urls) if isinstance(urls, tuple) else urls
-
-
-def _postgres_url(value: object) -> object:
-    """Refuse what is not PostgreSQL's; its parts are checked when it is opened."""
-    if isinstance(value, str) and value:
-        scheme = value.partition("://")[0]
-        if scheme not in ("postgresql", "postgres", "postgresql+psycopg") or "://" not in value:
-            raise ValueError(
-                "postgresql://USER:PASSWORD@HOST/DATABASE, or empty for SQLite in DATA_DIR"
-            )
-        return "postgresql" + value[len(scheme) :]
-    return value
-
-
-def _keys(value: object) -> object:
-    """Comma-separated keys, each with what it is bound to; see `keys`."""
-    entries = _comma_separated(value)
-    if isinstance(entries, tuple):
-        parse([e.get_secret_value() if isinstance(e, SecretStr) else str(e) for e in entries])
-    return entries
-
-
-def _origins(value: object) -> object:
-    """Refuse what no browser sends as an origin: paths, and names without a scheme."""
-    origins = _comma_separated(value)
-    if isinstance(origins, tuple):
-        for origin in origins:
-            parts = _taken_apart(str(origin))
-            whole = f"{parts.scheme}://{parts.netloc}" if parts and parts.hostname else ""
-            if origin != "*" and (whole != origin or "@" in whole):
-                raise ValueError("origins such as https://chat.example.org, comma-separated, or *")
-    return origins
-
-
-def _cache_url(value: object) -> object:
-    """Refuse what is no place for answers, and passwords where no log would mask them."""
-    if not isinstance(value, str) or value in ("none", "memory://"):
-        return value
-    parts = _taken_apart(value)
-    known = parts is not None and parts.scheme in ("redis", "rediss", "unix")
-    if parts is None or not known or not (parts.hostname or parts.path):
-        raise ValueError("memory://, none, or a URL such as redis://:PASSWORD@192.168.1.20:6379/0")
-    if {"password", "username"} & set(parse_qs(parts.query)):
-        raise ValueError("a URL with the password before the host: redis://:PASSWORD@HOST:6379/0")
-    return value
-
-
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
-Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_keys)]
-Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)]
-Url = Annotated[str, BeforeValidator(_http_url)]
-CacheUrl = Annotated[str, BeforeValidator(_cache_url)]
-Urls = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_http_urls)]
-DatabaseUrl = Annotated[SecretStr, BeforeValidator(_postgres_url)]
-Features = Annotated[
-    tuple[Literal["tools", "response_format", "logprobs"], ...],
-    NoDecode,
-    BeforeValidator(_comma_separated),
-]
-Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
 class Settings(BaseSettings):
@@ -128,7 +44,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_file=ENV_FILE,
-        env_file_encoding="utf-8",
+        env_file_encoding=ENV_ENCODING,
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
@@ -305,7 +221,7 @@ class Settings(BaseSettings):
         "say", description="Nothing relevant found: say so, or let the model answer without sources"
     )
     cache_url: CacheUrl = Field(
-        "memory://",
+        IN_MEMORY,
         description="Where answers are kept: `memory://`, a Redis or KeyDB such as "
         "redis://:PASSWORD@HOST:6379/0, or `none`",
     )
@@ -378,13 +294,13 @@ def _shown(value: object) -> str:
     return _without_password(str(value))
 
 
-def unknown_names(known_elsewhere: tuple[str, ...] = ("LLM_OFFLINE_", "RAG_BACKEND_")) -> list[str]:
-    """Names in `.env` that no setting reads: most likely typing errors."""
+def misspelt(read_elsewhere: Collection[str] = ()) -> list[Unread]:
+    """Names in `.env` that look like settings and are none.
+
+    Args:
+        read_elsewhere: Names that something else than a setting reads, such as a provider's key.
+    """
     if not ENV_FILE.is_file():
         return []
-    known = {name.upper() for name in Settings.model_fields}
-    return [
-        name
-        for name in dotenv_values(ENV_FILE, encoding="utf-8")
-        if name.upper() not in known and not name.upper().startswith(known_elsewhere)
-    ]
+    known = {name.upper() for name in Settings.model_fields} | {n.upper() for n in read_elsewhere}
+    return list(unread(dotenv_values(ENV_FILE, encoding=ENV_ENCODING), known))

@@ -7,20 +7,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from rag_backend.api.parts import Parts
-from rag_backend.errors import RAGError, StartError, Starting
+from rag_backend.errors import CacheUnavailable, RAGError, StartError, Starting
 from rag_backend.keys import KeyRing
 from rag_backend.knowledge.reranking import RERANKED
 from rag_backend.knowledge.sql.opening import postgres_address, shown_address
 from rag_backend.llm.probing import Reachability, probe
-from rag_backend.llm.rows import ProviderRow
-from rag_backend.settings import ENV_FILE, Settings, describe, unknown_names
+from rag_backend.llm.rows import ProviderRow, key_variables
+from rag_backend.settings import ENV_FILE, Settings, describe, misspelt
 from rag_backend.upstream import shown_url
+from rag_backend.values import IN_MEMORY
 
 Say = Callable[[str], None]
 
 
 def announce_settings(settings: Settings, say: Say) -> None:
-    """Print every setting as it is in force, secrets masked, and names nobody reads."""
+    """Print every setting as it is in force, secrets masked, and names that look misspelt."""
     listed = describe(settings)
     width = max(len(name) for name, _ in listed)
     say(f"Settings (environment > .env > default; {_env_file()}):")
@@ -28,8 +29,8 @@ def announce_settings(settings: Settings, say: Say) -> None:
         say(f"  {name:<{width}}  {value or '-'}")
     for rights in KeyRing([key.get_secret_value() for key in settings.api_keys]).described():
         say(f"  An API key with {rights}.")
-    for name in unknown_names():
-        say(f"  ! .env sets {name}, which no setting reads: check its spelling.")
+    for unread in misspelt(key_variables(settings.llm_providers)):
+        say(f"  ! {unread}")
 
 
 def _env_file() -> str:
@@ -52,10 +53,13 @@ async def announce_dependencies(parts: Parts, say: Say) -> None:
         say("  [off] Local model: LOCAL_LLM_API_URL is not set.")
     if parts.settings.reranker_model:
         checks.append(_reranker(parts))
+    if parts.answers.caching and parts.settings.cache_url != IN_MEMORY:
+        checks.append(_cache(parts))
     for check in asyncio.as_completed(checks):
         name, found = await check
         remedy = f" {found.remedy}" if found.remedy else ""
-        say(f"  [{'ok' if found.reached else '!!'}] {name}: {found.detail}.{remedy}")
+        sound = found.reached and not found.remedy
+        say(f"  [{'ok' if sound else '!!'}] {name}: {found.detail}.{remedy}")
     for line in _unpriced(parts):
         say(line)
     say(f"Answers come from '{parts.registry.chosen}'{_routing(parts)}.")
@@ -109,6 +113,18 @@ async def _chroma(parts: Parts) -> tuple[str, Reachability]:
     return "Chroma", Reachability(True, where)
 
 
+async def _cache(parts: Parts) -> tuple[str, Reachability]:
+    try:
+        await parts.answers.check()
+    except CacheUnavailable as error:
+        # "The answer cache at redis://… cannot be reached: check …"
+        what, _, remedy = str(error).partition(": ")
+        what = what.removeprefix("The answer cache at ")
+        remedy = f"{remedy[:1].upper()}{remedy[1:]} Answers go on without it."
+        return "Answer cache", Reachability(False, what, remedy)
+    return "Answer cache", Reachability(True, f"{shown_url(parts.settings.cache_url)} answers")
+
+
 async def _encoder(parts: Parts) -> tuple[str, Reachability]:
     url = parts.settings.embedding_url
     name = f"'{parts.settings.embedding_model}'"
@@ -117,7 +133,8 @@ async def _encoder(parts: Parts) -> tuple[str, Reachability]:
     except Starting as error:
         what, _, remedy = str(error).partition(": ")
         again = "It is asked again until it answers; documents wait."
-        return "Encoder", Reachability(False, what, f"{remedy[:1].upper()}{remedy[1:]} {again}")
+        remedy = f"{remedy[:1].upper()}{remedy[1:]} {again}".lstrip()
+        return "Encoder", Reachability(False, what.rstrip("."), remedy)
     except StartError as error:
         return "Encoder", Reachability(False, f"{name} was not loaded", str(error))
     if url:

@@ -32,6 +32,7 @@ from rag_backend.errors import (
     UpstreamBroken,
     UpstreamError,
     UpstreamLimited,
+    UpstreamMisconfigured,
     UpstreamRefused,
     UpstreamTimeout,
     UpstreamUnavailable,
@@ -48,6 +49,16 @@ that they let through (what is not HTTP), and what `json` says about garbage."""
 
 _LONGEST_EXCERPT = 300
 _RETRYABLE = frozenset({408, 409, 425, 429})
+_OPERATORS = frozenset({401, 402, 403, 404, 405, 407})
+"""Refusals that every request would meet: what is set here for the upstream is wrong."""
+_IN_WORDS = {
+    "invalid_api_key": 401,
+    "authentication_error": 401,
+    "permission_error": 403,
+    "model_not_found": 404,
+    "not_found_error": 404,
+}
+"""Codes and types of error events that mean such a status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +70,8 @@ class Host:
         base_url: With its path (`/v1`).
         secret: The key in clear text, "" where there is none.
         proxied: Whether the environment's proxy may see the requests.
-        url_setting, key_setting: Where a person corrects the address and the key.
+        url_setting, key_setting, model_setting: Where a person corrects the address, the key and
+            the model's name.
         connect_timeout: In seconds.
         kind: What should run there.
     """
@@ -72,6 +84,7 @@ class Host:
     key_setting: str
     connect_timeout: float
     kind: str = "a model server"
+    model_setting: str = "model"
 
     @property
     def url(self) -> str:
@@ -146,13 +159,8 @@ class Host:
         wait = _retry_after(error.response.headers)
         if status < 400:
             return self.not_openai(f"redirects elsewhere ({status})")
-        if status in (401, 403):
-            return UpstreamRefused(
-                f"{self.named} refused the API key ({status}): check {self.key_setting}.",
-                status=status,
-                code=error.code,
-                param=error.param,
-            )
+        if status in _OPERATORS:
+            return self._misconfigured(status, detail)
         if status == 429:
             return UpstreamLimited(
                 f"{self.named} has reached its limit (429){detail} Try again later.",
@@ -165,13 +173,30 @@ class Host:
             failure = UpstreamError(f"{self.named} failed ({status}){detail}", retry_after=wait)
             failure.host_failed = status >= 500
             return failure
-        if status == 404 and error.code is None:
-            detail = f"{detail} Check the address ({self.url_setting}) and the model's name."
         return UpstreamRefused(
             f"{self.named} refused the request ({status}){detail}",
             status=status,
             code=error.code,
             param=error.param,
+        )
+
+    def _misconfigured(self, status: int, detail: str) -> UpstreamMisconfigured:
+        """Says whose key, address or name is wrong, to a client as well as to the operator."""
+        known = {
+            401: "refused the API key of this backend (401), not a client's: correct "
+            f"{self.key_setting}"
+            if self.secret
+            else "wants an API key (401), and this backend has none for it: set "
+            f"{self.key_setting}",
+            402: f"wants payment (402){detail} See to the account of {self.key_setting}",
+            403: f"does not let this backend in (403){detail} Check {self.key_setting}",
+            404: f"knows no such model or address (404){detail} Check {self.model_setting} and "
+            f"{self.url_setting}",
+        }
+        otherwise = f"takes no questions there ({status}){detail} Check {self.url_setting}"
+        sentence = known.get(status, otherwise)
+        return UpstreamMisconfigured(
+            f"{self.named} {sentence} where the backend runs.", status=status
         )
 
     def _not_ready(self, code: str | None, detail: str, wait: float | None) -> UpstreamError:
@@ -193,6 +218,11 @@ class Host:
                 f"{self.named} accepted no connection within {self.connect_timeout:g} s "
                 f"(LLM_CONNECT_TIMEOUT): {self.check_server}"
             )
+        if any(isinstance(cause, aiohttp.ClientSSLError) for cause in causes):
+            return UpstreamUnavailable(
+                f"{self.named} makes no secure connection: check its certificate, or whether "
+                f"{self.url_setting} should begin with http://."
+            )
         if any(isinstance(cause, aiohttp.ClientConnectorError) for cause in causes):
             return UpstreamUnavailable(f"{self.named} cannot be reached: {self.check_server}")
         if any(isinstance(cause, aiohttp.ClientResponseError) for cause in causes):
@@ -207,6 +237,9 @@ class Host:
         detail = self._detail(fields)
         if fields.get("code") == "loading":
             return self._not_ready("loading", detail, None)
+        status = _status_of(fields)
+        if status in _OPERATORS:
+            return self._misconfigured(status, detail)
         if fields.get("type") == "invalid_request_error":
             return UpstreamRefused(
                 f"{self.named} refused the request{detail}",
@@ -246,9 +279,12 @@ class Host:
 
 
 def with_version(url: str) -> str:
-    """A base URL as the SDK wants it: one without a path gets `/v1`."""
+    """A base URL as the SDK wants it: one without a path gets `/v1`, one of a call loses that."""
     parts = urlsplit(url)
-    path = parts.path.rstrip("/") or "/v1"
+    path = parts.path.rstrip("/")
+    for call in ("/chat/completions", "/completions", "/embeddings", "/models"):
+        path = path.removesuffix(call)
+    path = path or "/v1"
     return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
 
 
@@ -284,6 +320,14 @@ def check_access(urls: Sequence[str], secret: str, url_setting: str, key_setting
             f"{url_setting} contains a user name or password: leave it out, and set "
             f"{key_setting} if the server wants a key"
         )
+
+
+def _status_of(event: Mapping[str, Any]) -> int:
+    """The status that an error event means by its code or type; 0 where it means none."""
+    code = event.get("code")
+    if isinstance(code, int):  # as OpenRouter writes it
+        return code
+    return _IN_WORDS.get(str(code)) or _IN_WORDS.get(str(event.get("type"))) or 0
 
 
 def _text(value: object) -> str | None:

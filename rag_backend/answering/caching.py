@@ -175,6 +175,11 @@ class Answers:
         self._flights.clear()
         return 0 if self._backing is None else await self._backing.clear()
 
+    async def check(self) -> None:
+        """Raise CacheUnavailable where no answer can be kept now."""
+        if self._backing is not None:
+            await self._backing.check()
+
     async def aclose(self) -> None:
         """Give up what is on its way, and let go of the backing."""
         for departed in list(self._flights.values()):

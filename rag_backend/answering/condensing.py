@@ -16,6 +16,7 @@ from rag_backend.knowledge.retriever import coverage
 from rag_backend.llm.complete import complete
 from rag_backend.llm.provider import ChatRequest, LLMProvider
 from rag_backend.llm.streams import estimate_tokens
+from rag_backend.telling import severity
 
 _CONCURRENT = 4
 
@@ -81,7 +82,9 @@ class Condenser:
         except (TimeoutError, ExceptionGroup) as error:
             if isinstance(error, ExceptionGroup) and error.split(RAGError)[1] is not None:
                 raise  # a defect of ours, not a model's failure
-            log.warning("the local model could not condense (%s): picking sentences", _why(error))
+            cause = _cause(error)
+            said = "the local model could not condense (%s): picking sentences"
+            log.log(severity(cause), said, str(cause) or "it took too long")
             return ()
         return tuple(shorter for task in tasks if (shorter := task.result()) is not None)
 
@@ -172,7 +175,7 @@ def _tokens(sources: Sequence[Source]) -> int:
     return sum(estimate_tokens(source.passage.text) for source in sources)
 
 
-def _why(error: BaseException) -> str:
+def _cause(error: Exception) -> Exception:
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
-    return str(error) or "it took too long"
+    return error

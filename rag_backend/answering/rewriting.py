@@ -14,6 +14,7 @@ from rag_backend.answering.prompting import render
 from rag_backend.errors import RAGError
 from rag_backend.llm.provider import ChatRequest, LLMProvider, Message
 from rag_backend.stop_words import ENGLISH_OR_VIETNAMESE
+from rag_backend.telling import severity
 from rag_backend.text import (
     content_terms,
     fold,
@@ -137,7 +138,8 @@ async def _by_model(
         async with asyncio.timeout(patience):
             text = await read_text(local, request)
     except (RAGError, TimeoutError) as error:
-        log.warning("the local model could not rewrite the question (%s)", error or "too slow")
+        said = "the local model could not rewrite the question (%s)"
+        log.log(severity(error), said, str(error) or "too slow")
         return ""
     line = text.strip("\"'“”« »\n")
     told = {term for turn in messages for term in content_terms(str(turn["content"] or ""))}

@@ -18,13 +18,16 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Literal
 
-from rag_backend.errors import UpstreamError, UpstreamRefused, UpstreamUnavailable
+from rag_backend.errors import (
+    UpstreamError,
+    UpstreamMisconfigured,
+    UpstreamRefused,
+    UpstreamUnavailable,
+)
 from rag_backend.llm.provider import ChatRequest, Chunk, LLMProvider
 from rag_backend.llm.streams import has_output
+from rag_backend.telling import Telling
 from rag_backend.upstream import RESTING
-
-_OURS = frozenset({401, 403, 404})
-"""Refusals that every request would meet: the key, the address or the model's name is wrong."""
 
 State = Literal["closed", "open", "half-open"]
 
@@ -53,6 +56,7 @@ class Circuit:
         self._open_until: float | None = None
         self._troubled_until = -math.inf
         self._trial: object | None = None
+        self._telling = Telling()
 
     @property
     def state(self) -> State:
@@ -115,12 +119,13 @@ class Circuit:
         self._failures = 0
         self._troubled_until = -math.inf
         self.last_error = None
+        self._telling.over()
 
     def failed(self, error: UpstreamError, token: object | None) -> None:
         """A request ended with an error, of whatever kind."""
-        if not isinstance(error, UpstreamRefused):
+        if not isinstance(error, UpstreamRefused) or isinstance(error, UpstreamMisconfigured):
             self._troubled_until = self._clock() + self._interval
-        if not isinstance(error, UpstreamRefused) or error.status in _OURS:
+            log.log(self._telling.level(error), "%s", error)
             self.last_error = error
         if error.host_failed:
             self._failures += 1
@@ -144,7 +149,7 @@ class Circuit:
 
     def _open(self) -> None:
         self._open_until = self._clock() + self._interval
-        log.warning("left alone after %d failures: %s", self._failures, self.last_error)
+        log.debug("left alone after %d failures: %s", self._failures, self.last_error)
         self.opened()
 
     def _close(self) -> None:
@@ -155,12 +160,14 @@ class Circuit:
     def _resting(self) -> UpstreamUnavailable:
         wait = math.ceil(self.wait)
         until = f"for another {wait} s" if wait else "while one request tries it"
-        return UpstreamUnavailable(
+        resting = UpstreamUnavailable(
             f"{self.last_error} After {self._failures} failures in a row nobody is sent there "
             f"{until} (LLM_BREAKER_THRESHOLD).",
             code=RESTING,
             retry_after=max(1, wait),
         )
+        resting.told = True
+        return resting
 
 
 class Breaker:

@@ -7,9 +7,15 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from rag_backend.errors import UnsupportedFeature, UpstreamError, UpstreamRefused
+from rag_backend.errors import (
+    UnsupportedFeature,
+    UpstreamError,
+    UpstreamMisconfigured,
+    UpstreamRefused,
+)
 from rag_backend.llm.provider import ChatRequest, Chunk, LLMProvider
 from rag_backend.llm.streams import Begun, begin
+from rag_backend.telling import severity
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +25,9 @@ class Fallback:
 
     What came before that is not passed on unless that provider answers. From then on its errors
     are the caller's: text is never sent twice. The first one's refusal (the request itself is
-    wrong) is final; a stand-in's tells only what that one cannot do.
+    wrong) is final; a stand-in's tells only what that one cannot do. A key, an address or a model's
+    name that is wrong here is no fault of the request: as with a server that is down, the next one
+    answers.
     """
 
     def __init__(
@@ -51,15 +59,11 @@ class Fallback:
         for provider in self._providers:
             try:
                 begun = await begin(provider, request)
-            except UpstreamRefused as error:
-                # The prompt is ours: whoever reads more, or needs none, may still answer.
-                if error.code != "context_length_exceeded" and not errors:
+            except UpstreamError as error:
+                if not errors and _is_about_the_request(error):
                     raise
                 errors.append(error)
-                log.warning("%s", error)
-            except UpstreamError as error:
-                errors.append(error)
-                log.warning("%s", error)
+                log.log(severity(error), "%s", error)
             except UnsupportedFeature:
                 # A later provider that cannot do it does not make the request wrong.
                 if not errors:
@@ -72,3 +76,11 @@ class Fallback:
             # A model's name means something only to the provider that it was given for.
             request = replace(request, model=None)
         raise errors[0]
+
+
+def _is_about_the_request(error: UpstreamError) -> bool:
+    """Whether nobody else should be asked either."""
+    if not isinstance(error, UpstreamRefused) or isinstance(error, UpstreamMisconfigured):
+        return False
+    # The prompt is ours: whoever reads more, or needs none, may still answer.
+    return error.code != "context_length_exceeded"

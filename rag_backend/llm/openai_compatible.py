@@ -50,6 +50,7 @@ class OpenAICompatible:
             proxied=row.cloud,
             url_setting=row.url_setting,
             key_setting=row.key_setting,
+            model_setting=row.model_setting,
             connect_timeout=connect_timeout,
         )
         self._connections = self._host.connections()

@@ -24,6 +24,8 @@ class Reachability:
     remedy: str = ""
     loading: bool = False
     """Whether all that is wrong is that its model is still being read."""
+    listed: bool = False
+    """Whether it lists the model that it will be asked for."""
 
 
 async def probe(row: ProviderRow) -> Reachability:
@@ -35,6 +37,7 @@ async def probe(row: ProviderRow) -> Reachability:
         all(one.reached for one in found),
         "; ".join(one.detail for one in found),
         " ".join(dict.fromkeys(one.remedy for one in found if one.remedy)),
+        listed=all(one.listed for one in found),
     )
 
 
@@ -60,23 +63,31 @@ async def probe_host(row: ProviderRow, host: OpenAICompatible) -> Reachability:
 
 def _judged(row: ProviderRow, url: str, status: int, body: Any) -> Reachability:
     if status in (401, 403):
+        if not row.secret:
+            return Reachability(False, f"{url} wants an API key", f"Set {row.key_setting}.")
         return Reachability(False, f"{url} refused the API key", f"Check {row.key_setting}.")
     if status == 404:
         # A few servers complete chats and list no models.
-        return Reachability(True, f"{url} answers, but lists no models")
+        base = "it should be the base of an OpenAI-style API."
+        remedy = f"If questions fail, check {row.url_setting}: {base}"
+        return Reachability(True, f"{url} answers, but lists no models", remedy)
     if status != 200:
         return Reachability(False, f"{url} answered {status}", "Look at its log.")
     models = _ids(body)
     if models is None:
         remedy = f"Check {row.url_setting}: it should be the base of an OpenAI-style API."
         return Reachability(False, f"{url} is not an OpenAI-style API", remedy)
-    if row.model and models and row.model not in models and not row.cloud:
+    model = row.model or next(iter(models), None)
+    # Ollama lists "llama3.2:latest" and takes "llama3.2".
+    listed = model is not None and not {model, f"{model}:latest"}.isdisjoint(models)
+    if models and not listed and not row.cloud:
         return Reachability(
             True,
             f"{url} answers, but does not list the model {row.model!r}",
-            f"It lists: {', '.join(models[:5])}.",
+            f"Check {row.model_setting}; it lists: {', '.join(models[:5])}.",
         )
-    return Reachability(True, f"{url} answers" + (f" with {models[0]}" if models else ""))
+    with_model = f" with {model if listed else models[0]}" if models else ""
+    return Reachability(True, f"{url} answers{with_model}", listed=listed)
 
 
 async def answers(host: OpenAICompatible, limit: float) -> bool:

@@ -236,11 +236,6 @@ def build_registry(settings: Settings, metrics: Metrics | None = None) -> Regist
     return registry
 
 
-def build_provider(settings: Settings, registry: Registry) -> LLMProvider:
-    """The provider that answers when a request names none, with its fallbacks."""
-    return registry.resolve(None)[0]
-
-
 def _chosen(settings: Settings, rows: dict[str, ProviderRow]) -> str:
     if settings.llm_provider == "auto":
         return next(name for name in ("openai", "local", EXTRACTIVE) if name in rows)

@@ -15,8 +15,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rag_backend.errors import StartError
 from rag_backend.llm.prices import FREE, Price, given_price, openai_price
-from rag_backend.settings import ENV_FILE, Settings, Url
+from rag_backend.settings import ENV_ENCODING, ENV_FILE, Settings
 from rag_backend.upstream import check_access, is_openai, with_version
+from rag_backend.values import Url
 
 Kind = Literal["openai_compatible", "extractive"]
 EXTRACTIVE = "extractive"
@@ -41,7 +42,8 @@ class ProviderRow:
             only such a row goes through the environment's proxy.
         context_tokens: Tokens of prompt and answer together; None where not known.
         price: What somebody set; None: see `price_of`.
-        url_setting, key_setting: Where a person corrects the address and the key.
+        url_setting, key_setting, model_setting: Where a person corrects the address, the key and
+            the model's name.
     """
 
     name: str
@@ -54,6 +56,7 @@ class ProviderRow:
     price: Price | None = None
     url_setting: str = "base_url"
     key_setting: str = "api_key"
+    model_setting: str = "model"
 
     @property
     def secret(self) -> str:
@@ -65,7 +68,7 @@ class _Variable(BaseSettings):
     """A variable whose name only the file knows, read as every other setting is."""
 
     model_config = SettingsConfigDict(
-        env_file=ENV_FILE, env_file_encoding="utf-8", env_ignore_empty=True, extra="ignore"
+        env_file=ENV_FILE, env_file_encoding=ENV_ENCODING, env_ignore_empty=True, extra="ignore"
     )
 
 
@@ -138,6 +141,7 @@ def _openai(settings: Settings) -> ProviderRow | None:
         ),
         url_setting="OPENAI_BASE_URL",
         key_setting="OPENAI_API_KEY",
+        model_setting="OPENAI_MODEL",
     )
 
 
@@ -152,6 +156,7 @@ def _local(settings: Settings) -> ProviderRow | None:
         context_tokens=settings.local_llm_context_tokens,
         url_setting="LOCAL_LLM_API_URL",
         key_setting="LOCAL_LLM_API_KEY",
+        model_setting="LOCAL_LLM_MODEL",
     )
 
 
@@ -162,6 +167,23 @@ def read_rows(path: Path) -> list[ProviderRow]:
         StartError: one line that names the file, the row and what is allowed.
     """
     where = f"LLM_PROVIDERS={path}"
+    return [_row(where, name, table) for name, table in _tables(where, path).items()]
+
+
+def key_variables(path: Path | None) -> set[str]:
+    """Variables that an LLM_PROVIDERS file reads keys from; none where it cannot be read, which
+    `read_rows` says."""
+    if path is None:
+        return set()
+    try:
+        tables = _tables(f"LLM_PROVIDERS={path}", path).values()
+    except StartError:
+        return set()
+    named = (table.get("api_key_env") for table in tables if isinstance(table, dict))
+    return {name for name in named if isinstance(name, str)}
+
+
+def _tables(where: str, path: Path) -> Mapping[str, object]:
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
@@ -173,7 +195,7 @@ def read_rows(path: Path) -> list[ProviderRow]:
     tables = content.get("providers") if isinstance(content, dict) else None
     if not isinstance(tables, dict) or not tables:
         raise StartError(f"{where} has no providers: it should contain [providers.NAME] tables")
-    return [_row(where, name, table) for name, table in tables.items()]
+    return tables
 
 
 def _row(where: str, name: str, table: object) -> ProviderRow:
@@ -199,6 +221,7 @@ def _row(where: str, name: str, table: object) -> ProviderRow:
         ),
         url_setting=f"base_url of {name!r} in {where}",
         key_setting=row.api_key_env or f"api_key of {name!r} in {where}",
+        model_setting=f"model of {name!r} in {where}",
     )
 
 

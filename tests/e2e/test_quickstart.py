@@ -370,5 +370,5 @@ def test_failed_questions_leave_it_up_with_the_reason(tmp_path: Path) -> None:
             shown = until_up(process, log)
     assert shown.count("\n  ? ") == 2
     assert shown.count("\n  ! ") == 2
-    assert "refused the API key (401)" in shown
+    assert "wants an API key (401)" in shown
     assert re.search(r"^added +examples/company/handbook\.md$", shown, re.MULTILINE)

@@ -11,12 +11,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 
-from rag_backend.settings import Settings
+from rag_backend import main
+from rag_backend.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 90
@@ -110,6 +112,38 @@ def test_a_bad_value(tmp_path: Path) -> None:
     assert "secret" not in err
 
 
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://localhost:4000"),
+        ("0.0.0.0", "http://localhost:4000"),
+        ("::", "http://localhost:4000"),
+        ("::1", "http://[::1]:4000"),
+        ("fe80::1%eth0", "http://[fe80::1%25eth0]:4000"),
+        ("192.168.1.20", "http://192.168.1.20:4000"),
+        ("rag.lan", "http://rag.lan:4000"),
+    ],
+)
+def test_the_address_can_be_opened_as_it_is_shown(host: str, url: str) -> None:
+    assert main.url_of(load_settings(host=host, port=4000)) == url
+
+
+@pytest.mark.parametrize(
+    ("settings", "command"),
+    [
+        ({}, "python -m ingest PATH"),
+        ({"port": 4000}, "python -m ingest PATH --url http://localhost:4000"),
+        ({"host": "::1"}, "python -m ingest PATH --url http://[::1]:30000"),
+        (
+            {"api_keys": "s3cret"},
+            "python -m ingest PATH --api-key KEY   (KEY: one of API_KEYS that may write)",
+        ),
+    ],
+)
+def test_the_next_command_works_as_it_is_shown(settings: dict[str, Any], command: str) -> None:
+    assert main.how_to_add(load_settings(**settings)) == f"Add documents: {command}"
+
+
 @pytest.mark.slow
 def test_a_password_in_a_url_is_not_printed(tmp_path: Path) -> None:
     bad = run(tmp_path, OPENAI_BASE_URL="ftp://me:hunter2@host")
@@ -147,6 +181,26 @@ def test_a_provider_that_is_not_configured(tmp_path: Path) -> None:
     assert "OPENAI_API_KEY" in err
 
 
+@pytest.mark.parametrize("name", ["LOCAL_LLM_API_URL", "EMBEDDING_URL", "CHROMA_URL"])
+def test_a_backend_that_would_ask_itself(tmp_path: Path, name: str) -> None:
+    port = str(free_port())
+    status, _, err = run(tmp_path, "--port", port, **{name: f"http://localhost:{port}"})
+    assert status == 1
+    assert f"{name} is this backend's own address (http://localhost:{port}" in err
+    assert "8001" in err
+
+
+def test_an_example_in_a_message_is_no_secret(tmp_path: Path) -> None:
+    for name, form in (
+        ("DATABASE_URL", "postgresql://USER:PASSWORD@HOST/DATABASE"),
+        ("CACHE_URL", "redis://:PASSWORD@192.168.1.20:6379/0"),
+    ):
+        status, _, err = run(tmp_path, **{name: "mysql://me:hunter2@host"})
+        assert status == 1
+        assert form in err
+        assert "hunter2" not in err
+
+
 def test_a_data_directory_that_cannot_be_one(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     status, _, err = run(tmp_path, "--port", str(free_port()), DATA_DIR="file")
@@ -174,10 +228,12 @@ def test_its_life_and_a_second_start(tmp_path: Path) -> None:
         port = url.rpartition(":")[2]
         said = "\n".join(lines)
         assert re.search(r"CONTEXT_TOKENS +999", said)
-        assert "LOCAL_LLM_URL, which no setting reads" in said
+        assert "LOCAL_LLM_URL, which no setting reads: did you mean LOCAL_LLM_API_URL?" in said
         assert "[ok] Encoder" in said
         assert "[ok] Chroma" in said
         assert "very-secret" not in said
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"Add documents: python -m ingest PATH --url {url}\n"
         assert httpx.get(f"{url}/health").json()["status"] == "ok"
 
         status, _, err = run(tmp_path, "--port", port)

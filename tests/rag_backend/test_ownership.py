@@ -72,3 +72,25 @@ def test_a_directory_without_the_right_to_write(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="Permission denied"), owned(tmp_path / "data", 1):
         pass
     tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize("name", ["catalog.sqlite", "catalog.sqlite-wal", "files", "chroma"])
+def test_what_a_start_with_sudo_left_there(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with owned(data_dir, 1):
+        pass
+    (data_dir / name).touch()
+    (data_dir / "lost+found").mkdir()
+    # Root may write to everything, so that it cannot be told by rights.
+    monkeypatch.setattr(
+        os, "access", lambda path, _mode: Path(path).name not in (name, "lost+found")
+    )
+    with pytest.raises(StartError) as refused, owned(data_dir, 1):
+        pass
+    assert str(refused.value).startswith(
+        f"{data_dir / name} in DATA_DIR={data_dir} cannot be written to (Permission denied): give"
+    )
+    (data_dir / name).unlink()
+    with owned(data_dir, 1):  # the lock was let go
+        pass

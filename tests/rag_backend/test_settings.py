@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rag_backend.errors import StartError
-from rag_backend.settings import Settings, describe, load_settings, unknown_names
+from rag_backend.settings import Settings, describe, load_settings, misspelt
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +88,10 @@ def test_lists(monkeypatch: pytest.MonkeyPatch) -> None:
         ("CHROMA_URL", "http://a..b", "a URL such as http://"),
         ("CACHE_URL", "redis://localhost:abc", "a URL such as redis://"),
         ("CACHE_URL", "redis://[::1", "a URL such as redis://"),
+        ("CACHE_URL", "redis://localhost/cache", "a URL such as redis://"),
+        ("CACHE_URL", "redis:///0", "a URL such as redis://"),
+        ("CACHE_URL", "unix://", "a URL such as redis://"),
+        ("CACHE_URL", "localhost:6379", "a URL such as redis://"),
         ("CORS_ORIGINS", "http://localhost:abc", "origins such as https://"),
         ("CORS_ORIGINS", "http://[::1", "origins such as https://"),
         ("CONTEXT_TOKENS", "many", "integer"),
@@ -150,12 +154,19 @@ def test_what_describe_shows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_names_that_nobody_reads(folder: Path) -> None:
-    assert unknown_names() == []
-    write(
-        folder,
-        "LOCAL_LLM_URL=http://a\nport=1\nLLM_OFFLINE_MODEL=x\nRAG_BACKEND_URL=http://b\nODD\n",
-    )
-    assert unknown_names() == ["LOCAL_LLM_URL", "ODD"]
+    assert misspelt() == []
+    write(folder, "LOCAL_LLM_URL=http://a\nport=1\nLLM_OFFLINE_MODEL=x\nODD\nOPENAI_API_KEYS=x\n")
+    assert misspelt() == [
+        ("LOCAL_LLM_URL", "LOCAL_LLM_API_URL"),
+        ("OPENAI_API_KEYS", "OPENAI_API_KEY"),
+    ]
+    assert misspelt({"OPENAI_API_KEYS"}) == [("LOCAL_LLM_URL", "LOCAL_LLM_API_URL")]
+
+
+def test_a_mark_before_the_first_name(folder: Path) -> None:
+    (folder / ".env").write_text("PORT=4000\n", "utf-8-sig")
+    assert load_settings().port == 4000
+    assert misspelt() == []
 
 
 def test_a_file_that_is_not_utf8(folder: Path) -> None:
@@ -174,6 +185,14 @@ def test_a_line_that_is_no_setting(folder: Path) -> None:
     with pytest.raises(StartError, match=r"\.env line 2 is not NAME=value") as caught:
         load_settings()
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("password", ["hunter/2", "hunter#2", "hunter@2", "hunter 2"])
+def test_no_part_of_a_password_is_told(monkeypatch: pytest.MonkeyPatch, password: str) -> None:
+    monkeypatch.setenv("CACHE_URL", f"redis://:{password}@localhost:abc/0")
+    with pytest.raises(StartError, match="in the password as %40, %2F") as refused:
+        load_settings()
+    assert "hunter" not in str(refused.value)
 
 
 def test_keys_fit_into_a_header(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,6 +224,13 @@ def test_a_malformed_key_is_not_told(monkeypatch: pytest.MonkeyPatch, value: str
         load_settings()
     assert str(caught.value).startswith("API_KEYS=(secret) is not allowed: it should be ")
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [",", " , ", " "])
+def test_commas_are_no_keys(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("API_KEYS", value)
+    with pytest.raises(StartError, match=r"API_KEYS=.*at least one key, or empty for none"):
+        load_settings()
 
 
 @pytest.mark.parametrize("value", ["chat.example.org", "https://a/b", "https://u@a", "a, *"])

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from rag_backend.api.parts import Parts
-from rag_backend.errors import StartError, StorageBroken
+from rag_backend.errors import CacheUnavailable, StartError, Starting, StorageBroken
 from rag_backend.llm.registry import Registry, build_registry
 from rag_backend.settings import Settings, load_settings
 from rag_backend.startup import announce_dependencies, announce_settings
@@ -41,12 +41,25 @@ def test_settings_are_listed_and_secrets_masked(monkeypatch: pytest.MonkeyPatch)
     assert "very-secret" not in "".join(lines)
 
 
-def test_names_nobody_reads_are_mentioned(folder: Path) -> None:
+def test_a_misspelt_name_is_told_with_the_right_one(folder: Path) -> None:
     (folder / ".env").write_text("LOCAL_LLM_URL=http://a\n")
     first, *_, last = told(load_settings())
     assert f"read {folder / '.env'}" in first
-    assert "LOCAL_LLM_URL" in last
-    assert "spelling" in last
+    assert last == (
+        "  ! .env sets LOCAL_LLM_URL, which no setting reads: did you mean LOCAL_LLM_API_URL?"
+    )
+
+
+def test_names_of_providers_keys_are_read(folder: Path) -> None:
+    (folder / "rows.toml").write_text(
+        '[providers.other]\nbase_url = "https://a"\napi_key_env = "OPENAI_APIKEY"\n'
+    )
+    (folder / ".env").write_text("OPENAI_APIKEY=sk-very-secret\nLLM_PROVIDERS=rows.toml\n")
+    assert not [line for line in told(load_settings()) if "no setting reads" in line]
+    (folder / ".env").write_text("OPENAI_APIKEY=sk-very-secret\nLLM_PROVIDERS=none.toml\n")
+    lines = told(load_settings())
+    assert "did you mean OPENAI_API_KEY?" in lines[-1]
+    assert "very-secret" not in "".join(lines)
 
 
 def test_a_directory_in_place_of_the_file(folder: Path) -> None:
@@ -55,7 +68,7 @@ def test_a_directory_in_place_of_the_file(folder: Path) -> None:
 
 
 class FakeEncoder:
-    def __init__(self, error: StartError | None = None) -> None:
+    def __init__(self, error: StartError | Starting | None = None) -> None:
         self._error = error
 
     async def first_word(self) -> Any:
@@ -72,6 +85,17 @@ class FakeLibrary:
         self._error = error
 
     def check_vectors(self) -> None:
+        if self._error:
+            raise self._error
+
+
+class FakeAnswers:
+    caching = True
+
+    def __init__(self, error: CacheUnavailable | None = None) -> None:
+        self._error = error
+
+    async def check(self) -> None:
         if self._error:
             raise self._error
 
@@ -95,6 +119,7 @@ async def report(
     library: FakeLibrary,
     encoder: FakeEncoder,
     reranking: FakeEncoder | None = None,
+    answers: FakeAnswers | None = None,
 ) -> list[str]:
     lines: list[str] = []
     parts = SimpleNamespace(
@@ -103,6 +128,7 @@ async def report(
         library=library,
         encoder=encoder,
         reranking=reranking,
+        answers=answers or FakeAnswers(),
     )
     await announce_dependencies(cast(Parts, parts), lines.append)
     return lines
@@ -147,6 +173,17 @@ async def test_what_was_reached_and_what_to_do_about_the_rest(registry_of: Any) 
     assert "very-secret" not in "".join(lines)
 
 
+async def test_an_embedding_server_that_does_not_answer_yet(registry_of: Any) -> None:
+    settings = load_settings(embedding_url="http://gpu.lan:8001")
+    rest = (registry_of(settings), FakeLibrary())
+    for said, shown in (
+        ("It failed (501).", "It failed (501). It is asked again"),
+        ("It is away: check it.", "It is away. Check it. It is asked again"),
+    ):
+        line = about(await report(settings, *rest, FakeEncoder(Starting(said))), "Encoder")
+        assert line.startswith(f"  [!!] Encoder: {shown} until it answers")
+
+
 async def test_the_reranker_is_reported_where_one_is_set(registry_of: Any) -> None:
     settings = load_settings(reranker_model="some/cross-encoder")
     rest = (registry_of(settings), FakeLibrary(), FakeEncoder())
@@ -157,6 +194,22 @@ async def test_the_reranker_is_reported_where_one_is_set(registry_of: Any) -> No
     assert "[!!]" in line
     assert "keep their fused order" in line
     assert line.endswith("Give another one.")
+
+
+async def test_the_answer_cache_is_reported_where_it_is_a_server(registry_of: Any) -> None:
+    settings = load_settings(cache_url="redis://:very-secret@cache.lan:6379/0")
+    rest = (registry_of(settings), FakeLibrary(), FakeEncoder(), None)
+    lines = await report(settings, *rest)
+    assert about(lines, "cache") == "  [ok] Answer cache: redis://cache.lan:6379/0 answers."
+    where = "The answer cache at redis://cache.lan:6379/0"
+    error = CacheUnavailable(f"{where} cannot be reached: check it, and CACHE_URL.")
+    lines = await report(settings, *rest, FakeAnswers(error))
+    assert about(lines, "cache") == (
+        "  [!!] Answer cache: redis://cache.lan:6379/0 cannot be reached. Check it, and CACHE_URL. "
+        "Answers go on without it."
+    )
+    assert "very-secret" not in "".join(lines)
+    assert not any("cache" in line for line in await report(load_settings(), *rest))
 
 
 async def test_what_smart_sends_where_and_what_it_costs(registry_of: Any) -> None:

@@ -15,9 +15,12 @@ from rag_backend.upstream import check_access, shown_url, with_version
         ("http://a:8001/", "http://a:8001/v1"),
         ("https://a/openai/v1", "https://a/openai/v1"),
         ("http://a/api/", "http://a/api"),
+        ("http://a:8001/v1/chat/completions", "http://a:8001/v1"),
+        ("https://a/openai/v1/embeddings/", "https://a/openai/v1"),
+        ("http://a/chat/completions", "http://a/v1"),
     ],
 )
-def test_a_url_without_a_path_gets_a_version(url: str, base: str) -> None:
+def test_a_url_becomes_the_base_of_an_api(url: str, base: str) -> None:
     assert with_version(url) == base
 
 

@@ -7,6 +7,7 @@ from rag_backend.llm.cache.memory import MemoryBacking
 from rag_backend.llm.cache.redis import RedisBacking
 from rag_backend.metrics import Metrics
 from rag_backend.settings import Settings
+from rag_backend.values import IN_MEMORY
 
 
 def open_backing(settings: Settings, metrics: Metrics) -> Backing | None:
@@ -17,7 +18,7 @@ def open_backing(settings: Settings, metrics: Metrics) -> Backing | None:
     """
     if settings.cache_url == "none":
         return None
-    if settings.cache_url == "memory://":
+    if settings.cache_url == IN_MEMORY:
         return MemoryBacking(
             metrics,
             ttl=settings.cache_ttl,

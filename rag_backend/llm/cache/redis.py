@@ -21,6 +21,7 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
+    ConnectionError,
     NoPermissionError,
     RedisError,
     ResponseError,
@@ -246,7 +247,7 @@ def unpacked(key: str, packed: object) -> bytes | None:
 
 def _pool(url: str, limit: float) -> BlockingConnectionPool:
     try:
-        return BlockingConnectionPool.from_url(
+        pool = BlockingConnectionPool.from_url(
             url,
             max_connections=_CONNECTIONS,
             timeout=limit,
@@ -256,10 +257,13 @@ def _pool(url: str, limit: float) -> BlockingConnectionPool:
             protocol=2,  # KeyDB and old servers know no other
             client_name="rag-backend",
         )
+        # An option that there is not would fail every question later.
+        pool.connection_class(**pool.connection_kwargs)
+        return pool
     except (ValueError, TypeError, RedisError):
         raise StartError(
             f"CACHE_URL={_shown(url)} cannot be used: it should look like "
-            "redis://:PASSWORD@192.168.1.20:6379/0"
+            "redis://:PASSWORD@192.168.1.20:6379/0, without options that the client does not know"
         ) from None
 
 
@@ -270,6 +274,8 @@ def _shown(url: str) -> str:
 
 
 def _reason(error: Exception) -> str:
+    if "authentication required" in str(error).lower():
+        return "wants a password"
     if isinstance(error, AuthenticationError | AuthorizationError | NoPermissionError):
         return "refuses the password"
     if isinstance(error, BusyLoadingError):
@@ -278,4 +284,5 @@ def _reason(error: Exception) -> str:
         return f"refuses the command ({type(error).__name__})"
     if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
         return "does not answer in time"
-    return f"cannot be reached ({type(error).__name__})"
+    kind = type(error)
+    return "cannot be reached" + ("" if kind is ConnectionError else f" ({kind.__name__})")

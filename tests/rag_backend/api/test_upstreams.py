@@ -30,10 +30,11 @@ def post(backend: Running, **options: Any) -> httpx.Response:
         (Reply.error(500), 502, "upstream_error"),
         (Reply.error(429, headers={"retry-after": "7"}), 429, "rate_limit_exceeded"),
         (Reply.error(400, "Bad temperature.", code="odd", param="temperature"), 400, "odd"),
+        (Reply.error(401, "Incorrect key", code="invalid_api_key"), 502, "upstream_key_refused"),
         (Reply.html(), 502, "upstream_broken"),
         (Reply(cut="first_token"), 502, "upstream_broken"),
     ],
-    ids=["500", "429", "400", "html", "cut"],
+    ids=["500", "429", "400", "401", "html", "cut"],
 )
 def test_a_failure_before_the_first_word_has_its_own_status(
     backend: Running, cloud: OpenAIServer, reply: Reply, status: int, code: str, streamed: bool
@@ -69,6 +70,17 @@ def test_a_failure_later_is_an_event(backend: Running, cloud: OpenAIServer, repl
     with pytest.raises(openai.APIError), backend.sdk() as client:
         for _ in client.chat.completions.create(model="openai", messages=messages(), stream=True):
             pass
+
+
+def test_a_client_does_not_take_the_backends_key_for_its_own(
+    backend: Running, cloud: OpenAIServer
+) -> None:
+    cloud.script(Reply.error(401, "Incorrect API key provided.", code="invalid_api_key"))
+    with backend.sdk() as client, pytest.raises(openai.InternalServerError) as caught:
+        client.chat.completions.create(model="openai", messages=messages())
+    assert (caught.value.status_code, caught.value.type) == (502, "api_error")
+    assert "key of this backend (401), not a client's" in caught.value.message
+    assert "OPENAI_API_KEY" in caught.value.message
 
 
 async def test_hanging_up_on_a_plain_answer_frees_the_upstream(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from rag_backend.errors import (
     UpstreamBroken,
     UpstreamError,
     UpstreamLimited,
+    UpstreamMisconfigured,
     UpstreamRefused,
     UpstreamTimeout,
     UpstreamUnavailable,
@@ -36,9 +38,8 @@ class House:
         settings = load_settings(
             openai_api_key="sk-test-0123456789",
             openai_base_url=self.cloud.url,
-            local_llm_api_url=self.local.url,
             local_llm_model="m",
-            **{"llm_max_attempts": 2, **values},
+            **{"local_llm_api_url": self.local.url, "llm_max_attempts": 2, **values},
         )
         self.registries.append(build_registry(settings))
         return self.registries[-1].resolve(None)[0]
@@ -88,13 +89,73 @@ async def test_the_last_resort_answers(house: House) -> None:
     assert house.requests == (2, 2)
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
+@pytest.mark.parametrize("status", [400, 413, 422])
 async def test_a_refusal_reaches_nobody_else(house: House, status: int) -> None:
     house.cloud.default = Reply.error(status)
     _, error = await text_before_error(house.provider(), UpstreamRefused)
     assert isinstance(error, UpstreamRefused)
     assert error.status == status
     assert house.requests == (1, 0)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_what_is_set_wrong_here_is_made_up_for(house: House, status: int) -> None:
+    house.cloud.default = Reply.error(status)
+    assert (await complete(house.provider(), ASK))["provider"] == "local"
+    assert house.requests == (1, 1)
+
+    alone = house.provider(llm_fallback="none")
+    _, error = await text_before_error(alone, UpstreamMisconfigured)
+    assert isinstance(error, UpstreamMisconfigured)
+    assert (error.status, error.client_status) == (status, 502)
+    assert house.requests == (2, 1)
+
+
+async def test_of_two_hosts_the_one_that_takes_the_key_answers(house: House) -> None:
+    house.cloud.default = Reply.error(401)
+    provider = house.provider(
+        llm_provider="local",
+        local_llm_api_url=f"{house.cloud.url},{house.local.url}",
+        llm_max_attempts=1,
+    )
+    for _ in range(3):
+        assert (await complete(provider, ASK))["provider"] == "local"
+    assert house.requests == (1, 3)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    records = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    return [record.getMessage() for record in records]
+
+
+async def test_one_cause_is_one_line(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    with OpenAIServer() as gone:
+        port = gone.port
+    provider = house.provider(
+        llm_provider="local",
+        local_llm_api_url=f"http://127.0.0.1:{port}",
+        llm_max_attempts=3,
+        llm_probe_interval=60,
+    )
+    for _ in range(3):  # which opens the breaker
+        assert (await complete(provider, ASK))["provider"] == "extractive"
+    assert warnings(caplog) == [
+        f"Provider 'local' at http://127.0.0.1:{port}/v1 cannot be reached: check that a model "
+        "server runs there, and LOCAL_LLM_API_URL."
+    ]
+
+
+async def test_another_cause_and_the_same_one_later_have_their_lines(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrong, down, sound = Reply.error(401), Reply.error(500), Reply()
+    house.local.script(wrong, wrong, down, down, down, sound, wrong)
+    provider = house.provider(llm_provider="local", llm_max_attempts=1)
+    for _ in range(7):
+        await complete(provider, ASK)
+    told = [line.partition("/v1 ")[2].partition(": ")[0] for line in warnings(caplog)]
+    key = "wants an API key (401), and this backend has none for it"
+    assert told == [key, "failed (500)", key]
 
 
 @pytest.mark.parametrize("reply", [Reply(cut="middle"), Reply(finish_reason=None)])
@@ -176,8 +237,8 @@ async def test_a_refused_key_does_not_open_it(house: House) -> None:
     house.cloud.default = Reply.error(401)
     provider = house.provider(llm_breaker_threshold=1)
     for _ in range(3):
-        await text_before_error(provider, UpstreamRefused)
-    assert house.requests == (3, 0)
+        assert (await complete(provider, ASK))["provider"] == "local"
+    assert house.requests == (3, 3)
 
 
 async def test_a_host_that_comes_back_is_used_again() -> None:

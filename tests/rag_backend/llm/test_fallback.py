@@ -12,6 +12,7 @@ from rag_backend.errors import (
     UpstreamBroken,
     UpstreamError,
     UpstreamLimited,
+    UpstreamMisconfigured,
     UpstreamRefused,
     UpstreamTimeout,
     UpstreamUnavailable,
@@ -36,6 +37,7 @@ FAILURES = [
     UpstreamTimeout("slow"),
     UpstreamLimited("busy"),
     UpstreamBroken("cut"),
+    UpstreamMisconfigured("not with this key", status=401),
 ]
 
 

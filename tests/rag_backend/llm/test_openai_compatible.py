@@ -16,6 +16,7 @@ from rag_backend.errors import (
     UpstreamBroken,
     UpstreamError,
     UpstreamLimited,
+    UpstreamMisconfigured,
     UpstreamRefused,
     UpstreamTimeout,
     UpstreamUnavailable,
@@ -39,6 +40,7 @@ def _row(url: str, key: str = KEY, model: str | None = "m") -> ProviderRow:
         model=model,
         url_setting="LOCAL_LLM_API_URL",
         key_setting="LOCAL_LLM_API_KEY",
+        model_setting="LOCAL_LLM_MODEL",
     )
 
 
@@ -131,12 +133,8 @@ async def test_a_model_that_is_gone_is_looked_up_again(server: OpenAIServer) -> 
 
 REFUSALS = [
     (Reply.error(400, "too long", code="context_length_exceeded", param="messages"), 400),
-    (Reply.error(401, f"Incorrect API key provided: {KEY[:10]}****{KEY[-4:]}."), 401),
-    (Reply.error(403, "not allowed"), 403),
-    (Reply.error(404, "no such model", code="model_not_found", param="model"), 404),
     (Reply.error(413, "too large"), 413),
     (Reply.error(422, "no such field"), 422),
-    (Reply.html(404), 404),
 ]
 
 
@@ -151,6 +149,64 @@ async def test_refusals_keep_status_code_and_param(
     wanted = reply.failure or {}
     assert error.code == (wanted.get("code") or "upstream_refused")
     assert error.param == wanted.get("param")
+    assert error.client_status == status
+
+
+_WRONG_KEY = {"message": "Incorrect API key", "type": "x", "code": "invalid_api_key"}
+MISCONFIGURED = [
+    (
+        Reply.error(401, f"Incorrect API key: {KEY[:10]}****{KEY[-4:]}.", code="invalid_api_key"),
+        "refused the API key of this backend (401), not a client's: correct LOCAL_LLM_API_KEY "
+        "where the backend runs.",
+        "upstream_key_refused",
+    ),
+    (Reply.error(402, "no funds"), 'payment (402): "no funds". See', "upstream_misconfigured"),
+    (
+        Reply.error(403, "Country not supported.", code="unsupported_country", param="x"),
+        'does not let this backend in (403): "Country not supported". Check LOCAL_LLM_API_KEY '
+        "where the backend runs.",
+        "upstream_key_refused",
+    ),
+    (
+        Reply.error(404, "no such model", code="model_not_found", param="model"),
+        'model or address (404): "no such model". Check LOCAL_LLM_MODEL and LOCAL_LLM_API_URL '
+        "where the backend runs.",
+        "upstream_not_found",
+    ),
+    (Reply.html(404), "no such model or address (404). Check", "upstream_not_found"),
+    (Reply.html(405), "Check LOCAL_LLM_API_URL where", "upstream_misconfigured"),
+    (
+        Reply(failure=_WRONG_KEY, fail_at="first_token"),
+        "refused the API key of this backend (401)",
+        "upstream_key_refused",
+    ),
+    (
+        Reply(failure={"message": "No auth", "code": 403}, fail_at="first_token"),
+        "does not let this backend in (403)",
+        "upstream_key_refused",
+    ),
+]
+
+
+@pytest.mark.parametrize(("reply", "words", "code"), MISCONFIGURED, ids=lambda v: str(v)[:40])
+async def test_what_is_set_wrong_here_is_no_fault_of_the_client(
+    adapter: OpenAICompatible, server: OpenAIServer, reply: Reply, words: str, code: str
+) -> None:
+    server.script(reply)
+    _, error = await text_before_error(adapter, UpstreamMisconfigured)
+    assert isinstance(error, UpstreamMisconfigured)
+    assert words in str(error)
+    assert (error.client_status, error.type) == (502, "api_error")
+    assert (error.code, error.param) == (code, None)
+    assert KEY[-4:] not in str(error)
+
+
+async def test_a_server_that_wants_a_key_where_there_is_none(server: OpenAIServer) -> None:
+    server.script(Reply.error(401))
+    provider = _adapter(_row(server.url, key=""))
+    _, error = await text_before_error(provider, UpstreamMisconfigured)
+    await provider.aclose()
+    assert "wants an API key (401), and this backend has none for it: set LOCAL" in str(error)
 
 
 FAILURES = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 
 import pytest
 from pydantic import SecretStr
@@ -22,12 +23,14 @@ def _row(*urls: str, model: str | None = None) -> ProviderRow:
         model=model,
         url_setting="LOCAL_LLM_API_URL",
         key_setting="LOCAL_LLM_API_KEY",
+        model_setting="LOCAL_LLM_MODEL",
     )
 
 
 async def test_reached(server: OpenAIServer) -> None:
     found = await probe(_row(server.url))
-    assert found == Reachability(True, f"{server.url}/v1 answers with tiny-upstream")
+    detail = f"{server.url}/v1 answers with tiny-upstream"
+    assert found == Reachability(True, detail, listed=True)
     assert server.chats == []  # never a completion
 
 
@@ -35,7 +38,13 @@ async def test_a_model_that_is_not_there(server: OpenAIServer) -> None:
     found = await probe(_row(server.url, model="other"))
     assert found.reached
     assert "does not list the model 'other'" in found.detail
-    assert found.remedy == "It lists: tiny-upstream."
+    assert found.remedy == "Check LOCAL_LLM_MODEL; it lists: tiny-upstream."
+
+
+async def test_a_model_as_ollama_lists_it(server: OpenAIServer) -> None:
+    server.models = ["nomic-embed-text:latest", "llama3.2:latest"]
+    found = await probe(_row(server.url, model="llama3.2"))
+    assert found == Reachability(True, f"{server.url}/v1 answers with llama3.2", listed=True)
 
 
 async def test_loading(server: OpenAIServer) -> None:
@@ -87,6 +96,14 @@ async def test_odd_answers(
     assert found.reached == reached
     assert words in found.detail
     assert "very-secret" not in str(found)
+
+
+async def test_a_key_that_is_not_set(server: OpenAIServer) -> None:
+    server.models_raw = (401, "{}")
+    found = await probe(replace(_row(server.url), api_key=None))
+    assert not found.reached
+    assert "wants an API key" in found.detail
+    assert found.remedy == "Set LOCAL_LLM_API_KEY."
 
 
 async def test_extractive_needs_nothing() -> None:

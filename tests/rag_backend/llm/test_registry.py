@@ -11,7 +11,7 @@ from rag_backend.errors import Conflict, NotFound, StartError, UpstreamUnavailab
 from rag_backend.llm.complete import complete
 from rag_backend.llm.notes import Note
 from rag_backend.llm.provider import ChatRequest
-from rag_backend.llm.registry import Registry, build_provider, build_registry
+from rag_backend.llm.registry import Registry, build_registry
 from rag_backend.llm.rows import ProviderRow
 from rag_backend.metrics import Metrics
 from rag_backend.settings import load_settings
@@ -67,7 +67,7 @@ async def test_choice_and_fallback(
 ) -> None:
     registry = build_registry(load_settings(**values))
     assert _chosen_and_fallback(registry) == (chosen, fallback)
-    assert build_provider(load_settings(**values), registry).name == chosen
+    assert registry.resolve(None)[0].name == chosen
     await registry.aclose()
 
 
@@ -262,7 +262,7 @@ async def test_the_whole_stack_without_fallback_says_what_is_wrong(server: OpenA
     settings = load_settings(local_llm_api_url=server.url, llm_max_attempts=2, llm_fallback="none")
     registry = build_registry(settings)
     server.default = Reply(cut="headers")
-    _, error = await text_before_error(build_provider(settings, registry), UpstreamUnavailable)
+    _, error = await text_before_error(registry.resolve(None)[0], UpstreamUnavailable)
     assert "LOCAL_LLM_API_URL" in str(error)
     assert len(server.chats) == 2
     await registry.aclose()

@@ -31,7 +31,7 @@ async def make(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
 
     def make(ttl: float = 60) -> Backing:
         backing: Backing = (
-            RedisBacking(url, Metrics(), ttl=ttl)
+            RedisBacking(url, Metrics(), ttl=ttl, limit=30)
             if url
             else MemoryBacking(Metrics(), ttl=ttl, max_bytes=2**20, max_entries=100)
         )
