@@ -18,7 +18,7 @@ from rag_backend.llm.probing import Reachability, probe_host
 from rag_backend.llm.registry import Registry
 from rag_backend.llm.rows import ProviderRow
 from rag_backend.metrics import Metrics
-from rag_backend.readiness import Coming, Dependency, Failing
+from rag_backend.readiness import Alone, Coming, Dependency, Failing
 from rag_backend.settings import Settings
 from rag_backend.upstream import LOADING
 
@@ -124,12 +124,14 @@ async def _host(registry: Registry, name: str, host: Host) -> str:
     if circuit.last_error is not None and circuit.last_error.code == LOADING:
         raise Coming(str(circuit.last_error))
     found = await probe_host(registry.row(name), host.client)
+    # What it refuses nobody else is asked, unless it has another host or was not asked first.
+    is_final = name == registry.chosen and len(registry.hosts(name)) == 1
     if not found.reached:
-        failure = Coming if found.loading else Failing
+        failure = Coming if found.loading else Alone if found.refused and is_final else Failing
         raise failure(f"{found.detail}. {found.remedy}".strip())
     error = circuit.last_error
     if isinstance(error, UpstreamMisconfigured) and not _mended(registry.row(name), error, found):
-        raise Failing(str(error))
+        raise (Alone if is_final else Failing)(str(error))
     return found.detail
 
 

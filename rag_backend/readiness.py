@@ -32,6 +32,10 @@ class Failing(Exception):
     """What a look raises: one sentence that says what is wrong."""
 
 
+class Alone(Failing):
+    """Nobody stands in for it while this lasts, whoever else is in its group."""
+
+
 class Coming(Failing):
     """Nothing is wrong: it is still being loaded. Its first arrival is no recovery."""
 
@@ -45,6 +49,7 @@ class Dependency:
         group: Of a group any one is enough; None: it stands alone.
         essential: Without it (or without any of its group) questions are not answered.
         served: When it last served a request, by `time.monotonic`; None: never, or unknown.
+        alone: Whether its group does not help, as it is now.
         missed: Whether something went wrong since it was last well, or since the start: only then
             its return is news.
     """
@@ -60,6 +65,7 @@ class Dependency:
     checked: float | None = None
     missed: bool = False
     task: asyncio.Task[str] | None = None
+    alone: bool = False
 
     def shown(self) -> dict[str, Any]:
         """For JSON; times in ISO 8601."""
@@ -145,7 +151,8 @@ class Readiness:
     def _is_fatal(self, one: Dependency) -> bool:
         if not one.essential or one.state == "ok":
             return False
-        others = [d for d in self._dependencies if one.group and d.group == one.group]
+        grouped = one.group and not one.alone
+        others = [d for d in self._dependencies if grouped and d.group == one.group]
         return not any(d.state == "ok" for d in others)
 
     async def _run(self) -> None:
@@ -185,8 +192,9 @@ class Readiness:
             # While everything else starts too, this alone says little.
             self._found(one, "failing", f"did not answer within {self._limit:g} s", coming=True)
         elif not one.task.cancelled():
-            state, detail, coming = _outcome(one.task, one.name)
-            self._found(one, state, detail, coming=coming)
+            state, detail, error = _outcome(one.task, one.name)
+            one.alone = isinstance(error, Alone)
+            self._found(one, state, detail, coming=isinstance(error, Coming))
 
     def _found(self, one: Dependency, state: State, detail: str, *, coming: bool = False) -> None:
         before, one.state, one.detail = one.state, state, detail
@@ -204,15 +212,15 @@ class Readiness:
         one.since = one.checked
 
 
-def _outcome(look: asyncio.Task[str], name: str) -> tuple[State, str, bool]:
-    """State, detail, and whether it is only still being loaded."""
+def _outcome(look: asyncio.Task[str], name: str) -> tuple[State, str, Exception | None]:
+    """State, detail, and what the look has raised."""
     try:
-        return "ok", look.result(), False
+        return "ok", look.result(), None
     except (Failing, RAGError) as error:
-        return "failing", str(error), isinstance(error, Coming)
+        return "failing", str(error), error
     except Exception as error:
         log.exception("looking at %s failed", name)
-        return "failing", f"could not be looked at ({type(error).__name__})", False
+        return "failing", f"could not be looked at ({type(error).__name__})", error
 
 
 def _iso(seconds: float) -> str:

@@ -7,12 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from rag_backend.errors import (
-    UnsupportedFeature,
-    UpstreamError,
-    UpstreamMisconfigured,
-    UpstreamRefused,
-)
+from rag_backend.errors import UnsupportedFeature, UpstreamError, UpstreamRefused
 from rag_backend.llm.provider import ChatRequest, Chunk, LLMProvider
 from rag_backend.llm.streams import Begun, begin
 from rag_backend.telling import severity
@@ -24,10 +19,9 @@ class Fallback:
     """Asks providers in order until one brings its first output.
 
     What came before that is not passed on unless that provider answers. From then on its errors
-    are the caller's: text is never sent twice. The first one's refusal (the request itself is
-    wrong) is final; a stand-in's tells only what that one cannot do. A key, an address or a model's
-    name that is wrong here is no fault of the request: as with a server that is down, the next one
-    answers.
+    are the caller's: text is never sent twice. The first one's refusal is final, be the request
+    wrong or what is set for that provider: a stand-in would hide the latter for weeks. A
+    stand-in's own refusal tells only what that one cannot do.
     """
 
     def __init__(
@@ -60,7 +54,7 @@ class Fallback:
             try:
                 begun = await begin(provider, request)
             except UpstreamError as error:
-                if not errors and _is_about_the_request(error):
+                if not errors and _is_final(error):
                     raise
                 errors.append(error)
                 log.log(severity(error), "%s", error)
@@ -78,9 +72,7 @@ class Fallback:
         raise errors[0]
 
 
-def _is_about_the_request(error: UpstreamError) -> bool:
+def _is_final(error: UpstreamError) -> bool:
     """Whether nobody else should be asked either."""
-    if not isinstance(error, UpstreamRefused) or isinstance(error, UpstreamMisconfigured):
-        return False
-    # The prompt is ours: whoever reads more, or needs none, may still answer.
-    return error.code != "context_length_exceeded"
+    # A long prompt is ours: whoever reads more, or needs none, may still answer.
+    return isinstance(error, UpstreamRefused) and error.code != "context_length_exceeded"

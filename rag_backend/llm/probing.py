@@ -24,6 +24,8 @@ class Reachability:
     remedy: str = ""
     loading: bool = False
     """Whether all that is wrong is that its model is still being read."""
+    refused: bool = False
+    """Whether it does not take the key."""
     listed: bool = False
     """Whether it lists the model that it will be asked for."""
 
@@ -64,8 +66,10 @@ async def probe_host(row: ProviderRow, host: OpenAICompatible) -> Reachability:
 def _judged(row: ProviderRow, url: str, status: int, body: Any) -> Reachability:
     if status in (401, 403):
         if not row.secret:
-            return Reachability(False, f"{url} wants an API key", f"Set {row.key_setting}.")
-        return Reachability(False, f"{url} refused the API key", f"Check {row.key_setting}.")
+            said, remedy = "wants an API key", f"Set {row.key_setting}."
+        else:
+            said, remedy = "refused the API key", f"Check {row.key_setting}."
+        return Reachability(False, f"{url} {said}", remedy, refused=True)
     if status == 404:
         # A few servers complete chats and list no models.
         base = "it should be the base of an OpenAI-style API."

@@ -12,7 +12,6 @@ from rag_backend.errors import (
     UpstreamBroken,
     UpstreamError,
     UpstreamLimited,
-    UpstreamMisconfigured,
     UpstreamRefused,
     UpstreamTimeout,
     UpstreamUnavailable,
@@ -37,7 +36,6 @@ FAILURES = [
     UpstreamTimeout("slow"),
     UpstreamLimited("busy"),
     UpstreamBroken("cut"),
-    UpstreamMisconfigured("not with this key", status=401),
 ]
 
 
