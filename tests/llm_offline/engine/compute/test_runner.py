@@ -50,9 +50,12 @@ def _expected(kind: str) -> list[list[int]]:
 
 @cache
 def _runner(kind: str, fixed: bool = False) -> Runner:
-    """`fixed`: with steps of fixed shape, as on a GPU."""
+    """`fixed`: with steps of fixed shape, as on a GPU; else laid out as loading does on a CPU."""
+    model = random_model(CONFIGS[kind]())
+    if not fixed:
+        arrange(model, "none", device="cpu", dtype=torch.float32)
     runner = Runner(
-        random_model(CONFIGS[kind]()),
+        model,
         device="cpu",
         stop_ids=frozenset({STOP}),
         decode=plain_decode if fixed else None,
