@@ -44,7 +44,7 @@ def add(
 
     Raises:
         ConnectionLost, Refused: The run cannot go on; what was stored until then is stored.
-        CommandError: Everything that the store has from a root would be removed.
+        CommandError: Everything that the store has from a root would be removed; the rest is done.
     """
     delete_missing = delete_missing or delete_all
     with report.busy("Comparing files with the store …"):
@@ -55,8 +55,9 @@ def add(
     for problem in found.problems:
         report.failed(problem)
     plan = make_plan(files, found.files, stored, roots, delete_missing=delete_missing)
-    if delete_missing and not delete_all:
-        _refuse_to_empty(plan, stored, roots)
+    kept_back = None if delete_all or not delete_missing else _kept_back(plan, stored, roots)
+    if kept_back is not None:
+        plan.removals = []
     report.counts["unchanged"] = plan.unchanged
     _carry_out(plan, client, store, report)
     report.counts["skipped"] = len(found.skipped)
@@ -64,6 +65,8 @@ def add(
     report.summary(f"Store {store.name} at {client.url}")
     if told is not None and not delete_missing:
         _tell_missing(plan, told, report)
+    if kept_back is not None:
+        raise CommandError(kept_back)
     return 1 if report.failures else 0
 
 
@@ -132,14 +135,16 @@ def open_or_create(client: Client, name: str) -> Store:
             raise refusal from None  # "no such store" would not say why there is none
 
 
-def _refuse_to_empty(plan: Plan, stored: Sequence[StoredFile], roots: Sequence[Path]) -> None:
+def _kept_back(plan: Plan, stored: Sequence[StoredFile], roots: Sequence[Path]) -> str | None:
+    """Why nothing is to be removed; None where it may be."""
     for root, count in emptied(plan, stored, roots).items():
         all_of_them = "the only file" if count == 1 else f"all {count} files"
-        raise CommandError(
+        return (
             f"Gone from {shown(identity_of(root))}: {all_of_them} that the store has from there; "
-            "nothing was done, since a drive or share may not be mounted (if it is meant, use "
+            "nothing was removed, since a drive or share may not be mounted (if it is meant, use "
             "--delete-all)"
         )
+    return None
 
 
 def _read(files: dict[str, Path], digests: Digests, report: Report) -> list[Found]:

@@ -131,7 +131,8 @@ async def _host(registry: Registry, name: str, host: Host) -> str:
         raise failure(f"{found.detail}. {found.remedy}".strip())
     error = circuit.last_error
     if isinstance(error, UpstreamMisconfigured) and not _mended(registry.row(name), error, found):
-        raise (Alone if is_final else Failing)(str(error))
+        # Of one question: unready it would never be asked another, and never be well again.
+        raise Failing(str(error))
     return found.detail
 
 

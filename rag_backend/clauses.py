@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from rag_backend.text import fold, has_vietnamese_letters, nfc
+from rag_backend.text import fold, has_vietnamese_letters, nfc, references
 
 # Numbers of clauses are small, and what follows them is no amount of money or time.
 _NUMBER = (
     r"(\d{1,2}(?:\.\d{1,2}){0,2})(?![.,]?\d)"
     r"(?!\s*(?:%|(?:triệu|nghìn|ngàn|tỷ|đồng|đô|usd|vnd|ngày|tháng|năm)\b))"
 )
-_CLAUSE = rf"\b(?:khoản|clause|sub-?section|paragraph) {_NUMBER}"
+# "Tài khoản 2" is an account.
+_CLAUSE = rf"\b(?:(?<!tài )khoản|clause|sub-?section|paragraph) {_NUMBER}"
 _POINT = r"\b(?:điểm|point) \(?([a-zđ])\b|\b(?:clause|paragraph) [\d.]+ ?\(?([a-z])\)"
 
 # How a clause's or a point's line begins, in folded text: "2.", "2)", "Khoản 2", "3.2 Repairs".
@@ -30,18 +31,23 @@ class Clause:
 
     number: str = ""
     point: str = ""
+    articles: frozenset[str] = field(default=frozenset(), compare=False)
+    """Numbers of the parts that are named beside it: clause 2 of Article 3 may be "3.2"."""
 
 
 def clause_in(question: str) -> Clause | None:
-    """The clause that a question names, if it names one."""
+    """The clause that a question names, if it names one of an article, and no other."""
+    wanted = references(question)
+    if not wanted:  # "điểm D" is a mark then, and "at what point I may" no point
+        return None
     lowered = nfc(question).lower()
     clause, point = _PATTERNS if has_vietnamese_letters(question) else _BARE_PATTERNS
-    number, letter = clause.search(lowered), point.search(lowered)
-    if number is None and letter is None:
+    numbers = {found[1] for found in clause.finditer(lowered)}
+    letters = {next(filter(None, found.groups())) for found in point.finditer(lowered)}
+    if not (numbers or letters) or len(numbers) > 1 or len(letters) > 1:
         return None
-    return Clause(
-        number[1] if number else "", next(filter(None, letter.groups())) if letter else ""
-    )
+    articles = frozenset(name.rpartition(" ")[2] for name in wanted)
+    return Clause("".join(numbers), "".join(letters), articles)
 
 
 def has_clauses(text: str) -> bool:
@@ -53,17 +59,18 @@ def clause_of(text: str, wanted: Clause) -> str:
     """Those lines of an article's text, verbatim; "" where it has none such."""
     lines = text.splitlines()
     if wanted.number:
-        lines = _clause(lines, wanted.number)
+        lines = _clause(lines, wanted)
     if wanted.point:
         lines = _point(lines, wanted.point) or (lines if wanted.number else [])
     return "\n".join(lines).strip()
 
 
-def _clause(lines: list[str], wanted: str) -> list[str]:
+def _clause(lines: list[str], wanted: Clause) -> list[str]:
     """From its number to the next one; of Article 3 clause 2 may be written "3.2"."""
     numbers = [_number_of(line) for line in lines]
-    starts = [at for at, number in enumerate(numbers) if number == wanted]
-    starts += [at for at, number in enumerate(numbers) if number.rpartition(".")[2] == wanted]
+    full = {f"{article}.{wanted.number}" for article in wanted.articles}
+    starts = [at for at, number in enumerate(numbers) if number == wanted.number]
+    starts += [at for at, number in enumerate(numbers) if number in full]
     if not starts:
         return []
     start = starts[0]

@@ -64,7 +64,7 @@ _PART = (
     r"\b(?:(điều|chương|mục|phần|phụ lục) (\d+(?:\.\d+)*|[ivxlc]+)"
     r"|(article|section|chapter|part|appendix|annex) "
     r"(\d+(?:\.\d+)*|[ivxlc]{2,}|[vxlc]|i(?! (?!of\b)\w)))\b"
-    r"(?!\s*(?:%|(?:triệu|nghìn|ngàn|tỷ|đồng|phần trăm)\b))"
+    r"(?!['’]|\s*(?:%|(?:triệu|nghìn|ngàn|tỷ|đồng|phần trăm)\b))"
 )
 
 # "hoà" and "hòa" are spellings of one word; so are all these at the end of a syllable.
@@ -86,6 +86,8 @@ _ONE_KIND = {
     "appendix": "phu luc",
     "annex": "phu luc",
 }
+_WORDS_TOO = frozenset({"vi", "xi", "li", "ci"})
+"""Roman numbers that are syllables as well ("những điều vi phạm"): these only in upper case."""
 _ROMAN = {"i": 1, "v": 5, "x": 10, "l": 50, "c": 100}
 _BARE_NUMBER = re.compile(r"\s*(\d{1,3}(?:\.\d{1,3})*)[.)]?\s+[^\W\d]")
 
@@ -281,13 +283,14 @@ def present_terms(text: str) -> frozenset[str]:
 
 def references(text: str) -> frozenset[str]:
     """Numbered parts that a text names: "Điều 5 Chương II" → {"dieu 5", "chuong ii"}."""
-    return frozenset(_named(found) for found in _part_of(text).finditer(_lowered(text)))
+    parts = _part_of(text).finditer(nfc(text))
+    return frozenset(_named(found) for found in parts if _is_number(found))
 
 
 def numbered(heading: str) -> str | None:
     """The number that a heading bears ("Điều 7. Sửa đổi Điều 5": "dieu 7"), if it bears one."""
-    found = _part_of(heading).match(_lowered(heading).lstrip())
-    return _named(found) if found else None
+    found = _part_of(heading).match(nfc(heading).lstrip())
+    return _named(found) if found and _is_number(found) else None
 
 
 def bears(headings: Iterable[str], wanted: Collection[str]) -> bool:
@@ -319,8 +322,9 @@ def _part_of(text: str) -> re.Pattern[str]:
     return _PARTS if has_vietnamese_letters(text) else _BARE_PARTS
 
 
-def _lowered(text: str) -> str:
-    return nfc(text).lower()
+def _is_number(found: re.Match[str]) -> bool:
+    number = found[2] or found[4]
+    return number.lower() not in _WORDS_TOO or number.isupper()
 
 
 def _named(found: re.Match[str]) -> str:
@@ -339,7 +343,8 @@ def _roman(number: str) -> int:
     return sum(-d if d < n else d for d, n in zip(digits, after, strict=True))
 
 
-_PARTS, _BARE_PARTS = re.compile(_PART), re.compile(fold(_PART))
+_PARTS = re.compile(_PART, re.IGNORECASE)
+_BARE_PARTS = re.compile(fold(_PART), re.IGNORECASE)
 
 
 def question_key(text: str) -> str:

@@ -12,6 +12,7 @@ from rag_backend.text import content_terms, fold, is_unaccented_vietnamese, nfc,
 
 _LONGEST = 400
 """Characters; what is longer is a text, and not a question with a courtesy around it."""
+_MOST_PARTS = 3
 
 _TO_WHOM = r"( (ban|anh|chi|em|ca nha|moi nguoi|quy vi|there|all|everyone))*"
 _GREETING = re.compile(
@@ -27,15 +28,15 @@ _WHOM = (
 _ME = "tôi|mình|em|anh|chị|tui|chúng tôi|chúng em"
 _ASKS_ABOUT = r"(?: (?:chút|một chút|xíu|thêm))?(?: (?:là|về|rằng|xem))?"
 _BORDER = r"(?=[\s,.!:?]|$)[\s,.!:]*"
-# How questions begin that says nothing of what is asked; each is cut while there is one.
+# How questions begin that says nothing of what is asked; each is cut while there is one. Phrases,
+# since most single words begin other things too: "Dạ dày", "Hỏi thăm", "Can you give notice".
 _OPENING = (
-    r"(?:(?:hi|hello|hey|good (?:morning|afternoon|evening)"
-    r"|(?:em |mình )?(?:xin )?chào(?! mừng| hàng| giá| bán)|thưa|dạ)"
-    rf"(?: (?:{_WHOM}))*"
+    r"(?:(?:hi|hello|hey|good (?:morning|afternoon|evening)|(?:em |mình )?(?:xin )?chào|thưa|dạ)"
+    rf"(?:(?: (?:{_WHOM}))+|(?=\s*[,.!:]|\s+(?:cho|xin) (?:{_ME}|cho|hỏi)\b))"
     rf"|(?:(?:{_WHOM}) )+ơi"
     r"|please|kindly|vui lòng|làm ơn|xin(?= hỏi| cho| được hỏi)"
     rf"|(?:can|could|would|will) (?:{_WHOM}) (?:please |kindly )?"
-    r"(?:tell|explain|show|help|give|let|find)(?: (?:me|us))?(?: know| find| understand)?"
+    r"(?:explain|(?:tell|show|help|give|let|find) (?:me|us))(?: know| find| understand)?"
     r"(?: about| please)*"
     r"|(?:tell|show|give) (?:me|us)(?: about| please)*|do you (?:happen to )?know"
     r"|(?:can|could|may) i (?:please )?ask(?: you)?|i was wondering|i wonder"
@@ -44,7 +45,7 @@ _OPENING = (
     rf"|(?:(?:{_WHOM}) )*(?:(?:có thể|làm ơn|vui lòng|giúp) )?(?:cho|xin)(?: (?:{_ME}))*(?: xin)?"
     rf" (?:hỏi|biết){_ASKS_ABOUT}"
     rf"|(?:{_ME}) (?:muốn|cần|xin|định)(?: được)? (?:hỏi|biết|tìm hiểu){_ASKS_ABOUT}"
-    rf"|(?:xin )?(?:được )?hỏi(?! đáp){_ASKS_ABOUT}|có ai biết{_ASKS_ABOUT})"
+    rf"|(?:xin được|xin|được) hỏi{_ASKS_ABOUT}|có ai biết{_ASKS_ABOUT})"
 )
 # ... which "whether" may follow.
 _OPENINGS = rf"{_OPENING}(?:,? (?:if|whether))?{_BORDER}"
@@ -52,8 +53,19 @@ _OPENINGS = rf"{_OPENING}(?:,? (?:if|whether))?{_BORDER}"
 _ENDINGS = (
     r"[\s,.!]*(?<=[\s,.!?])(?:please|thanks|thank you(?: (?:so|very) much)?"
     rf"|(?:(?:{_ME}) )?(?:xin )?(?:cảm|cám) ơn(?: [^,.!?]{{1,20}})?|ạ|nhỉ|nhé|hả|vậy"
-    rf"|(?:giúp|hộ)(?: (?:{_ME}))?(?: với)?)[\s,.!?]*$"
+    rf"|(?:giúp|hộ)(?: (?:{_ME}|với))+)[\s,.!?]*$"
 )
+# Without diacritics "hội" and "hỏi", "vay" and "vậy" are alike: only what nothing else is alike.
+_BARE_ME = "toi|minh|em|tui|chung toi|chung em"
+_BARE_ABOUT = r"(?: (?:chut|mot chut))?(?: (?:la|ve|rang|xem))?"
+_BARE_OPENINGS = (
+    r"(?:(?:em |minh )?(?:xin )?chao (?:anh|chi|moi nguoi|quy vi|ca nha)(?: (?:anh|chi|em))*"
+    r"|(?:(?:anh|chi|ban|moi nguoi|quy vi) )*(?:oi )?(?:(?:co the|lam on|vui long|giup) )?"
+    rf"(?:cho (?:{_BARE_ME})(?: xin)? (?:hoi|biet)|xin (?:cho (?:{_BARE_ME} )?)?(?:hoi|biet)"
+    rf"|(?:lam on|vui long) cho biet){_BARE_ABOUT}"
+    rf"|(?:{_BARE_ME}) (?:muon|can) (?:hoi|biet){_BARE_ABOUT}){_BORDER}"
+)
+_BARE_ENDINGS = r"[\s,.!]*(?<=[\s,.!?])(?:(?:xin )?cam on(?: [^,.!?]{1,20})?|vay a)[\s,.!?]*$"
 
 _ASKS = re.compile(
     r"\b(?:how|what|when|where|which|who|whom|whose|why"
@@ -103,8 +115,10 @@ def parts(question: str) -> list[str]:
     """The questions that one message asks: "How long is it, and who approves it?" → two.
 
     One, the message itself, where it asks one thing: a part is what has a question word of its
-    own and a word that means something.
+    own and a word that means something. More than `_MOST_PARTS` are a text, looked at as one.
     """
+    if len(question) > _LONGEST:
+        return [question]
     found: list[str] = []
     for piece, border in _pieces(question):
         if found and _asks(piece) and _asks(found[-1]):
@@ -113,7 +127,7 @@ def parts(question: str) -> list[str]:
             found[-1] += border + piece
         else:
             found.append(piece)
-    return found if len(found) > 1 else [question]
+    return found if 1 < len(found) <= _MOST_PARTS else [question]
 
 
 def _pieces(question: str) -> Iterator[tuple[str, str]]:
@@ -136,12 +150,11 @@ def _plain(text: str) -> str:
     return " ".join(map(fold, words(text)))
 
 
-def _compiled(folded: bool) -> list[tuple[re.Pattern[str], bool]]:
-    sources = ((_OPENINGS, False), (_ENDINGS, True))
-    return [
-        (re.compile(fold(source) if folded else source, re.IGNORECASE), at_its_end)
-        for source, at_its_end in sources
-    ]
-
-
-_PATTERNS, _BARE_PATTERNS = _compiled(folded=False), _compiled(folded=True)
+_PATTERNS = [
+    (re.compile(_OPENINGS, re.IGNORECASE), False),
+    (re.compile(_ENDINGS, re.IGNORECASE), True),
+]
+_BARE_PATTERNS = [
+    (re.compile(_BARE_OPENINGS, re.IGNORECASE), False),
+    (re.compile(_BARE_ENDINGS, re.IGNORECASE), True),
+]

@@ -11,6 +11,7 @@ from rag_backend.knowledge.library import Library
 from rag_backend.knowledge.models import Store, StoredChunk
 from rag_backend.knowledge.passages import Hit, Passage, merge_neighbours
 from rag_backend.knowledge.retriever import is_named
+from rag_backend.llm.named_parts import asks_for_the_whole
 from rag_backend.text import (
     content_terms,
     fold,
@@ -47,18 +48,21 @@ async def find(library: Library, store: Store, question: str) -> list[Passage]:
 def of_named_part(question: str, passages: Sequence[Passage]) -> list[Passage]:
     """Those of the article, chapter or section that the question names, and of its clause.
 
-    None where there is no such part: another article's text would be a wrong answer. All of them
-    where none is named.
+    Where there is no such part, all of them, which may answer what else is asked; but none where
+    the question asks for that part and nothing else: another article would be a wrong answer.
     """
     wanted = references(question)
     if not wanted:
         return list(passages)
+    whole = asks_for_the_whole(question)
     named = [p for p in passages if is_named(wanted, p.best)]
-    named = named or [p for p in passages if mentions(p.text, wanted)]
+    if not named:
+        return [p for p in passages if mentions(p.text, wanted)] if whole else list(passages)
     clause = clause_in(question)
     if clause is None or not any(has_clauses(p.text) for p in named):
         return named
-    return [p for p in named if clause_of(p.text, clause)]
+    having = [p for p in named if clause_of(p.text, clause)]
+    return having if having or whole else named
 
 
 def typed_bare(question: str, passages: Sequence[Passage]) -> StoredChunk | None:

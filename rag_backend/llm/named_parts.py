@@ -15,6 +15,7 @@ _SAYING_NOTHING = frozenset(
     "quy dinh noi dung ghi neu viet say state provid contain content about".split()
 )
 """Stems of "what does it say?", "quy định gì?": such a question asks for the whole part."""
+_CLAUSES = frozenset("khoan diem claus clause point paragraph subsect subsection".split())
 
 
 def named_clause(grounding: Grounding) -> str:
@@ -22,10 +23,12 @@ def named_clause(grounding: Grounding) -> str:
 
     Of a long one, the sentences that answer.
     """
-    clause = clause_in(grounding.question)
+    clause, wanted = clause_in(grounding.question), references(grounding.question)
     if clause is None:
         return ""
-    cut = ((evidence, clause_of(evidence.text, clause)) for evidence in grounding.passages)
+    # An article that only cites the named one has a clause of that number as well.
+    its = [evidence for evidence in grounding.passages if bears(_headings(evidence), wanted)]
+    cut = ((evidence, clause_of(evidence.text, clause)) for evidence in its)
     evidence, text = next((found for found in cut if found[1]), (None, ""))
     if evidence is None:
         return ""
@@ -37,9 +40,11 @@ def named_clause(grounding: Grounding) -> str:
 
 
 def asks_for_the_whole(question: str) -> bool:
-    """Whether a question names a part and asks nothing but what it says."""
-    wanted = references(question)
+    """Whether a question names a part, or a clause of one, and asks nothing but what it says."""
+    wanted, clause = references(question), clause_in(question)
     naming = {term for name in wanted for term in content_terms(name)}
+    if clause is not None:
+        naming |= {*_CLAUSES, *content_terms(f"{clause.number} {clause.point}"), clause.point}
     return bool(wanted) and set(content_terms(question)) <= naming | _SAYING_NOTHING
 
 

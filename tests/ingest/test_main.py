@@ -98,12 +98,12 @@ def test_an_emptied_folder_deletes_nothing_unless_all_is_meant(
     for _ in range(2):
         result = on_fake(folder, "--delete-missing")
         assert result.status == 2
-        assert "all 3 files that the store has from there; nothing was done" in result.err
+        assert "all 3 files that the store has from there; nothing was removed" in result.err
         assert "--delete-all" in result.err
         assert len(result.err.splitlines()) == 1
-        assert len(on_fake.stored()) == 3
+        assert len(on_fake.stored()) >= 3
         (folder / "readme.txt").write_text("mount me here\n")
-    assert on_fake(folder).counts() == {"added": 1}
+    assert len(on_fake.stored()) == 4, "what is new is stored all the same"
     assert on_fake(folder, "--delete-missing").counts() == {"removed": 3, "unchanged": 1}
     (folder / "readme.txt").unlink()
     assert "the only file" in on_fake(folder, "--delete-missing").err
@@ -128,7 +128,7 @@ def test_watch_goes_on_where_everything_has_gone(
 
     monkeypatch.setattr("ingest.main.changes", unmount)
     result = on_fake(folder, "--watch", "--delete-missing")
-    assert result.err.count("nothing was done") == 1
+    assert result.err.count("nothing was removed") == 1
     assert set(on_fake.stored()) == {"nghỉ phép.md", "phones.csv"}
 
 

@@ -63,7 +63,7 @@ async def test_a_model_that_the_cloud_does_not_have(watched: Any) -> None:
     assert await one.status() == "ready"
     server.script(Reply.error(404, "no such model", code="model_not_found"))
     await one.fail()
-    assert await one.status() == "unready", "nobody stands in for it"
+    assert await one.status() == "degraded"
     assert "Check OPENAI_MODEL and OPENAI_BASE_URL" in one.reasons
 
     server.models = ["gpt-odd"]  # it is there now: nobody has to ask to find that out
@@ -76,7 +76,7 @@ async def test_a_refused_key_lasts_until_it_is_taken(watched: Any) -> None:
     server.models = ["gpt-4o-mini"]  # some show their list to everybody
     server.script(Reply.error(401))
     await one.fail()
-    assert await one.status() == "unready"
+    assert await one.status() == "degraded"
     assert "OPENAI_API_KEY" in one.reasons
     assert await one.ask() == "openai"
     assert await one.status() == "ready"

@@ -6,6 +6,22 @@ import pytest
 
 from rag_backend.utterances import is_greeting, is_thanks, parts, without_courtesies
 
+CONTENT = [
+    "Hoi dong quan tri hop khi nao?",
+    "Lai suat ngan hang cho vay?",
+    "Hop dong vay",
+    "phi kham benh vien nhi",
+    "Thua ke theo phap luat chia the nao?",
+    "cho hoi vien vay bao nhieu",
+    "gia ve hang a",
+    "Da giay bao hanh may thang?",
+    "Ai đại diện cho hộ?",
+    "Dạ dày đau thì nghỉ mấy ngày?",
+    "Hỏi thăm người ốm được chi bao nhiêu?",
+    "Can you give notice by email?",
+    "Hi sinh trong khi làm nhiệm vụ được hưởng gì?",
+]
+
 
 @pytest.mark.parametrize(
     ("said", "question"),
@@ -27,6 +43,7 @@ from rag_backend.utterances import is_greeting, is_thanks, parts, without_courte
         ("Xin nghỉ phép thế nào?", "Xin nghỉ phép thế nào?"),
         ("Không biết lái xe có được nhận không?", "Không biết lái xe có được nhận không?"),
         ("Ai duyệt đơn?", "Ai duyệt đơn?"),
+        *((same, same) for same in CONTENT),
         ("What is the rent?", "What is the rent?"),
         ("Hello!", "Hello!"),
         ("", ""),
@@ -64,6 +81,8 @@ def test_a_long_text_keeps_its_courtesies() -> None:
         ("Who repairs doors, windows and locks?", ["Who repairs doors, windows and locks?"]),
         ("Ai và khi nào duyệt đơn?", ["Ai và khi nào duyệt đơn?"]),
         ("How and when do I pay?", ["How and when do I pay?"]),
+        ("What? " * 9, ["What? " * 9]),
+        ("Summarise this" + " " * 100_000 + "x?", ["Summarise this" + " " * 100_000 + "x?"]),
         ("", [""]),
     ],
 )

@@ -46,6 +46,12 @@ ALL = [FOUR, THREE, CITING]
         ("Khoản 2 Điều 3", [THREE]),
         ("Khoản 5 Điều 3", []),
         ("Khoản 5 Điều 4", [FOUR]),  # it has no numbered clauses at all
+        ("Theo khoản 5 Điều 3, lệ phí bao nhiêu?", [THREE]),
+        ("Theo Điều 35 Bộ luật Lao động, phải báo trước mấy ngày?", ALL),
+        ("Những điều vi phạm nội quy bị xử lý thế nào?", ALL),
+        ("Muc vi pham nong do con bi phat bao nhieu?", ALL),
+        ("Which section I'd have to fill in?", ALL),
+        ("Hạng mục xi măng giá bao nhiêu?", ALL),
         ("Chương 2 có gì?", [FOUR, THREE]),
         ("dieu 30 noi gi", [CITING]),
         ("Điều 27 quy định gì?", []),

@@ -37,6 +37,11 @@ def test_a_clause_named_by_its_number() -> None:
     assert named_clause(asked("Điều 7 quy định gì?")) == ""
 
 
+def test_another_articles_clause_is_not_it() -> None:
+    citing = Evidence(1, "a › Điều 9. Phạt", "1. Vi phạm Điều 3.\n2. Phạt tiền.", 1.0)
+    assert named_clause(asked("Khoản 2 Điều 3", citing)) == ""
+
+
 def test_of_a_long_clause_what_answers() -> None:
     filling = "Việc này do phòng hành chính theo dõi và báo cáo. " * 20
     long = Evidence(1, "a › Điều 1", f"1. {filling}\nTrả sách muộn nộp 2.000 đồng.\n2. Khác.", 1.0)
@@ -52,6 +57,9 @@ def test_of_a_long_clause_what_answers() -> None:
         ("What does Section 3.2 say?", True),
         ("Điều 7 phạt bao nhiêu?", False),
         ("Quy định gì?", False),
+        ("Khoản 2 Điều 7 quy định gì?", True),
+        ("điểm a khoản 2 điều 7", True),
+        ("Theo khoản 2 Điều 7, phạt bao nhiêu?", False),
     ],
 )
 def test_whether_the_whole_part_is_asked_for(question: str, whole: bool) -> None:
