@@ -23,6 +23,8 @@ from tests.llm_offline.processes import free_port, server
 
 WORDS = "the fine for riding without a helmet is on page three of employees paid leave".split()
 ANSWER = 64
+WORDS_ASKED = 164
+"""In the tokens of a small tokenizer and with the template, about 256."""
 MIXED = 24
 RATES = (1.0, 2.0, 4.0)
 """Requests a second: 56, 112 and 224 tokens a second."""
@@ -113,7 +115,7 @@ Load = list[tuple[float, str, int]]
 def _at_once(count: int, turn: int = 0) -> Load:
     # No two loads begin alike: nothing but the template's beginning is found in a prefix cache.
     dice = random.Random(f"{count} at once, {turn}")
-    return [(0.0, _words(dice, 100), ANSWER) for _ in range(count)]
+    return [(0.0, _words(dice, WORDS_ASKED), ANSWER) for _ in range(count)]
 
 
 def _poisson(rate: float, turn: int) -> Load:
