@@ -21,8 +21,15 @@ from tests.rag_backend.knowledge.fake_embedding import FakeEmbedding
 from tests.rag_backend.knowledge.storage import on_servers
 
 ROOT = Path(__file__).parents[3]
-EARLY = ("attached, not read", "read, not embedded", "embedded, not written")
-"""Where the next file may have been on its way when the process died."""
+EARLY = (
+    "attached, not read",
+    "read, not embedded",
+    "embedded, not written",
+    "vectors written, no postings",
+    "postings written, not visible",
+    "visible, the old version not removed",
+)
+"""Where the next file may have been on its way when the process died: it is put meanwhile."""
 
 
 @pytest.fixture(scope="module")
