@@ -137,14 +137,16 @@ def open_or_create(client: Client, name: str) -> Store:
 
 def _kept_back(plan: Plan, stored: Sequence[StoredFile], roots: Sequence[Path]) -> str | None:
     """Why nothing is to be removed; None where it may be."""
-    for root, count in emptied(plan, stored, roots).items():
-        all_of_them = "the only file" if count == 1 else f"all {count} files"
-        return (
-            f"Gone from {shown(identity_of(root))}: {all_of_them} that the store has from there; "
-            "nothing was removed, since a drive or share may not be mounted (if it is meant, use "
-            "--delete-all)"
-        )
-    return None
+    gone = emptied(plan, stored, roots)
+    if not gone:
+        return None
+    root, count = next(iter(gone.items()))
+    all_of_them = "the only file" if count == 1 else f"all {count} files"
+    return (
+        f"Gone from {shown(identity_of(root))}: {all_of_them} that the store has from there; "
+        "nothing was removed, since a drive or share may not be mounted (if it is meant, use "
+        "--delete-all)"
+    )
 
 
 def _read(files: dict[str, Path], digests: Digests, report: Report) -> list[Found]:

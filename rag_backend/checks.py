@@ -124,10 +124,11 @@ async def _host(registry: Registry, name: str, host: Host) -> str:
     if circuit.last_error is not None and circuit.last_error.code == LOADING:
         raise Coming(str(circuit.last_error))
     found = await probe_host(registry.row(name), host.client)
-    # What it refuses nobody else is asked, unless it has another host or was not asked first.
-    is_final = name == registry.chosen and len(registry.hosts(name)) == 1
     if not found.reached:
-        failure = Coming if found.loading else Alone if found.refused and is_final else Failing
+        failure = Coming if found.loading else Failing
+        # A key that is refused is stood in for by another host alone, where it is asked first.
+        if found.refused and name == registry.chosen and len(registry.hosts(name)) == 1:
+            failure = Alone
         raise failure(f"{found.detail}. {found.remedy}".strip())
     error = circuit.last_error
     if isinstance(error, UpstreamMisconfigured) and not _mended(registry.row(name), error, found):

@@ -295,9 +295,9 @@ _OF_STATUS = {
 class UpstreamMisconfigured(UpstreamRefused):
     """The key, the address or the model's name that is set here for the upstream is wrong.
 
-    Every request would meet it, and only whoever runs this backend can mend it. So another
-    provider may answer, and a client never sees it as a fault of its own key or request: neither
-    the upstream's status, nor its code, nor its type.
+    Every request would meet it, and only whoever runs this backend can mend it. So another host of
+    the provider may answer, and a client never sees it as a fault of its own key or request:
+    neither the upstream's status, nor its code, nor its type.
     """
 
     type = "api_error"

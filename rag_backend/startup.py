@@ -11,7 +11,7 @@ from rag_backend.errors import CacheUnavailable, RAGError, StartError, Starting
 from rag_backend.keys import KeyRing
 from rag_backend.knowledge.reranking import RERANKED
 from rag_backend.knowledge.sql.opening import postgres_address, shown_address
-from rag_backend.llm.probing import Reachability, probe
+from rag_backend.llm.probing import Reachability, in_two, probe
 from rag_backend.llm.rows import ProviderRow, key_variables
 from rag_backend.settings import ENV_FILE, Settings, describe, misspelt
 from rag_backend.upstream import shown_url
@@ -117,11 +117,9 @@ async def _cache(parts: Parts) -> tuple[str, Reachability]:
     try:
         await parts.answers.check()
     except CacheUnavailable as error:
-        # "The answer cache at redis://… cannot be reached: check …"
-        what, _, remedy = str(error).partition(": ")
+        what, remedy = in_two(error)
         what = what.removeprefix("The answer cache at ")
-        remedy = f"{remedy[:1].upper()}{remedy[1:]} Answers go on without it."
-        return "Answer cache", Reachability(False, what, remedy)
+        return "Answer cache", Reachability(False, what, f"{remedy} Answers go on without it.")
     return "Answer cache", Reachability(True, f"{shown_url(parts.settings.cache_url)} answers")
 
 
@@ -131,10 +129,9 @@ async def _encoder(parts: Parts) -> tuple[str, Reachability]:
     try:
         encoder = await parts.encoder.first_word()
     except Starting as error:
-        what, _, remedy = str(error).partition(": ")
+        what, remedy = in_two(error)
         again = "It is asked again until it answers; documents wait."
-        remedy = f"{remedy[:1].upper()}{remedy[1:]} {again}".lstrip()
-        return "Encoder", Reachability(False, what.rstrip("."), remedy)
+        return "Encoder", Reachability(False, what.rstrip("."), f"{remedy} {again}".lstrip())
     except StartError as error:
         return "Encoder", Reachability(False, f"{name} was not loaded", str(error))
     if url:

@@ -352,6 +352,11 @@ def question_key(text: str) -> str:
     return " ".join(words(text))
 
 
+def bare_key(text: str) -> str:
+    """`question_key` without diacritics, in which many people type."""
+    return " ".join(map(fold, words(text)))
+
+
 def estimated_tokens(text: str) -> int:
     """A text's tokens for an encoder whose tokenizer is not known: hardly ever too few."""
     return -(-len(text.encode()) // 2)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from rag_backend.text import content_terms, fold, is_unaccented_vietnamese, nfc, words
+from rag_backend.text import bare_key, content_terms, is_unaccented_vietnamese, nfc
 
 _LONGEST = 400
 """Characters; what is longer is a text, and not a question with a courtesy around it."""
@@ -84,12 +84,12 @@ _BETWEEN = re.compile(
 
 def is_greeting(text: str) -> bool:
     """A greeting and nothing else, with diacritics or without."""
-    return _GREETING.fullmatch(_plain(text)) is not None
+    return _GREETING.fullmatch(bare_key(text)) is not None
 
 
 def is_thanks(text: str) -> bool:
     """Thanks and nothing else."""
-    return _THANKS.fullmatch(_plain(text)) is not None
+    return _THANKS.fullmatch(bare_key(text)) is not None
 
 
 def without_courtesies(question: str) -> str:
@@ -141,13 +141,9 @@ def _pieces(question: str) -> Iterator[tuple[str, str]]:
 
 
 def _asks(text: str) -> bool:
-    plain = _plain(text)
+    plain = bare_key(text)
     found = _ASKS.search(plain)
     return found is not None and bool(set(plain.split()) - set(found[0].split()))
-
-
-def _plain(text: str) -> str:
-    return " ".join(map(fold, words(text)))
 
 
 _PATTERNS = [

@@ -13,11 +13,10 @@ from rag_backend.knowledge.passages import Hit, Passage, merge_neighbours
 from rag_backend.knowledge.retriever import is_named
 from rag_backend.llm.named_parts import asks_for_the_whole
 from rag_backend.text import (
+    bare_key,
     content_terms,
-    fold,
     has_vietnamese_letters,
     mentions,
-    question_key,
     references,
 )
 from rag_backend.utterances import parts
@@ -72,8 +71,8 @@ def typed_bare(question: str, passages: Sequence[Passage]) -> StoredChunk | None
     """
     if has_vietnamese_letters(question):
         return None
-    key = fold(question_key(question))
-    rows = [p.best for p in passages if fold(question_key(p.best.question or "")) == key]
+    key = bare_key(question)
+    rows = [p.best for p in passages if bare_key(p.best.question or "") == key]
     answers = {row.answer for row in rows if row.answer}
     return rows[0] if len(answers) == 1 else None
 

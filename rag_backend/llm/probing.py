@@ -30,6 +30,12 @@ class Reachability:
     """Whether it lists the model that it will be asked for."""
 
 
+def in_two(error: Exception) -> tuple[str, str]:
+    """What is wrong, and what to do: "X cannot be reached: check Y." → that, and "Check Y."."""
+    what, _, remedy = str(error).partition(": ")
+    return what, remedy[:1].upper() + remedy[1:]
+
+
 async def probe(row: ProviderRow) -> Reachability:
     """Ask each host for its models, with a limit of 3 s. Reached: all hosts answer."""
     if row.kind == "extractive":
@@ -57,9 +63,7 @@ async def probe_host(row: ProviderRow, host: OpenAICompatible) -> Reachability:
         status, body = await host.get("models", LIMIT)
         loading = None if row.cloud else await _loading(host)
     except UpstreamError as error:
-        # "Provider 'local' at http://…/v1 cannot be reached: check that …"
-        what, _, remedy = str(error).partition(": ")
-        return Reachability(False, what, remedy[:1].upper() + remedy[1:])
+        return Reachability(False, *in_two(error))
     return loading or _judged(row, host.url, status, body)
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
 import weakref
+from collections.abc import AsyncIterator
 from collections.abc import Sequence as Items
+from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx
+
+from llm_offline.app import Parts, create_app
 from llm_offline.engine.interface import Sampling
 from llm_offline.engine.sequence import Drawn
 from llm_offline.engine.step import Row
@@ -116,3 +122,18 @@ class PuppetLoader:
 
     def give_back(self) -> None:
         """The memory of puppets is not worth it; what refers to them must be gone."""
+
+
+@asynccontextmanager
+async def served(loader: PuppetLoader) -> AsyncIterator[tuple[httpx.AsyncClient, Parts]]:
+    """A server in this process, once its first model, "old", is there, and a client of it."""
+    settings = Settings(_env_file=None, model="old")  # type: ignore[call-arg]
+    app, parts = create_app(settings, loader)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://a") as client,
+        asyncio.timeout(20),
+    ):
+        while parts.serving.here is None or parts.serving.coming:
+            await asyncio.sleep(0.005)
+        yield client, parts

@@ -6,12 +6,9 @@ import asyncio
 import threading
 from typing import Any
 
-import httpx
 import pytest
 
-from llm_offline.app import create_app
-from llm_offline.settings import Settings
-from tests.llm_offline.puppets import PuppetLoader
+from tests.llm_offline.puppets import PuppetLoader, served
 
 
 @pytest.mark.parametrize(
@@ -25,15 +22,7 @@ from tests.llm_offline.puppets import PuppetLoader
 async def test_the_end_in_a_load(path: str, body: dict[str, Any]) -> None:
     loader = PuppetLoader()
     gate = loader.gates["new"] = threading.Event()
-    settings = Settings(_env_file=None, model="old")  # type: ignore[call-arg]
-    app, parts = create_app(settings, loader)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://a") as client,
-        asyncio.timeout(20),
-    ):
-        while parts.serving.here is None or parts.serving.coming:
-            await asyncio.sleep(0.005)
+    async with served(loader) as (client, parts):
         asking = asyncio.ensure_future(client.post(path, json=body))
         while "new" not in loader.loads:
             await asyncio.sleep(0.005)

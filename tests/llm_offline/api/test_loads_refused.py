@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,12 +11,11 @@ import httpx
 import pytest
 
 from llm_offline.api.models import LoadBody
-from llm_offline.app import create_app
 from llm_offline.errors import StartError
 from llm_offline.fitting import Need
 from llm_offline.progress import Progress
 from llm_offline.settings import Settings
-from tests.llm_offline.puppets import PuppetLoader
+from tests.llm_offline.puppets import PuppetLoader, served
 
 
 class _Short(PuppetLoader):
@@ -31,14 +29,7 @@ class _Short(PuppetLoader):
 
 @asynccontextmanager
 async def _client() -> AsyncIterator[httpx.AsyncClient]:
-    app, parts = create_app(Settings(_env_file=None, model="old"), _Short())  # type: ignore[call-arg]
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://a") as client,
-        asyncio.timeout(20),
-    ):
-        while parts.serving.here is None or parts.serving.coming:
-            await asyncio.sleep(0.005)
+    async with served(_Short()) as (client, parts):
         yield client
         parts.stop()
 

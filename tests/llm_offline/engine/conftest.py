@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -15,20 +16,25 @@ def puppet() -> Puppet:
     return Puppet()
 
 
-@pytest.fixture
-async def engine(puppet: Puppet) -> AsyncIterator[ContinuousBatching]:
-    engine = ContinuousBatching(puppet, decode, context=100, max_queue=1, max_batch=1, guesser=None)
+@asynccontextmanager
+async def _running(puppet: Puppet, queue: int, batch: int) -> AsyncIterator[ContinuousBatching]:
+    engine = ContinuousBatching(
+        puppet, decode, context=100, max_queue=queue, max_batch=batch, guesser=None
+    )
     yield engine
     engine.stop()
     puppet.steps.put(END)
     assert engine.join(10)
+
+
+@pytest.fixture
+async def engine(puppet: Puppet) -> AsyncIterator[ContinuousBatching]:
+    async with _running(puppet, queue=1, batch=1) as engine:
+        yield engine
 
 
 @pytest.fixture
 async def batching(puppet: Puppet) -> AsyncIterator[ContinuousBatching]:
     """Up to three at once."""
-    engine = ContinuousBatching(puppet, decode, context=100, max_queue=0, max_batch=3, guesser=None)
-    yield engine
-    engine.stop()
-    puppet.steps.put(END)
-    assert engine.join(10)
+    async with _running(puppet, queue=0, batch=3) as engine:
+        yield engine
