@@ -200,21 +200,26 @@ def test_the_encoder_is_idle_too(tmp_path: Path, tiny_folder: Path) -> None:
     flags = ["--model", str(tiny_folder), "--device", "cpu", "--idle-unload", "1"]
     with server(tmp_path, *flags) as process:
         process.until_ready().until(lambda _, answer: answer["status"] == "idle")
-        vectors, threads = _vectors_of_an_idle_encoder(process)
-        again, threads_then = _vectors_of_an_idle_encoder(process)
-        assert again == vectors
-        assert threads_then <= threads
+        vectors = _vectors_of_an_idle_encoder(process)
+        threads = _threads(process)  # one of them may be on its way out
+        for _ in range(3):
+            assert _vectors_of_an_idle_encoder(process) == vectors
+        process.until(lambda *_: _threads(process) <= threads)
         assert "all-MiniLM-L6-v2 was unloaded: nobody asked for a while" in process.output()
 
 
-def _vectors_of_an_idle_encoder(process: ServerProcess) -> tuple[Any, int]:
-    """And the server's threads once it is idle again, and its memory has been given back."""
+def _vectors_of_an_idle_encoder(process: ServerProcess) -> Any:
+    """When the server is idle again, and its memory has been given back."""
     url = process.url + "/v1/embeddings"
     answer = httpx.post(url, json={"input": "a"}, timeout=90).raise_for_status()
     before = _memory(process)
     process.until(lambda _, answer: answer["embeddings"]["status"] == "not loaded")
     process.until(lambda *_: _memory(process) < before - 40 * MIB)
-    return answer.json()["data"], psutil.Process(process.process.pid).num_threads()
+    return answer.json()["data"]
+
+
+def _threads(process: ServerProcess) -> int:
+    return psutil.Process(process.process.pid).num_threads()
 
 
 def _memory(process: ServerProcess) -> int:
