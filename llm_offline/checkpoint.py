@@ -242,6 +242,9 @@ def _writes(config: Any, classes: Sequence[str]) -> bool:
     """
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         return False
+    # BART's kind: what it writes is told by another text, which is read apart.
+    if config.is_encoder_decoder and not any(one.endswith("ForCausalLM") for one in classes):
+        return False
     if any(map(_WRITES.search, classes)):
         return True
     if any(map(_OTHERWISE.search, classes)):

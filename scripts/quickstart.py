@@ -89,7 +89,7 @@ def run(settings: Settings) -> int:
             except Failed as failure:
                 print(f"\n  ! {failure}")
             if not ended(backend):
-                say_what_next(client.url)
+                say_what_next(client.url, keyed=bool(settings.api_keys))
         return exit_status(backend.wait())
     finally:
         stop(backend)
@@ -295,11 +295,13 @@ def exit_status(code: int) -> int:
     return 128 - code
 
 
-def say_what_next(url: str) -> None:
-    """Where everything is, and how to go on."""
+def say_what_next(url: str, *, keyed: bool) -> None:
+    """Where everything is, and how to go on; `keyed`: the backend asks for one of its API_KEYS."""
     ingest = ".venv/bin/python -m ingest PATH"
     if not url.endswith(":30000"):
         ingest += f" --url {url}"
+    if keyed:
+        ingest += " --api-key KEY"
     print(
         textwrap.dedent(
             f"""

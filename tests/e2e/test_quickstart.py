@@ -372,3 +372,4 @@ def test_failed_questions_leave_it_up_with_the_reason(tmp_path: Path) -> None:
     assert shown.count("\n  ! ") == 2
     assert "wants an API key (401)" in shown
     assert re.search(r"^added +examples/company/handbook\.md$", shown, re.MULTILINE)
+    assert re.search(r"your own documents: .* --api-key KEY$", shown, re.MULTILINE)

@@ -79,6 +79,8 @@ def test_no_tokenizer(folder: Path, left: list[str]) -> None:
         ("xlm-roberta", ["XLMRobertaModel"], True),
         ("distilbert", ["DistilBertModel"], True),
         ("t5", ["T5ForConditionalGeneration"], False),
+        ("bart", ["BartForConditionalGeneration"], False),
+        ("bart", [], False),
         ("vit", ["ViTModel"], False),
         ("llama", ["LlamaForSequenceClassification"], False),
     ],
@@ -108,6 +110,7 @@ def test_an_encoder_that_only_its_folder_tells_of(folder: Path) -> None:
         ("llama", ["ViLlamaForCausalLM"]),
         ("gpt2", ["GPT2LMHeadModel"]),
         ("bert", ["BertLMHeadModel"]),
+        ("bart", ["BartForCausalLM"]),
         ("gemma3", ["Gemma3ForConditionalGeneration"]),
     ],
 )

@@ -284,4 +284,6 @@ def _refusing(param: str) -> Iterator[None]:
 def _short(reason: str) -> str:
     """The first line of what llguidance says, without what it quotes of a schema."""
     first = (reason.strip().splitlines() or [""])[0]
+    if "coerce_one_of" in first:  # it names an option of its own, which no client has
+        return "more than one option of a oneOf may hold at once: tell them apart, or write anyOf"
     return first.rpartition("failed to compile JSON schema: ")[2][:200]
