@@ -85,6 +85,7 @@ class ServerEmbedding:
         self._patience: Mapping[Kind, Patience] = {"document": documents, "query": queries}
         self._answer_timeout = answer_timeout
         self._query_timeout = query_timeout
+        self._told_of_length = False
         self._closed = False
         self._loop = asyncio.new_event_loop()
         self._slots = asyncio.Semaphore(_IN_FLIGHT)
@@ -197,11 +198,13 @@ class ServerEmbedding:
         (text,) = texts
         if len(text) < _SHORTEST or not _is_about_length(error):
             raise error
-        log.warning(
-            "a text of %d characters is too long for %s and is read in parts: lower "
-            "EMBEDDING_MAX_TOKENS",
-            *(len(text), self._host.named),
-        )
+        if not self._told_of_length:
+            self._told_of_length = True
+            log.warning(
+                "a text of %d characters is too long for %s and is read in parts, as each such "
+                "text will be: lower EMBEDDING_MAX_TOKENS",
+                *(len(text), self._host.named),
+            )
         parts = halves(text)
         return averaged(await self._vectors(parts, kind), [parts])
 

@@ -249,6 +249,9 @@ def test_a_text_that_is_too_long_there_is_read_in_parts(
     assert float(vectors[1] @ expected("cats and dogs")[0]) > 0.95
     assert "read in parts" in caplog.text
     assert "cats" not in caplog.text
+    caplog.clear()
+    embedding.embed([long + "again"], "document")
+    assert not caplog.records  # thousands of such lines would say no more
 
 
 def test_a_refusal_for_another_reason_is_not_cut_down(
