@@ -312,6 +312,21 @@ def bears(headings: Iterable[str], wanted: Collection[str]) -> bool:
     return bool(sought) and met == {kind for kind, _ in sought}
 
 
+def one_by_one(wanted: Collection[str]) -> list[frozenset[str]]:
+    """What `references` gives, a set a part: Articles 5 and 6 of Chapter II are two, by number."""
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for name in wanted:
+        kind, number = _canonical(name)
+        kinds.setdefault(kind, []).append((number, name))
+    listed = (sorted(names, key=_in_order) for _, names in sorted(kinds.items()))
+    return [frozenset(name for _, name in some) for some in itertools.product(*listed)]
+
+
+def _in_order(named: tuple[str, str]) -> tuple[list[int], str]:
+    """Article 9 before Article 10, and that before 10a."""
+    return [int(digits) for digits in re.findall(r"\d+", named[0])], named[0]
+
+
 def mentions(text: str, wanted: Collection[str]) -> bool:
     """Whether a text names one of the parts that `references` gives."""
     named = {_canonical(name) for name in references(text)}

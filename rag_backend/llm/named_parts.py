@@ -9,7 +9,7 @@ from dataclasses import replace
 from rag_backend.clauses import clause_in, clause_of
 from rag_backend.llm.extracting import MOST_CHARACTERS, pick, shortened
 from rag_backend.llm.provider import Evidence, Grounding
-from rag_backend.text import bears, content_terms, references
+from rag_backend.text import bears, content_terms, one_by_one, references
 
 _SAYING_NOTHING = frozenset(
     "quy dinh noi dung ghi neu viet say state provid contain content about".split()
@@ -52,7 +52,7 @@ def named_part(grounding: Grounding) -> str:
     """The part that a question names, verbatim; "" where the best passage is not it.
 
     "What does Article 5 say?" shares no word with what Article 5 says. Of a chapter, the headings
-    of its articles.
+    of its articles; of several articles, each.
     """
     best, wanted = grounding.passages[0], references(grounding.question)
     if not wanted or not bears(_headings(best), wanted):
@@ -60,7 +60,16 @@ def named_part(grounding: Grounding) -> str:
     below = _below(grounding.passages, wanted)
     if len(below) > 1:
         return "\n".join(f"{heading} [{number}]" for heading, number in below)
-    return f"{shortened(best.text, MOST_CHARACTERS)} [{best.number}]"
+    found = (_first(grounding.passages, one) for one in one_by_one(wanted))
+    its = {evidence.number: evidence for evidence in found if evidence is not None}
+    return "\n".join(
+        f"{shortened(evidence.text, MOST_CHARACTERS)} [{number}]"
+        for number, evidence in its.items()
+    )
+
+
+def _first(passages: Sequence[Evidence], wanted: frozenset[str]) -> Evidence | None:
+    return next((one for one in passages if bears(_headings(one), wanted)), None)
 
 
 def _headings(evidence: Evidence) -> list[str]:

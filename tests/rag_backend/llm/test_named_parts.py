@@ -23,6 +23,18 @@ def test_a_part_named_by_its_number() -> None:
     assert named_part(asked("Phạt bao nhiêu?")) == ""
 
 
+def test_several_articles_are_shown_by_their_numbers() -> None:
+    ten = Evidence(1, "a.md › Chương II › Điều 10. Sách", "Năm cuốn.", 1.0)
+    nine = Evidence(2, "a.md › Chương II › Điều 9. Thẻ", "Mười lăm tuổi.", 0.9)
+    other = Evidence(3, "b.md › Chương I › Điều 9. Phạt", "Không phạt.", 0.8)
+    both = "Mười lăm tuổi. [2]\nNăm cuốn. [1]"
+    assert named_part(asked("Điều 10 và Điều 9 quy định gì?", ten, nine, other)) == both
+    assert named_part(asked("Điều 9 và Điều 10 Chương 2", ten, other, nine)) == both
+    assert named_part(asked("Articles: what do Article 10 and Article 11 say?", ten)) == (
+        "Năm cuốn. [1]"
+    )
+
+
 def test_of_a_chapter_its_articles_in_order() -> None:
     three = Evidence(1, "a.md › Chương II › Điều 10. Sách", "1. Năm cuốn.", 1.0)
     two = Evidence(2, "a.md › Chương II › Điều 9. Thẻ", "1. Mười lăm tuổi.", 0.9)
