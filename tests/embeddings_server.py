@@ -75,7 +75,7 @@ class EmbeddingsServer:
     def until_asked(self, times: int) -> None:
         """Block until so many requests have arrived."""
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self.asked) >= times, 10)
+            assert self._changed.wait_for(lambda: len(self.asked) >= times, 60)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -97,7 +97,7 @@ class EmbeddingsServer:
             self.most_at_once = max(self.most_at_once, self._at_once)
             self._changed.notify_all()
         if how.stall:
-            self.release.wait(10)
+            self.release.wait(60)
         with self._changed:
             self._at_once -= 1
         texts = body["input"]

@@ -167,7 +167,7 @@ class OpenAIServer:
         """Let stalled replies go on, now and until `reset`."""
         self._loop.call_soon_threadsafe(self._released.set)
 
-    def wait_for(self, condition: Callable[[OpenAIServer], bool], timeout: float = 10) -> None:
+    def wait_for(self, condition: Callable[[OpenAIServer], bool], timeout: float = 60) -> None:
         """Block until the condition holds; checked whenever a request arrives or ends."""
         with self._changed:
             if not self._changed.wait_for(lambda: condition(self), timeout):
@@ -175,7 +175,7 @@ class OpenAIServer:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        if not self._ready.wait(10):
+        if not self._ready.wait(60):
             raise RuntimeError("the scripted server did not start")
         return self
 
@@ -186,7 +186,7 @@ class OpenAIServer:
         trace: TracebackType | None,
     ) -> None:
         self._loop.call_soon_threadsafe(self._closing.set)
-        self._thread.join(10)
+        self._thread.join(60)
 
     # The server's own thread.
 

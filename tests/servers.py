@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.ports import free_port
+
 _SERVE = "import sys; from chromadb.cli.cli import app; sys.exit(app())"
 _PASSWORD = "p@ss/word"  # has to be written as p%40ss%2Fword
 _FAST = "-c fsync=off -c full_page_writes=off"
@@ -22,13 +24,6 @@ _FAST = "-c fsync=off -c full_page_writes=off"
 
 class Missing(Exception):
     """A server is not installed, or cannot be started here; the text says why."""
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Postgres:

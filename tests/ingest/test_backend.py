@@ -16,7 +16,7 @@ from ingest.display import Report
 from ingest.errors import CommandError
 from ingest.settings import ClientSettings
 from tests.ingest.fake_backend import FakeBackend
-from tests.llm_offline.processes import free_port
+from tests.ports import free_port
 
 SERVER = """
 import http.server, sys

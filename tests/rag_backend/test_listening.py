@@ -14,7 +14,7 @@ from rag_backend.listening import bind, is_own
 
 def test_clients_may_come_at_once() -> None:
     with bind("127.0.0.1", 0) as listener:
-        socket.create_connection(listener.getsockname(), timeout=5).close()
+        socket.create_connection(listener.getsockname(), timeout=60).close()
 
 
 def test_a_port_in_use_names_its_holder() -> None:

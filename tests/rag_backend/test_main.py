@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import pytest
 
 from rag_backend import main
 from rag_backend.settings import Settings, load_settings
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 90
@@ -70,12 +70,6 @@ def started(folder: Path, **settings: str) -> Iterator[tuple[subprocess.Popen[st
         finally:
             if process.poll() is None:
                 process.kill()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def url_of(lines: list[str]) -> str:
@@ -234,7 +228,7 @@ def test_its_life_and_a_second_start(tmp_path: Path) -> None:
         assert "very-secret" not in said
         assert process.stdout is not None
         assert process.stdout.readline() == f"Add documents: python -m ingest PATH --url {url}\n"
-        assert httpx.get(f"{url}/health").json()["status"] == "ok"
+        assert httpx.get(f"{url}/health", timeout=PATIENCE).json()["status"] == "ok"
 
         status, _, err = run(tmp_path, "--port", port)
         assert status == 1
@@ -252,12 +246,15 @@ def test_its_life_and_a_second_start(tmp_path: Path) -> None:
     assert "Traceback" not in rest
     assert "ERROR" not in rest
     assert not (data / "owner.json").exists()
-    assert psutil.wait_procs(children, timeout=10)[1] == []
+    assert psutil.wait_procs(children, timeout=PATIENCE)[1] == []
 
 
 @pytest.mark.slow
 def test_control_c_and_what_stays(tmp_path: Path) -> None:
-    with started(tmp_path) as (process, lines), httpx.Client(base_url=url_of(lines)) as client:
+    with (
+        started(tmp_path) as (process, lines),
+        httpx.Client(base_url=url_of(lines), timeout=PATIENCE) as client,
+    ):
         body = {"messages": [{"role": "user", "content": "Xin chào"}], "stream": True}
         assert client.post("/v1/chat/completions", json=body).text.endswith("data: [DONE]\n\n")
         process.send_signal(signal.SIGINT)

@@ -187,7 +187,7 @@ async def test_what_does_not_work_is_looked_at_again_soon() -> None:
     readiness = Readiness(Metrics(), interval=30, pause=pause)
     readiness.watch([dependency(sound), dependency(loading, name="encoder")])
     readiness.start()
-    await asyncio.wait_for(well.wait(), 5)
+    await asyncio.wait_for(well.wait(), 60)
     assert (waits, readiness.status) == ([2, 28], "ready")
     assert (sound.looks, loading.looks) == (1, 2)
     await readiness.stop()

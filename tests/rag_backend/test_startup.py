@@ -15,6 +15,7 @@ from rag_backend.llm.registry import Registry, build_registry
 from rag_backend.settings import Settings, load_settings
 from rag_backend.startup import announce_dependencies, announce_settings
 from tests.openai_server import OpenAIServer
+from tests.ports import refusing
 
 
 @pytest.fixture(autouse=True)
@@ -150,9 +151,7 @@ async def test_what_is_switched_off(registry_of: Any) -> None:
 
 
 async def test_what_was_reached_and_what_to_do_about_the_rest(registry_of: Any) -> None:
-    with OpenAIServer() as gone:
-        away = gone.url
-    with OpenAIServer() as server:
+    with refusing() as away, OpenAIServer() as server:
         settings = load_settings(
             openai_api_key="sk-very-secret", openai_base_url=away, local_llm_api_url=server.url
         )

@@ -143,7 +143,7 @@ class House:
         return await _told(served, chunks)
 
     async def departed(self, count: int = 1) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while len(self.pipeline.asked) < count:
                 await asyncio.sleep(0)
 
@@ -440,7 +440,7 @@ async def test_the_last_one_to_leave_frees_the_upstream() -> None:
     for one in asking:
         one.cancel()
     await asyncio.gather(*asking, return_exceptions=True)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while house.pipeline.open:
             await asyncio.sleep(0)
     house.pipeline.gate.set()

@@ -19,7 +19,7 @@ from rag_backend.app import create_app
 from rag_backend.listening import bind
 from rag_backend.settings import Settings
 
-PATIENCE = 60
+PATIENCE = 120
 """Seconds after which a condition that did not come true fails the test."""
 
 HANDBOOK = """# Handbook

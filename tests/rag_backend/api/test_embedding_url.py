@@ -8,10 +8,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from rag_backend.app import create_app
 from rag_backend.settings import Settings
 from tests.embeddings_server import Answer, EmbeddingsServer
+from tests.ports import refusing
 from tests.rag_backend.api.serving import HANDBOOK, PATIENCE, Running, fill, serving
 
 KEY = "sk-AbCdEfGhIjKlMnOp-9876"
@@ -29,9 +31,11 @@ def settings(folder: Path, url: str) -> Settings:
 
 
 async def test_the_backend_starts_without_its_server(tmp_path: Path) -> None:
-    with EmbeddingsServer() as gone:
-        away = gone.url
-    app = create_app(settings(tmp_path, away))
+    with refusing() as away:
+        await _starts_without_its_server(create_app(settings(tmp_path, away)), away)
+
+
+async def _starts_without_its_server(app: FastAPI, away: str) -> None:
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
@@ -152,7 +156,8 @@ def test_a_text_that_is_refused_fails_its_own_file_which_can_be_ingested_again(
 def test_a_question_while_the_server_hangs_is_answered_by_words(
     backend: Running, server: EmbeddingsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backend.parts.library.retriever.queries, "_patience", 0.1)
+    queries = backend.parts.library.retriever.queries
+    monkeypatch.setattr(queries, "_patience", 0.1)
     body = {"query": "annual leave"}
     server.release.clear()
     server.default = Answer(stall=True)
@@ -166,6 +171,7 @@ def test_a_question_while_the_server_hangs_is_answered_by_words(
     assert answer.json()["data"][0]["filename"] == "handbook.md"
     assert late.status_code == 200
     assert "words alone" in late.json()["encoder"]["problem"]
+    monkeypatch.setattr(queries, "_patience", PATIENCE)
     with backend.http() as http:
         http.post("/v1/vector_stores/default/search", json=body)
         assert "problem" not in http.get("/health").json()["encoder"]

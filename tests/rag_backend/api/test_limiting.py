@@ -57,7 +57,7 @@ async def test_a_body_that_stops_coming(came: tuple[Message, ...]) -> None:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await asked(reading, beginning(*came), send)
     assert sent[0]["status"] == 408
     assert b'"code":"body_timeout"' in sent[1]["body"]
@@ -82,6 +82,6 @@ async def test_an_answer_that_nobody_takes() -> None:
             left.append(True)
             raise
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await asked(answering, never, lambda _: never())  # type: ignore[arg-type,return-value]
     assert left == [True]

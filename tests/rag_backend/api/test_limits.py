@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from rag_backend.settings import Settings
-from tests.rag_backend.api.serving import serving
+from tests.rag_backend.api.serving import PATIENCE, serving
 from tests.rag_backend.api.test_refusals import refused
 
 PAGE = "https://chat.example.org"
@@ -39,7 +39,7 @@ def preflight(http: httpx.Client, origin: str) -> httpx.Response:
         "access-control-request-method": "POST",
         "access-control-request-headers": "authorization,content-type,x-stainless-os",
     }
-    return httpx.options(http.base_url.join(CHAT), headers=asked)
+    return httpx.options(http.base_url.join(CHAT), headers=asked, timeout=PATIENCE)
 
 
 def test_a_preflight_needs_no_key(http: httpx.Client) -> None:
@@ -58,7 +58,7 @@ def test_what_a_page_may_read(http: httpx.Client) -> None:
     assert "access-control-allow-credentials" not in answer.headers
     elsewhere = http.get("/v1/models", headers={"origin": "https://elsewhere.example"})
     assert "access-control-allow-origin" not in elsewhere.headers
-    wrong = httpx.get(http.base_url.join("/v1/models"), headers={"origin": PAGE})
+    wrong = httpx.get(http.base_url.join("/v1/models"), headers={"origin": PAGE}, timeout=PATIENCE)
     refused(wrong, 401)
     assert wrong.headers["access-control-allow-origin"] == PAGE, "so that the page can say why"
 

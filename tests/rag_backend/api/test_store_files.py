@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,7 +13,7 @@ import openai
 import pytest
 from openai import OpenAI
 
-from tests.rag_backend.api.serving import Running
+from tests.rag_backend.api.serving import PATIENCE, Running
 from tests.rag_backend.api.test_refusals import refused
 
 WORDS = " ".join(f"word{n}" for n in range(400))
@@ -124,12 +127,30 @@ def test_a_batch_whose_files_all_fail(client: OpenAI, store: str) -> None:
     assert (done.status, done.file_counts.failed) == ("failed", 1)
 
 
-def test_a_batch_that_is_cancelled(client: OpenAI, store: str) -> None:
+@pytest.fixture
+def last_one_waits(backend: Running, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Until it is set, no file called 11.md is read."""
+    may, reading = threading.Event(), backend.parts.library.indexer._reading
+    read = reading.read
+
+    async def waiting(path: Path, filename: str, *options: Any) -> Any:
+        if filename == "11.md":
+            assert await asyncio.to_thread(may.wait, PATIENCE)
+        return await read(path, filename, *options)
+
+    monkeypatch.setattr(reading, "read", waiting)
+    return may
+
+
+def test_a_batch_that_is_cancelled(
+    client: OpenAI, store: str, last_one_waits: threading.Event
+) -> None:
     ids = [uploaded(client, f"{n}.md", WORDS * 20) for n in range(12)]
     batches = client.vector_stores.file_batches
     made = batches.create(store, file_ids=ids)
     assert made.status == "in_progress"
     cancelled = batches.cancel(made.id, vector_store_id=store)
+    last_one_waits.set()
     counts = cancelled.file_counts
     assert (cancelled.status, counts.in_progress, counts.total) == ("cancelled", 0, 12)
     assert counts.cancelled + counts.completed == 12

@@ -326,7 +326,7 @@ def test_a_store_that_has_expired(backend: Running, http: httpx.Client) -> None:
         ):
             assert refused(answer, 409)["code"] == "vector_store_expired"
         back = client.vector_stores.update(store.id, expires_after=None)
-        assert back.status == "in_progress"
+        assert back.status in ("in_progress", "completed")  # a file as short is soon there
         client.vector_stores.files.poll(
             ids["lent.md"], vector_store_id=store.id, poll_interval_ms=20
         )

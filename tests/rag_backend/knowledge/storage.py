@@ -62,7 +62,7 @@ def open_vectors(directory: Path) -> VectorIndex:
     if WHOLE in os.environ:
         return VectorIndex(open_server(url))
     databases = f"{url}/api/v2/tenants/default_tenant/databases"
-    assert httpx.post(databases, json={"name": name}).status_code in (200, 409)
+    assert httpx.post(databases, json={"name": name}, timeout=60).status_code in (200, 409)
     return VectorIndex(open_server(url, name))
 
 

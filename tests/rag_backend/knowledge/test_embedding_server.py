@@ -24,6 +24,7 @@ from rag_backend.knowledge.embedding_server import ServerEmbedding
 from rag_backend.patience import Patience
 from rag_backend.upstream import Host
 from tests.embeddings_server import DIMENSION, Answer, EmbeddingsServer, vector
+from tests.ports import refusing
 
 KEY = "sk-AbCdEfGhIjKlMnOp-9876"
 
@@ -146,7 +147,7 @@ def test_a_few_requests_are_in_flight_and_no_more(
     assert server.asked[4]["input"] == ["q"]
     server.release.set()
     for waiting in (thread, query):
-        waiting.join(10)
+        waiting.join(60)
     assert server.most_at_once == 5
     assert sorted(len(vectors) for vectors in found) == [1, 12]
 
@@ -264,12 +265,12 @@ def test_a_refusal_for_another_reason_is_not_cut_down(
 
 
 def test_a_server_that_is_away() -> None:
-    with EmbeddingsServer() as gone:
-        url = gone.url
-    embedding = connect(url)
-    with pytest.raises(UpstreamUnavailable, match=r"cannot be reached: .*EMBEDDING_URL\.$"):
-        embedding.embed(["a"], "query")
-    embedding.close()
+    said = pytest.raises(UpstreamUnavailable, match=r"cannot be reached: .*EMBEDDING_URL\.$")
+    with refusing() as url:
+        embedding = connect(url)
+        with said:
+            embedding.embed(["a"], "query")
+        embedding.close()
 
 
 def test_a_server_that_never_answers(server: EmbeddingsServer) -> None:
@@ -304,7 +305,7 @@ def test_closing_ends_what_is_under_way(server: EmbeddingsServer) -> None:
     thread.start()
     server.until_asked(1)
     embedding.close()
-    thread.join(10)
+    thread.join(60)
     assert "stopping" in str(errors[0])
     with pytest.raises(UpstreamUnavailable, match="stopping"):
         embedding.embed(["a"], "document")

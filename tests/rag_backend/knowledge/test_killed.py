@@ -10,7 +10,6 @@ import contextlib
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ import pytest
 
 from rag_backend.knowledge.encoder import EncoderLoader
 from rag_backend.knowledge.followed import FollowedIndex
+from tests.ports import free_port
 from tests.rag_backend.knowledge.building import DirectReading, assert_agreement, build_library
 from tests.rag_backend.knowledge.fake_embedding import FakeEmbedding
 from tests.rag_backend.knowledge.storage import on
@@ -35,6 +35,8 @@ EXAMPLES = ROOT / "examples"
 KILLS = 3
 LIVES, GROUPS = 5, 9
 STORE = "/v1/vector_stores/default/files"
+PATIENCE = 120
+"""Seconds after which a condition that did not come true fails the test."""
 
 
 @pytest.mark.slow
@@ -86,7 +88,7 @@ def living(data: Path) -> Iterator[tuple[IO[str], IO[str]]]:
         with process.stdin, process.stdout:
             yield process.stdin, process.stdout
     finally:
-        process.wait(timeout=60)
+        process.wait(timeout=PATIENCE)
 
 
 @pytest.mark.slow
@@ -116,14 +118,14 @@ def killed_at_random_moments(tmp_path: Path, settings: dict[str, str]) -> None:
             # Loading the encoder takes seconds, in which files arrive and none is read.
             threading.Timer(moments.uniform(0.5, 9.0), process.kill).start()
             workers = ingest_until_it_dies(client, process, documents(life))
-            assert psutil.wait_procs(workers, timeout=30)[1] == []
+            assert psutil.wait_procs(workers, timeout=PATIENCE)[1] == []
     final = documents(KILLS)
     with backend(tmp_path, **settings) as (process, client):
         ingest(client, final)
         wait_until(lambda: set(statuses(client)) == {"completed"})
         check_search(client)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=PATIENCE) == 0
     check_data(tmp_path / "data", final)
 
 
@@ -146,9 +148,7 @@ def backend(
     folder: Path, **settings: str
 ) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client]]:
     """A backend over `folder`/data that answers, and a client of it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     with (folder / "log.txt").open("ab") as output:
         process = subprocess.Popen(
@@ -159,7 +159,7 @@ def backend(
             stderr=output,
         )
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
             wait_until(lambda: process.poll() is not None or answers(client))
             assert process.poll() is None, (folder / "log.txt").read_text()
             yield process, client
@@ -168,7 +168,7 @@ def backend(
         process.wait()
 
 
-def wait_until(condition: Any, most_seconds: float = 120) -> None:
+def wait_until(condition: Any, most_seconds: float = PATIENCE) -> None:
     """Ask again and again."""
     deadline = time.monotonic() + most_seconds
     while not condition():
@@ -194,7 +194,7 @@ def ingest_until_it_dies(
             with contextlib.suppress(psutil.NoSuchProcess):
                 seen = psutil.Process(process.pid).children(recursive=True) or seen
             statuses(client)
-    assert process.wait(timeout=30) == -signal.SIGKILL
+    assert process.wait(timeout=PATIENCE) == -signal.SIGKILL
     return seen
 
 

@@ -14,7 +14,7 @@ import pytest
 from rag_backend.errors import StorageBroken
 from rag_backend.knowledge.embedding import Kind, Vectors
 from rag_backend.knowledge.library import Library
-from rag_backend.knowledge.models import Store
+from rag_backend.knowledge.models import Store, StoreFile
 from tests.rag_backend.knowledge.building import (
     DirectReading,
     assert_agreement,
@@ -88,6 +88,12 @@ async def stepwise(encoder: Paced, condition: Callable[[], bool]) -> int:
     return turns
 
 
+async def waits_to_be_embedded(library: Library, file: StoreFile) -> None:
+    """Read: whatever is embedded before it is none of its reader's doing."""
+    sources = library.indexer._rotation._sources
+    await until(lambda: file.file_id in [getattr(one, "file_id", None) for one in list(sources)])
+
+
 async def idle(library: Library, store: Store) -> None:
     """Everything is indexed, and nothing is being learnt."""
     await settled(library, store)
@@ -109,7 +115,8 @@ async def test_a_long_file_does_not_delay_a_short_one(
     encoder.free.clear()
     await put(library, store, "long.md", LONG)
     await asyncio.to_thread(encoder.waiting.wait)
-    await put(library, store, "short.md", b"# Short\n\nA page.\n\n# Two\n\nSections.")
+    short = await put(library, store, "short.md", b"# Short\n\nA page.\n\n# Two\n\nSections.")
+    await waits_to_be_embedded(library, short)
     turns = await stepwise(encoder, done(library, store, "short.md"))
     assert turns <= 12, "two batches of two steps each, and some that were under way"
     assert statuses(library, store)["long.md"] == "in_progress"
@@ -134,8 +141,10 @@ async def test_a_rebuild_takes_turns_with_new_files_and_deletions(
     encoder.free.clear()
     await library.indexer.rebuild(store)
     await asyncio.to_thread(encoder.waiting.wait)
-    await put(library, store, "new.md", b"# New\n\nA file of this hour.\n\n# And\n\nMore of it.")
+    text = b"# New\n\nA file of this hour.\n\n# And\n\nMore of it."
+    new = await put(library, store, "new.md", text)
     await put(library, store, "replaced.md", b"The other text of replaced.md.")
+    await waits_to_be_embedded(library, new)
     await stepwise(encoder, done(library, store, "new.md"))
     progress = library.indexer.progress(await library.store("default"))
     assert progress is not None
@@ -168,6 +177,11 @@ async def test_a_long_file_that_a_swap_overtakes_is_indexed_into_the_new_generat
     assert_agreement(library)
 
 
+async def free_once_it_stops(library: Library, encoder: Paced) -> None:
+    await until(lambda: library.indexer._halted)
+    encoder.free.set()
+
+
 @pytest.mark.parametrize("same", [True, False])
 async def test_an_interrupted_rebuild_goes_on_unless_the_encoder_is_another(
     tmp_path: Path, same: bool
@@ -185,7 +199,8 @@ async def test_an_interrupted_rebuild_goes_on_unless_the_encoder_is_another(
         made = lambda: library.indexer.progress(library.catalog.store(store.id))  # noqa: E731
         await until(lambda: (found := made()) is not None and found.done >= 1000)
         # It stops at the end of what it is about, which must come to an end.
-        asyncio.get_running_loop().call_later(0.2, first.free.set)
+        freeing = asyncio.create_task(free_once_it_stops(library, first))
+    await freeing
     second = Paced() if same else Paced("other", 32)
     async with opened_library(tmp_path, second, DirectReading(), lambda _: first) as library:
         await settled(library, store)
@@ -213,7 +228,8 @@ async def test_the_earlier_encoder_serves_until_the_store_is_re_embedded(tmp_pat
         await asyncio.to_thread(new.waiting.wait)
         asked = "Of the long file, number 7."
         assert (await texts(library, asked))[0] == asked
-        await put(library, store, "new.md", b"Written with both")
+        file = await put(library, store, "new.md", b"Written with both")
+        await waits_to_be_embedded(library, file)
         await stepwise(new, done(library, store, "new.md"))
         now = await library.store("default")
         assert (now.embedding_model, now.rebuilding) == ("one", True)
@@ -223,7 +239,7 @@ async def test_the_earlier_encoder_serves_until_the_store_is_re_embedded(tmp_pat
         await settled(library, store)
         assert (await library.store("default")).embedding_model == "two"
         assert (await texts(library, "Written with both"))[0] == "Written with both"
-        assert library.indexer._encoders._earlier == {}
+        await until(lambda: library.indexer._encoders._earlier == {})  # soon after it has ended
         assert_agreement(library)
 
 
@@ -237,7 +253,8 @@ async def test_words_alone_where_the_earlier_encoder_is_gone(
         store = await library.store("default")
         await library.indexer.rebuild(store)
         await asyncio.to_thread(new.waiting.wait)
-        await put(library, store, "new.md", b"Found by its words")
+        file = await put(library, store, "new.md", b"Found by its words")
+        await waits_to_be_embedded(library, file)
         await stepwise(new, done(library, store, "new.md"))
         assert (await library.store("default")).rebuilding
         assert (await texts(library, "its words"))[0] == "Found by its words"

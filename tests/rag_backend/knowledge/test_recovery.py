@@ -46,7 +46,7 @@ def remains(storage: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         ]
         for (stage, _), process in zip(batch, processes, strict=True):
             died = 0 if stage == AT_THE_END else DIED
-            assert process.wait(timeout=60) == died, stage
+            assert process.wait(timeout=240) == died, stage
     return folders
 
 

@@ -20,7 +20,8 @@ from rag_backend.knowledge.embedding import Vectors
 from rag_backend.knowledge.filters import Selection
 from rag_backend.knowledge.models import SearchableFile, new_id
 from rag_backend.knowledge.vectors import VectorIndex
-from tests.servers import Missing, chroma, free_port
+from tests.ports import refusing
+from tests.servers import Missing, chroma
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +277,7 @@ def test_a_collection_dropped_under_searches_is_no_damage(embedded: VectorIndex)
 
     def search() -> int:
         done = 0
-        while not over:
+        while not over or not done:
             embedded.search("vs_a-0", rows[7], 5)
             done += 1
         return done
@@ -364,8 +365,9 @@ def test_files_that_were_deleted_are_others(tmp_path: Path, store: str) -> None:
 
 
 def test_a_server_that_does_not_answer_is_a_sentence() -> None:
-    with pytest.raises(StorageBroken, match=r"CHROMA_URL=http://127\.0\.0\.1:\d+\. Start it"):
-        VectorIndex(open_server(f"http://127.0.0.1:{free_port()}"))
+    said = pytest.raises(StorageBroken, match=r"CHROMA_URL=http://127\.0\.0\.1:\d+\. Start it")
+    with refusing() as url, said:
+        VectorIndex(open_server(url))
 
 
 def test_a_directory_that_is_no_database_is_a_sentence(tmp_path: Path) -> None:

@@ -39,9 +39,9 @@ REQUEST = ChatRequest(
 
 ROWS = ("openai", "local", "several-hosts", "from-file", "extractive")
 WRAPPERS: dict[str, Callable[[LLMProvider], LLMProvider]] = {
-    "token timeouts": lambda p: TokenTimeouts(p, first_token=5, idle=5),
-    "total timeout": lambda p: TotalTimeout(p, 5),
-    "retrying": lambda p: Retrying(p, Patience(attempts=2, total=5, loading=5)),
+    "token timeouts": lambda p: TokenTimeouts(p, first_token=60, idle=60),
+    "total timeout": lambda p: TotalTimeout(p, 60),
+    "retrying": lambda p: Retrying(p, Patience(attempts=2, total=60, loading=60)),
     "balanced": lambda p: Balanced([endpoint(p), endpoint(p)]),
     "breaker": lambda p: Breaker(p, Circuit(5, 5)),
     "gauged": lambda p: Gauged(p, Gauge()),
@@ -158,5 +158,5 @@ async def test_leaving_frees_the_upstream(
     reading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
-    assert await asyncio.to_thread(server.chats[0].disconnected.wait, 5)
+    assert await asyncio.to_thread(server.chats[0].disconnected.wait, 60)
     assert len(server.chats) == 1  # nobody asked again on behalf of a client that left

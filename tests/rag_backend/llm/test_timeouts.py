@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -45,7 +46,8 @@ async def test_first_token_limit(
     text, error = await text_before_error(provider, UpstreamTimeout)
     assert text == ""
     assert "0.15 s (LLM_FIRST_TOKEN_TIMEOUT)" in str(error)
-    assert server.chats[0].finished is not None
+    # What has come so far is let go; on a busy machine, that may be nothing.
+    await asyncio.to_thread(server.wait_for, lambda s: all(c.finished.is_set() for c in s.chats))
 
 
 @pytest.mark.parametrize("place", ["middle", "end"])

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.llm_offline.processes import free_port
+from tests.ports import free_port
 
-PATIENCE = 20
+PATIENCE = 60
 """Seconds after which a condition that did not come true fails the test."""
 
 

@@ -15,7 +15,7 @@ from tests.rag_backend.llm.cache.redis_server import RedisServer
 
 KEY, OTHER = "0" * 64, "f" * 64
 VALUE = "Nhân viên có mười hai ngày phép.\n".encode() * 50 + b"\x00\xff"
-PATIENCE = 10
+PATIENCE = 60
 
 Make = Callable[..., Backing]
 

@@ -14,12 +14,14 @@ import pytest
 from rag_backend.errors import CacheUnavailable, StartError
 from rag_backend.llm.cache.redis import PREFIX, RedisBacking, pack, unpacked
 from rag_backend.metrics import Metrics
-from tests.llm_offline.processes import free_port
-from tests.rag_backend.llm.cache.redis_server import RedisServer
+from tests.ports import refusing
+from tests.rag_backend.llm.cache.redis_server import PATIENCE, RedisServer
 
 KEY = "a" * 64
 VALUE = b"Twelve days. " * 100
 REST = 5.0
+SHORT = 0.2
+"""Seconds for an exchange that nobody answers."""
 
 
 class Clock:
@@ -36,8 +38,9 @@ class Clock:
 async def opened(
     url: str, clock: Clock | None = None, metrics: Metrics | None = None
 ) -> AsyncIterator[RedisBacking]:
+    """A backing that waits longer than a busy machine takes for an exchange."""
     backing = RedisBacking(
-        url, metrics or Metrics(), ttl=60, rest=REST, clock=clock or Clock(), limit=0.5
+        url, metrics or Metrics(), ttl=60, rest=REST, clock=clock or Clock(), limit=PATIENCE
     )
     try:
         yield backing
@@ -82,12 +85,14 @@ async def test_frozen(redis_server: RedisServer) -> None:
     async with opened(redis_server.url, clock, metrics) as backing:
         assert await works(backing)
         redis_server.freeze()
+        backing._limit = SHORT
         reading = await asyncio.gather(*(backing.get(KEY) for _ in range(50)))
         assert reading == [None] * 50
         failed = cache_counts(metrics)
         assert [await backing.get(KEY) for _ in range(50)] == [None] * 50
         assert cache_counts(metrics) == failed, "nobody waited for it again"
         redis_server.thaw()
+        backing._limit = PATIENCE
         clock.pass_the_rest()
         assert await backing.get(KEY) == VALUE
 
@@ -96,6 +101,7 @@ async def test_one_request_at_a_time_tries_a_server_that_is_away(redis_server: R
     clock, metrics = Clock(), Metrics()
     async with opened(redis_server.url, clock, metrics) as backing:
         redis_server.freeze()
+        backing._limit = SHORT
         await backing.get(KEY)
         clock.pass_the_rest()
         await asyncio.gather(*(backing.get(KEY) for _ in range(20)))
@@ -116,7 +122,7 @@ async def test_a_read_only_replica_is_still_read(redis_server: RedisServer) -> N
     clock = Clock()
     async with opened(redis_server.url, clock) as backing:
         assert await works(backing)
-        redis_server.command("REPLICAOF", "127.0.0.1", str(free_port()))
+        redis_server.command("REPLICAOF", "127.0.0.1", "1")  # where nobody is
         await backing.put(KEY, b"new")
         assert await backing.get(KEY) == VALUE
         with pytest.raises(CacheUnavailable, match="refuses the command"):
@@ -142,8 +148,9 @@ async def test_a_wrong_password_is_named_and_not_shown(
 
 
 async def test_nobody_there() -> None:
-    async with opened(f"redis://127.0.0.1:{free_port()}/0") as backing:
-        assert not await works(backing)
+    with refusing() as url:
+        async with opened(f"{url.replace('http', 'redis')}/0") as backing:
+            assert not await works(backing)
     async with opened("redis://no-such-host.invalid:6379/0") as backing:
         assert not await works(backing)
 
