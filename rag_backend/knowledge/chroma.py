@@ -29,7 +29,8 @@ Collection = chromadb.Collection
 log = logging.getLogger(__name__)
 
 _SERVER_TIMEOUT = httpx.Timeout(60, connect=5)
-# Seconds before a call that failed is made again: longer together than a collection takes to go.
+# Seconds before a call that failed is made again: longer together than a collection takes to go
+# that another backend drops. One that is dropped here is waited for.
 _ASKED_AGAIN = (0.0, 0.01, 0.05, 0.1)
 _LOST = (
     "The vectors are damaged, and made anew from the catalog now: try again in a moment; if it "
@@ -56,6 +57,9 @@ class Chroma:
         self._again = again
         self._in_use = 0
         self._closed = False
+        self._drops = 0
+        self._dropping: dict[int, str] = {}
+        """{thread: the collection that it takes away}."""
         self._users = threading.Condition()
         self._damaged = self._renewed = False
         self._where = where
@@ -143,18 +147,36 @@ class Chroma:
         Chroma 1.5 says to whom it takes one away that it has failed, as it does of damage. It is
         asked again: what lasts is damage.
         """
-        for pause in _ASKED_AGAIN:
+        pauses = iter(_ASKED_AGAIN)
+        while True:
+            drops = self._drops
             try:
                 return action()
             except InternalError as error:
                 if _is_full(error):
                     raise
-                log.info("Chroma (%s) failed, and is asked again: %s", self._where, _reason(error))
-            time.sleep(pause)
+                if not self._was_dropped(collection, drops):
+                    pause = next(pauses, None)
+                    if pause is None:
+                        raise
+                    again = "Chroma (%s) failed, and is asked again: %s"
+                    log.info(again, self._where, _reason(error))
+                    time.sleep(pause)
             if not creates:
                 with suppress(InternalError):  # it may be dropped at this moment
                     self.client.get_collection(collection, embedding_function=None)
-        return action()
+
+    def _was_dropped(self, collection: str, drops: int) -> bool:
+        """Whether it is taken away here, or something was since there were so many `drops`.
+
+        Waits until this collection is not any more, for as long as a busy machine takes.
+        """
+        with self._users:
+            if threading.get_ident() in self._dropping:
+                return False  # its own doing; two of them would wait for each other
+            going = collection in self._dropping.values()
+            self._users.wait_for(lambda: collection not in self._dropping.values())
+            return going or self._drops != drops
 
     @contextmanager
     def _using(self) -> Iterator[None]:
@@ -173,7 +195,15 @@ class Chroma:
     def drop(self, collection: str) -> None:
         """Delete the collection, if it exists."""
         self._known.pop(collection, None)
-        self.guard(lambda: self.client.delete_collection(collection), lambda: None, collection)
+        with self._users:
+            self._dropping[threading.get_ident()] = collection
+            self._drops += 1
+        try:
+            self.guard(lambda: self.client.delete_collection(collection), lambda: None, collection)
+        finally:
+            with self._users:
+                del self._dropping[threading.get_ident()]
+                self._users.notify_all()
         if self._folder is not None:
             self._folder.remove_deleted()
 

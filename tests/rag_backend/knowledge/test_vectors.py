@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -315,6 +316,33 @@ def test_a_failure_in_a_collection_that_has_gone(
     embedded.add(store, ["a:0"], ["a"], axes(1))
     failing(monkeypatch, 1, lambda: embedded.drop(store))
     assert embedded.search(store, axes(1)[0], 1) == []
+    assert not embedded.damaged
+
+
+def test_a_failure_in_a_collection_that_takes_long_to_go(
+    embedded: VectorIndex, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine, longer than a search that fails is repeated."""
+    monkeypatch.setattr("rag_backend.knowledge.chroma._ASKED_AGAIN", ())
+    embedded.add(store, ["a:0"], ["a"], axes(1))
+    client = embedded._chroma.client
+    delete, going, failed, may = client.delete_collection, *(threading.Event() for _ in range(3))
+
+    def slowly(name: str) -> None:
+        going.set()
+        assert may.wait(60)
+        delete(name)
+
+    monkeypatch.setattr(client, "delete_collection", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        dropping = pool.submit(embedded.drop, store)
+        assert going.wait(60)
+        failing(monkeypatch, 1, failed.set)
+        searching = pool.submit(embedded.search, store, axes(1)[0], 1)
+        assert failed.wait(60)
+        may.set()
+        dropping.result()
+        assert searching.result() == []
     assert not embedded.damaged
 
 
