@@ -55,7 +55,7 @@ async def pair(tmp_path: Path) -> AsyncIterator[tuple[Library, Library]]:
         yield a, b
 
 
-async def until(condition: Callable[[], bool], most_seconds: float = 30) -> None:
+async def until(condition: Callable[[], bool], most_seconds: float = 60) -> None:
     async with asyncio.timeout(most_seconds):
         while not await asyncio.to_thread(condition):
             await asyncio.sleep(0.01)
@@ -345,7 +345,7 @@ async def test_the_newest_do_not_wait_for_what_a_rebuild_brings(
     def held(index: FollowedIndex, *args: Any) -> bool:
         if index is lexical and args[1].endswith("-1"):
             entered.set()
-            assert may.wait(30)
+            assert may.wait(60)
         return bring(index, *args)
 
     monkeypatch.setattr(FollowedIndex, "_bring_missing", held)

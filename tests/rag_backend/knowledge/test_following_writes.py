@@ -101,7 +101,7 @@ async def test_a_file_taken_out_and_put_back_otherwise_while_the_store_is_rebuil
             wanted = [Attachment(long.file_id, {}, SMALL)]
             for file in b.catalog.attach_all(store.id, wanted):
                 loop.call_soon_threadsafe(b.indexer.submit, file)
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while b.catalog.store_file(store.id, long.file_id).status != "completed":
                 assert time.monotonic() < deadline
                 threading.Event().wait(0.01)

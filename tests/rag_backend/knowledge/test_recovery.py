@@ -20,6 +20,9 @@ from tests.rag_backend.knowledge.crashing import AT_THE_END, DIED, STAGES
 from tests.rag_backend.knowledge.fake_embedding import FakeEmbedding
 from tests.rag_backend.knowledge.storage import on_servers
 
+# The first test waits for twenty processes, each of which loads Chroma.
+pytestmark = pytest.mark.timeout(900)
+
 ROOT = Path(__file__).parents[3]
 EARLY = (
     "attached, not read",
