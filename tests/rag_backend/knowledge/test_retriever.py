@@ -73,6 +73,14 @@ async def _index_examples(folder: Path, embedding: EmbeddingProvider, reading: R
         await settled(library, store)
         assert set(statuses(library, store).values()) == {"completed"}
         assert_agreement(library)
+        await learnt(library)
+
+
+async def learnt(library: Library) -> None:
+    """What a store learns changes its scores: not in the middle of a test."""
+    async with asyncio.timeout(120):
+        while library.arriving is not None or not library.indexer.calibrator.idle:
+            await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -81,6 +89,7 @@ async def library(
 ) -> AsyncIterator[Library]:
     """The examples, reopened."""
     async with opened_library(examples, embedding, reading) as opened:
+        await learnt(opened)
         yield opened
 
 
