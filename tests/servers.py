@@ -56,7 +56,7 @@ class Postgres:
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -k {self._folder} {_FAST}"
         log = str(self._folder / "log")
         data = str(self._folder / "data")
-        self._call("pg_ctl", "-D", data, "-w", "-t", "60", "-l", log, "-o", options, "start")
+        self._call("pg_ctl", "-D", data, "-w", "-t", "180", "-l", log, "-o", options, "start")
 
     def stop(self, mode: str = "immediate") -> None:
         """Stop; `immediate` is as after a power cut, `fast` cuts connections in good order."""
@@ -127,7 +127,7 @@ def chroma(folder: Path) -> Iterator[str]:
 
 
 def _answers(port: int, process: subprocess.Popen[bytes]) -> bool:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return True
