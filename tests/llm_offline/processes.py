@@ -37,7 +37,7 @@ class ServerProcess:
         return self.log.read_text(encoding="utf-8")
 
     def health(self) -> tuple[int, dict[str, Any]]:
-        answer = httpx.get(f"{self.url}/health", timeout=10)
+        answer = httpx.get(f"{self.url}/health", timeout=30)
         return answer.status_code, answer.json()
 
     def until_ready(self) -> ServerProcess:
