@@ -75,7 +75,7 @@ class EmbeddingsServer:
     def until_asked(self, times: int) -> None:
         """Block until so many requests have arrived."""
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self.asked) >= times, 10)
+            assert self._changed.wait_for(lambda: len(self.asked) >= times, 60)
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -167,7 +167,7 @@ class OpenAIServer:
         """Let stalled replies go on, now and until `reset`."""
         self._loop.call_soon_threadsafe(self._released.set)
 
-    def wait_for(self, condition: Callable[[OpenAIServer], bool], timeout: float = 10) -> None:
+    def wait_for(self, condition: Callable[[OpenAIServer], bool], timeout: float = 60) -> None:
         """Block until the condition holds; checked whenever a request arrives or ends."""
         with self._changed:
             if not self._changed.wait_for(lambda: condition(self), timeout):

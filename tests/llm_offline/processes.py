@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 90
+PATIENCE = 180
 """Seconds after which a condition that did not come true fails the test."""
 
 

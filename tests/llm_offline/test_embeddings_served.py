@@ -34,7 +34,7 @@ def running(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture
 def client(running: ServerProcess) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{running.url}/v1", api_key="any", max_retries=0, timeout=90) as client:
+    with OpenAI(base_url=f"{running.url}/v1", api_key="any", max_retries=0, timeout=240) as client:
         yield client
 
 
