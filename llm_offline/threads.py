@@ -35,23 +35,28 @@ class Threads:
         """What `work` returns or raises; it runs to its end even if nobody waits any more."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
+        # Both are emptied once they were read: a thread may still be on its way out when its
+        # answer is used, and must not keep a model in memory that is unloaded then.
+        waiting, outcome = [answer], list[tuple[T | None, Exception | None]]()
 
-        def tell(found: T | None, error: Exception | None) -> None:
-            if answer.done():  # nobody waits any more
+        def tell() -> None:
+            found, error = outcome.pop()
+            if not waiting or waiting[0].done():  # nobody waits any more
                 return
             if error is not None:
-                answer.set_exception(error)
+                waiting[0].set_exception(error)
             else:
-                answer.set_result(found)  # type: ignore[arg-type]
+                waiting[0].set_result(found)  # type: ignore[arg-type]
 
         def body() -> None:
-            found, failure = None, None
+            nonlocal work
             try:
-                found = work()
+                outcome.append((work(), None))
             except Exception as error:  # noqa: BLE001 - handed over to who asked
-                failure = error
+                outcome.append((None, error))
+            del work
             try:
-                loop.call_soon_threadsafe(tell, found, failure)
+                loop.call_soon_threadsafe(tell)
             except RuntimeError:  # the loop is closed: the server was stopped meanwhile
                 log.debug("%s ended after the server", name)
 
@@ -59,4 +64,7 @@ class Threads:
         thread = threading.Thread(target=body, name=name, daemon=True)
         self._alive = [one for one in self._alive if one.is_alive()] + [thread]
         thread.start()
-        return await answer
+        try:
+            return await answer
+        finally:
+            waiting.clear()

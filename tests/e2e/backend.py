@@ -19,7 +19,7 @@ from tests.llm_offline.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
-PATIENCE = 90
+PATIENCE = 180
 """Seconds after which a condition that did not come true fails the test."""
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
-from tests.e2e.backend import BackendProcess
+from tests.e2e.backend import PATIENCE, BackendProcess
 
 UPSTREAM_KEY = "sk-e2e-secret-0123456789"
 LIMITS = {
@@ -29,6 +32,30 @@ def ask(gateway: BackendProcess, **more: Any) -> httpx.Response:
     """A chat completion without any SDK in between."""
     body = {"messages": messages(), **more}
     return httpx.post(f"{gateway.url}/v1/chat/completions", json=body, timeout=60)
+
+
+def asking(running: BackendProcess, body: Any, **headers: str) -> socket.socket:
+    """A connection on which a chat completion was asked for, and nothing read."""
+    address, content = urlsplit(running.url), json.dumps(body).encode()
+    fields = {"host": address.netloc, "content-type": "application/json", **headers}
+    fields["content-length"] = str(len(content))
+    lines = ["POST /v1/chat/completions HTTP/1.1", *(f"{n}: {v}" for n, v in fields.items())]
+    client = socket.create_connection((address.hostname, address.port), timeout=PATIENCE)
+    client.sendall("\r\n".join([*lines, "", ""]).encode() + content)
+    return client
+
+
+def statuses(running: BackendProcess, request_id: str) -> list[int]:
+    """How the requests of this id ended: each is logged once it is over, and one is waited for."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        lines = [json.loads(one) for one in running.output().splitlines() if one.startswith("{")]
+        own = [one for one in lines if one.get("id") == request_id]
+        found = [one["status"] for one in own if one["logger"] == "rag_backend.requests"]
+        if found:
+            return found
+        assert time.monotonic() < deadline, running.output()
+        time.sleep(0.02)
 
 
 def failure(answer: httpx.Response) -> dict[str, Any]:

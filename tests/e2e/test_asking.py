@@ -47,7 +47,7 @@ def test_the_right_document_answers_and_is_cited(library: BackendProcess, case: 
     assert [note["url_citation"]["url"] for note in notes] == [
         citation["url"] for citation in answer["citations"]
     ]
-    original = httpx.get(first["url"])
+    original = httpx.get(first["url"], timeout=60)
     assert original.content == (EXAMPLES / case["file"]).read_bytes()
 
 

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
 
 from tests.e2e.backend import BackendProcess, backend
+from tests.e2e.gateway import asking, statuses
 from tests.openai_server import OpenAIServer, Reply
 from tests.rag_backend.llm.cache.redis_server import RedisServer
 
@@ -166,7 +168,8 @@ def test_clearing(caching: BackendProcess) -> None:
     assert post(caching, "/cache/clear").json() == {"object": "cache.cleared", "cleared": 2}
     assert ask(caching).headers["x-cache"] == "miss"
     assert post(caching, "/cache/clear", key="wrong").status_code == 401
-    shown = httpx.get(f"{caching.url}/metrics", headers={"authorization": f"Bearer {KEYS[0]}"})
+    headers = {"authorization": f"Bearer {KEYS[0]}"}
+    shown = httpx.get(f"{caching.url}/metrics", headers=headers, timeout=60)
     assert 'rag_cache_requests_total{outcome="miss"}' in shown.text
 
 
@@ -213,15 +216,21 @@ def test_a_client_that_leaves_takes_no_follower_along(
     caching: BackendProcess, model: OpenAIServer
 ) -> None:
     model.script(Reply(stall="middle"))
-    with ThreadPoolExecutor(2) as clients:
-        leader = clients.submit(ask, caching, timeout=2)
+    request_id, key = uuid4().hex, f"Bearer {KEYS[0]}"
+    body = {"messages": [{"role": "user", "content": "How many days of leave?"}]}
+    url, headers = f"{caching.url}/v1/chat/completions", {"authorization": key}
+    leader = asking(caching, body, authorization=key, **{"x-request-id": request_id})
+    with leader:
         model.wait_for(lambda server: len(server.chats) == 1)
-        follower = clients.submit(ask, caching, body={"stream": True})
-        with pytest.raises(httpx.ReadTimeout):
-            leader.result(30)
-        assert not model.chats[0].disconnected.is_set()
-        model.release()
-        assert follower.result(60).headers["x-cache"] == "shared"
+        streamed = body | {"stream": True}
+        following = httpx.stream("POST", url, json=streamed, headers=headers, timeout=60)
+        with following as follower:  # from its first piece on
+            assert follower.headers["x-cache"] == "shared"
+            leader.close()
+            assert statuses(caching, request_id) == [499]
+            assert not model.chats[0].disconnected.is_set()
+            model.release()
+            assert follower.read().endswith(b"data: [DONE]\n\n")
     assert ask(caching).headers["x-cache"] == "hit"
     assert len(model.chats) == 1
 
@@ -230,10 +239,10 @@ def test_the_last_client_to_leave_frees_the_upstream(
     caching: BackendProcess, model: OpenAIServer
 ) -> None:
     model.script(Reply(stall="middle"))
-    with pytest.raises(httpx.ReadTimeout):
-        ask(caching, timeout=1)
-    model.wait_for(lambda server: len(server.chats) == 1)
-    assert model.chats[0].disconnected.wait(5)
+    body = {"messages": [{"role": "user", "content": "How many days of leave?"}]}
+    with asking(caching, body, authorization=f"Bearer {KEYS[0]}"):
+        model.wait_for(lambda server: len(server.chats) == 1)
+    assert model.chats[0].disconnected.wait(20)  # LLM_IDLE_TIMEOUT is 30
     assert ask(caching).headers["x-cache"] == "miss"
 
 

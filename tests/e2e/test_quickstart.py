@@ -334,7 +334,7 @@ def test_it_starts_ingests_asks_twice_and_stops_on_ctrl_c(tmp_path: Path) -> Non
         shown = until_up(process, log)
         assert "45,000 VND" in shown
         assert re.search(r"\[1\] Sổ tay giao thông\.pdf, page \d", shown)
-        assert httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
+        assert httpx.get(f"http://127.0.0.1:{port}/health", timeout=PATIENCE).status_code == 200
         second_start_is_refused(tmp_path / "second", port)
     with quickstart(tmp_path, port) as (process, log):
         shown = until_up(process, log)

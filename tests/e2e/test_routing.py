@@ -71,7 +71,7 @@ def _clean(smart: BackendProcess, local: OpenAIServer, strong: OpenAIServer) -> 
     strong.reset()
     local.default = Reply("The local one says twelve [1].")
     strong.default = Reply("The strong one explains it [1].")
-    httpx.post(f"{smart.url}/cache/clear")
+    httpx.post(f"{smart.url}/cache/clear", timeout=PATIENCE)
 
 
 def _put(client: OpenAI, name: str, store: str) -> None:
@@ -102,7 +102,7 @@ def asked(*servers: OpenAIServer) -> list[int]:
 
 
 def metric(smart: BackendProcess, name: str, **labels: str) -> float:
-    text = httpx.get(f"{smart.url}/metrics").text
+    text = httpx.get(f"{smart.url}/metrics", timeout=PATIENCE).text
     families = text_string_to_metric_families(text)
     samples = [s for family in families for s in family.samples if s.name == name]
     return sum(s.value for s in samples if labels.items() <= s.labels.items())
@@ -231,20 +231,22 @@ def test_curated_and_unanswerable_questions_are_routed_nowhere(
 
 
 def test_lists_show_it(smart: BackendProcess) -> None:
-    models = [row["id"] for row in httpx.get(f"{smart.url}/v1/models").json()["data"]]
+    models = [
+        row["id"] for row in httpx.get(f"{smart.url}/v1/models", timeout=PATIENCE).json()["data"]
+    ]
     assert models[:4] == ["smart", "openai", "local", "extractive"]
     assert "smart@other" in models
-    assert httpx.get(f"{smart.url}/v1/models/smart@other").status_code == 200
-    rows = httpx.get(f"{smart.url}/v1/providers").json()["data"]
+    assert httpx.get(f"{smart.url}/v1/models/smart@other", timeout=PATIENCE).status_code == 200
+    rows = httpx.get(f"{smart.url}/v1/providers", timeout=PATIENCE).json()["data"]
     assert [row["name"] for row in rows] == ["smart", "openai", "local", "extractive"]
-    shown = httpx.get(f"{smart.url}/v1/providers/smart").json()
+    shown = httpx.get(f"{smart.url}/v1/providers/smart", timeout=PATIENCE).json()
     assert shown["routing"]["target_share"] == 0.4
     assert 0 < shown["routing"]["threshold"] < 1
     prices = {row["name"]: row["price"] for row in rows}
     assert (prices["openai"]["in"], prices["openai"]["out"]) == (2.0, 8.0)
     assert prices["local"]["in"] == 0
     assert KEY not in json.dumps(rows)
-    missing = httpx.get(f"{smart.url}/v1/providers/nobody")
+    missing = httpx.get(f"{smart.url}/v1/providers/nobody", timeout=PATIENCE)
     assert (missing.status_code, "smart" in smart.output()) == (404, True)
     assert "hard ones, about 40%, from 'openai' (outside this network)" in smart.output()
 

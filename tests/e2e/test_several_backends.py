@@ -90,10 +90,13 @@ def test_one_is_killed_and_the_other_finishes(
 ) -> None:
     a, b = pair
     with a.client() as one, b.client() as other:
+        ids = []
         for number in range(40):
             text = "\n\n".join(f"## Part {n}\n\nNote {number}. " + "Word. " * 90 for n in range(9))
             file = one.files.create(file=(f"{number}.md", text.encode()), purpose="user_data")
-            one.vector_stores.files.create("default", file_id=file.id)
+            ids.append(file.id)
+        # All at once: however slowly they were sent, most are still to be indexed at its end.
+        one.vector_stores.file_batches.create("default", file_ids=ids)
         assert a.stop(signal.SIGKILL) == -signal.SIGKILL
         left = statuses(other).count("in_progress")
         waited(lambda: set(statuses(other)) == {"completed"})

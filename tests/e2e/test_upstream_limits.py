@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.backend import BackendProcess, backend
+from tests.e2e.backend import PATIENCE, BackendProcess, backend
 from tests.e2e.gateway import ATTEMPTS, ask, failure, messages
 from tests.openai_server import OpenAIServer, Reply
 
@@ -46,7 +46,7 @@ def test_a_server_that_stalls(
     assert f"({setting})" in error["message"]
     assert len(upstream.chats) - before == requests
     for chat in upstream.chats[before:]:
-        assert chat.disconnected.wait(5)  # nobody goes on computing for it
+        assert chat.disconnected.wait(PATIENCE)  # nobody goes on computing for it
 
 
 @plain_and_streamed

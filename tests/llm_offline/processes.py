@@ -18,7 +18,7 @@ import httpx
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 90
+PATIENCE = 180
 """Seconds after which a condition that did not come true fails the test."""
 
 
@@ -38,7 +38,7 @@ class ServerProcess:
         return self.log.read_text(encoding="utf-8")
 
     def health(self) -> tuple[int, dict[str, Any]]:
-        answer = httpx.get(f"{self.url}/health", timeout=10)
+        answer = httpx.get(f"{self.url}/health", timeout=30)
         return answer.status_code, answer.json()
 
     def until_ready(self) -> ServerProcess:

@@ -132,7 +132,7 @@ async def served(loader: PuppetLoader) -> AsyncIterator[tuple[httpx.AsyncClient,
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://a") as client,
-        asyncio.timeout(20),
+        asyncio.timeout(60),
     ):
         while parts.serving.here is None or parts.serving.coming:
             await asyncio.sleep(0.005)

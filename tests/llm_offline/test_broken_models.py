@@ -151,8 +151,9 @@ def test_a_model_without_a_chat_template_says_how_to_give_one(tmp_path: Path) ->
     with server(tmp_path, "--model", str(model), "--device", "cpu") as process:
         process.until_ready()
         chat = {"messages": [{"role": "user", "content": "x"}]}
-        answer = httpx.post(f"{process.url}/v1/chat/completions", json=chat)
+        answer = httpx.post(f"{process.url}/v1/chat/completions", json=chat, timeout=90)
         assert answer.status_code == 400
         assert "--chat-template llama3" in answer.json()["error"]["message"]
-        answer = httpx.post(f"{process.url}/v1/completions", json={"prompt": "x", "max_tokens": 2})
+        plain = {"prompt": "x", "max_tokens": 2}
+        answer = httpx.post(f"{process.url}/v1/completions", json=plain, timeout=90)
         assert answer.status_code == 200

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -99,10 +100,11 @@ async def test_vectors_that_are_no_numbers_are_not_sent(
 async def test_a_caller_that_goes_away_frees_the_threads(
     encoder: SentenceEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode, slices = SentenceTransformer.encode, list[int]()
+    encode, slices, gate = SentenceTransformer.encode, list[int](), threading.Event()
 
     def counted(self: Any, inputs: list[str], **options: Any) -> Any:
         slices.append(len(inputs))
+        assert gate.wait(30)
         return encode(self, inputs, **options)
 
     monkeypatch.setattr(SentenceTransformer, "encode", counted)
@@ -112,6 +114,7 @@ async def test_a_caller_that_goes_away_frees_the_threads(
     large.cancel()
     with pytest.raises(asyncio.CancelledError):
         await large
+    gate.set()
     await encoder.encode(["short"])
     assert len(slices) < 60  # of 125
 

@@ -34,7 +34,7 @@ def running(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture
 def client(running: ServerProcess) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{running.url}/v1", api_key="any", max_retries=0, timeout=90) as client:
+    with OpenAI(base_url=f"{running.url}/v1", api_key="any", max_retries=0, timeout=240) as client:
         yield client
 
 
@@ -68,7 +68,7 @@ def test_health_and_metrics_tell_of_the_encoder(running: ServerProcess, client: 
     client.embeddings.create(model="any", input="a helmet")
     _, after = running.health()
     assert after["embeddings"] == wanted | {"status": "ready", "device": "cpu"}
-    told = httpx.get(f"{running.url}/metrics").text
+    told = httpx.get(f"{running.url}/metrics", timeout=90).text
     assert "llm_offline_embed_model_loaded 1" in told
     assert "llm_offline_embed_queue_size 0" in told
     assert "llm_offline_embed_request_success_total 1" in told
@@ -142,7 +142,7 @@ def test_what_is_refused(client: OpenAI, given: Any, said: str) -> None:
 
 
 def test_half_a_surrogate_pair(running: ServerProcess) -> None:
-    answer = httpx.post(running.url + EMBEDDINGS, content=b'{"input": "\\ud800"}')
+    answer = httpx.post(running.url + EMBEDDINGS, content=b'{"input": "\\ud800"}', timeout=90)
     assert answer.status_code == 400
     assert "surrogate" in answer.json()["error"]["message"]
     # A word of megabytes is one token to this encoder.
@@ -172,7 +172,8 @@ def test_an_encoder_that_is_not_there(tmp_path: Path, tiny_folder: Path) -> None
         missing.symlink_to(get_model_path())
         assert httpx.post(url, json={"input": "a"}, timeout=90).status_code == 200
         assert process.health()[1]["embeddings"]["status"] == "ready"
-        assert httpx.post(process.url + "/v1/models/unload", json={}).status_code == 200
+        unload = process.url + "/v1/models/unload"
+        assert httpx.post(unload, json={}, timeout=90).status_code == 200
         assert httpx.post(url, json={"input": "b"}, timeout=90).status_code == 200
         assert process.health()[1]["embeddings"]["status"] == "ready"
         assert process.stop() == 0

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
-import socket
-import struct
-import termios
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +14,8 @@ import pytest
 
 from tests.llm_offline.bystander import COMPLETIONS, bystander, error_of, said
 from tests.llm_offline.faulty import FAULTS, FOR_A_WHILE, PIPE, STEPWISE
+from tests.llm_offline.gate import Gate
+from tests.llm_offline.leaving import unread
 from tests.llm_offline.processes import PATIENCE, ServerProcess, server
 
 LONG = " mũ" * 700
@@ -38,29 +35,6 @@ def running(tiny_folder: Path, folder: Path) -> Iterator[ServerProcess]:
     flags += ["--max-queue", "4", "--max-batch", "3", "--kv-memory", "0.01"]
     with server(folder, *flags, module="tests.llm_offline.faulty") as process:
         yield process.until_ready()
-
-
-class Gate:
-    """Lets single steps pass."""
-
-    def __init__(self, pipe: Path) -> None:
-        self._pipe = os.open(pipe, os.O_RDWR)  # both ends, so that opening does not wait
-
-    def open(self, steps: int) -> None:
-        """Let so many more steps pass."""
-        os.write(self._pipe, b"." * steps)
-
-    @property
-    def unused(self) -> int:
-        """Steps that may still pass."""
-        waiting = fcntl.ioctl(self._pipe, termios.FIONREAD, b"\0" * 4)
-        return int(struct.unpack("i", waiting)[0])
-
-    def close(self) -> None:
-        """For the next test: nothing is left in it."""
-        if self.unused:
-            os.read(self._pipe, self.unused)
-        os.close(self._pipe)
 
 
 @pytest.fixture
@@ -103,7 +77,9 @@ def test_a_fault_takes_its_own_request_only(
 def test_who_waits_is_answered_after_a_fault(running: ServerProcess, gate: Gate) -> None:
     """The queue outlives the failure of all that run."""
     body = {"prompt": "Xin", "temperature": 0, "max_tokens": 12}
-    wanted = httpx.post(running.url + COMPLETIONS, json=body).json()["choices"][0]["text"]
+    wanted = httpx.post(running.url + COMPLETIONS, json=body, timeout=90).json()["choices"][0][
+        "text"
+    ]
     with ExitStack() as stack:
         victim = body | {"stop": [STEPWISE, FAULTS[3]], "max_tokens": 500, "stream": True}
         streams = [_open(stack, running, victim) for _ in range(3)]
@@ -131,19 +107,6 @@ def test_health_tells_of_a_model_that_computes_nothing_any_more(running: ServerP
         pass
 
 
-@contextmanager
-def _connected(running: ServerProcess, body: dict[str, Any]) -> Iterator[None]:
-    """A client that asks, and goes away at the end without having read anything."""
-    content = json.dumps(body).encode()
-    head = f"POST {COMPLETIONS} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(content)}\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", running.port)) as connection:
-        connection.sendall(head.encode() + content)
-        yield
-    # The server's loop has seen the end once it has answered what came after it, some times over.
-    for _ in range(5):
-        running.health()
-
-
 def _queue_is(running: ServerProcess, /, **wanted: int) -> None:
     running.until(lambda _, answer: wanted.items() <= answer["queue"].items())
 
@@ -155,7 +118,7 @@ def test_a_client_that_leaves_frees_its_place_within_a_step(
 ) -> None:
     body = {"prompt": LONG, "temperature": 0, "max_tokens": 2000, "stream": stream}
     with bystander(running.url):
-        with _connected(running, body | {"stop": [STEPWISE]}):
+        with unread(running, COMPLETIONS, body | {"stop": [STEPWISE]}):
             gate.open(steps)
             _until(lambda: gate.unused == 0)
         gate.open(1)
@@ -171,18 +134,35 @@ def test_a_client_that_leaves_the_queue_frees_its_place_at_once(
     body = {"prompt": "Xin", "temperature": 0, "max_tokens": 2000, "stream": stream}
     held = body | {"stop": [STEPWISE]}
     with bystander(running.url):
-        with _connected(running, held):
+        with unread(running, COMPLETIONS, held):
             _queue_is(running, running=2)
-            with _connected(running, held):
+            with unread(running, COMPLETIONS, held):
                 _queue_is(running, waiting=1)  # the first one's step is at the gate
                 gate.open(1)
                 _queue_is(running, waiting=0)
-                with _connected(running, body):
+                with unread(running, COMPLETIONS, body):
                     _queue_is(running, waiting=1)
                 # The gate is shut: no step has ended meanwhile.
                 _queue_is(running, waiting=0)
         gate.open(4)
     _queue_is(running, running=0)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
+def test_a_full_queue_refuses_a_task(running: ServerProcess, gate: Gate, stream: bool) -> None:
+    """As it refuses everything else; here none of those before it can end meanwhile."""
+    held = {"prompt": "Xin", "temperature": 0, "max_tokens": 1, "stop": [STEPWISE]}
+    with ExitStack() as stack:
+        for _ in range(7):  # three may run, four may wait
+            stack.enter_context(unread(running, COMPLETIONS, held))
+        running.until(lambda _, answer: sum(answer["queue"].values()) - 4 == 7)
+        for path, body in (("/summarize", {"text": LONG}), (COMPLETIONS, {"prompt": "Xin"})):
+            refused = httpx.post(running.url + path, json=body | {"stream": stream}, timeout=90)
+            assert refused.status_code == 429
+            assert int(refused.headers["retry-after"]) >= 1
+            assert refused.json()["error"]["code"] == "queue_full"
+        gate.open(20)
+        _queue_is(running, running=0, waiting=0)
 
 
 def _until(condition: Callable[[], bool]) -> None:

@@ -37,6 +37,8 @@ async def test_a_look_that_hangs_holds_nobody_up_and_is_not_repeated() -> None:
     both = await asyncio.gather(gauge.read(network, 0.01), gauge.read(network, 0.01))
     assert both == [{}, {}]
     assert await gauge.read(network, 0) == {}
+    while not network.asked:
+        await asyncio.sleep(0.001)
     assert len(network.asked) == 1
     assert threading.get_ident() not in network.asked
     assert not threads.join(0)

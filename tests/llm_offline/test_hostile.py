@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.llm_offline.bystander import bystander
+from tests.llm_offline.bystander import alone, bystander
+from tests.llm_offline.leaving import unread
 from tests.llm_offline.processes import ServerProcess, server
 
 HELLO: list[Any] = [{"role": "user", "content": "Xin chào 😀"}]
@@ -224,24 +224,21 @@ def test_more_than_the_memory_holds_is_refused_once_the_queue_is_full(
 def test_clients_that_go_away(
     running: ServerProcess, http: httpx.Client, stream: bool, tokens: int
 ) -> None:
+    alone(running.url)  # what the bystander is to say, before anybody else runs
     before = _cancelled(http)
-    with _bystander(http):
-        body = {
-            "messages": [{"role": "user", "content": " mũ" * tokens}],
-            "temperature": 0,
-            "max_tokens": 4000 - tokens,
-            "stream": stream,
-        }
-        with contextlib.suppress(httpx.ReadTimeout), httpx.Client(timeout=0.1) as hasty:
-            _leave_early(hasty, running.url, body)
+    body = {
+        "messages": [{"role": "user", "content": " mũ" * tokens}],
+        "temperature": 0,
+        "max_tokens": 4000 - tokens,
+        "stream": stream,
+    }
+    with ExitStack() as leaving:
+        leaving.enter_context(unread(running, CHAT, body))
+        running.until(lambda _, answer: answer["queue"]["running"] == 1)
+        with _bystander(http):
+            leaving.close()
     _idle(running)
     assert _cancelled(http) == before + 1
-
-
-def _leave_early(client: httpx.Client, url: str, body: dict[str, Any]) -> None:
-    """Ask, and go away at the first sign of an answer, or as soon as patience ends."""
-    with client.stream("POST", url + CHAT, json=body) as answer:
-        next(answer.iter_raw())
 
 
 def _cancelled(http: httpx.Client) -> float:

@@ -15,7 +15,7 @@ from llm_offline.serving import Serving
 from llm_offline.settings import Settings, changed
 from tests.llm_offline.puppets import MIB, PuppetLoader
 
-PATIENCE = 20
+PATIENCE = 60
 
 
 def _settings(**more: object) -> Settings:
@@ -42,7 +42,7 @@ async def serving(loader: PuppetLoader) -> AsyncIterator[Serving]:
     serving.stop()
     for network in list(loader.networks.values()):
         network.say("")
-    assert not serving.has_threads()
+    await _until(lambda: not serving.has_threads())
 
 
 async def _say(serving: Serving) -> str:

@@ -92,7 +92,8 @@ def test_a_folder_that_is_not_a_model(tmp_path: Path) -> None:
 def test_a_download_is_told_and_needed_only_once(tmp_path: Path, tiny_folder: Path) -> None:
     with fake_hub() as hub:
         hub.repositories["acme/tiny"] = tiny_folder
-        with server(tmp_path, "--model", "acme/tiny", HF_ENDPOINT=hub.url) as process:
+        patient = {"HF_ENDPOINT": hub.url, "HF_HUB_DOWNLOAD_TIMEOUT": "90"}
+        with server(tmp_path, "--model", "acme/tiny", **patient) as process:
             assert hub.half_sent.wait(60)
             health = process.until(lambda _, answer: answer["progress"].get("total"))
             assert health["status"] == "loading"
@@ -101,7 +102,8 @@ def test_a_download_is_told_and_needed_only_once(tmp_path: Path, tiny_folder: Pa
             assert (health["model"], health["device"]) == ("acme/tiny", "auto")
             for path in ("/v1/chat/completions", "/v1/generate"):
                 body = HELLO if "chat" in path else {"prompt": "hi"}
-                answer = httpx.post(process.url + path, json=body, headers={"prefer": "wait=0"})
+                url, headers = process.url + path, {"prefer": "wait=0"}
+                answer = httpx.post(url, json=body, headers=headers, timeout=90)
                 assert answer.status_code == 503
                 assert answer.headers["retry-after"]
                 assert "acme/tiny is still loading" in answer.json()["error"]["message"]
@@ -111,7 +113,8 @@ def test_a_download_is_told_and_needed_only_once(tmp_path: Path, tiny_folder: Pa
     with server(tmp_path, "--model", "acme/tiny", HF_ENDPOINT=hub.url) as process:
         process.until_ready()
         endless = HELLO | {"stream": True, "temperature": 0, "max_tokens": 100_000}
-        with httpx.stream("POST", f"{process.url}/v1/chat/completions", json=endless) as answer:
+        url = f"{process.url}/v1/chat/completions"
+        with httpx.stream("POST", url, json=endless, timeout=90) as answer:
             lines = answer.iter_lines()
             assert next(lines).startswith("data: ")
             process.process.terminate()

@@ -275,21 +275,6 @@ def test_a_client_that_goes_away_ends_all_the_calls(
     assert finished["usage"]["completion_tokens"] == 3
 
 
-def test_a_full_queue_refuses_a_task_with_429(running: ServerProcess, http: httpx.Client) -> None:
-    chat = {"messages": MESSAGES, "temperature": 0, "stream": True}
-    with (
-        http.stream("POST", "/v1/chat/completions", json=chat) as first,
-        http.stream("POST", "/v1/chat/completions", json=chat) as second,
-        http.stream("POST", "/v1/chat/completions", json=chat) as third,
-    ):
-        assert {first.status_code, second.status_code, third.status_code} == {200}
-        for stream in (False, True):
-            refused = http.post("/summarize", json={"text": LONG, "stream": stream})
-            assert refused.status_code == 429
-            assert int(refused.headers["retry-after"]) >= 1
-    running.until(lambda _, answer: answer["queue"]["running"] == 0)
-
-
 def test_generate_with_and_without_its_version(http: httpx.Client) -> None:
     body = {"prompt": "Every employee", "max_tokens": 8, "do_sample": False, "stream": False}
     same = [_ok(http.post(path, json=body)) for path in ("/generate", "/v1/generate")]

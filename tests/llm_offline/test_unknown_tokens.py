@@ -65,7 +65,8 @@ def test_it_is_refused_where_a_stream_has_begun(running: ServerProcess) -> None:
 
 
 def test_it_cannot_be_made_likely(running: ServerProcess) -> None:
-    (token,) = httpx.post(f"{running.url}/tokenize", json={"text": WORD}).json()["tokens"]
+    url = f"{running.url}/tokenize"
+    (token,) = httpx.post(url, json={"text": WORD}, timeout=60).json()["tokens"]
     body = {"prompt": "a", "max_tokens": 1, "logit_bias": {str(token): 1}}
     answer = httpx.post(f"{running.url}/v1/completions", json=body, timeout=60)
     assert answer.status_code == 400

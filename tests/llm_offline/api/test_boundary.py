@@ -35,9 +35,9 @@ async def _serving() -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://server") as client,
-        asyncio.timeout(20),
+        asyncio.timeout(60),
     ):
-        await parts.serving.wait(20)
+        await parts.serving.wait(60)
         yield app, client
 
 

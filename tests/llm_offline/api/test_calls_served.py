@@ -50,11 +50,11 @@ async def served(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
     loader = PuppetLoader()
     app, parts = create_app(Settings(_env_file=None, model="puppet"), loader)
     parts.serving.start()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while parts.serving.state != "ready":
             await asyncio.sleep(0.005)
     transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://x", timeout=20) as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://x", timeout=60) as client:
         yield Served(client, loader)
     parts.stop()
     loader.networks["puppet"].say("")
@@ -98,7 +98,7 @@ async def test_a_text_that_ends_with_its_one_call_was_not_cancelled(served: Serv
     answer = await served.answer(words, ends=False, parallel_tool_calls=False)
     assert answer.json()["choices"][0]["finish_reason"] == "tool_calls"
     served.say("; and so on", ends=True)  # the step that was under way
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not sum((await served.finished()).values()):
             await asyncio.sleep(0.005)
     assert await served.finished() == {"stop": 1, "length": 0, "cancelled": 0, "error": 0}

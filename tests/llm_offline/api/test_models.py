@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.llm_offline.faulty import PIPE, STEPWISE
+from tests.llm_offline.gate import Gate
 from tests.llm_offline.processes import ServerProcess, server
 from tests.tiny_model import build_tiny_llama
 
@@ -33,8 +36,17 @@ def other_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    os.mkfifo(tmp_path / PIPE)
+    found = Gate(tmp_path / PIPE)
+    yield found
+    found.close()
+
+
+@pytest.fixture
 def running(tiny_folder: Path, tmp_path: Path) -> Iterator[ServerProcess]:
-    with server(tmp_path, "--model", str(tiny_folder), "--device", "cpu") as process:
+    flags = ("--model", str(tiny_folder), "--device", "cpu")
+    with server(tmp_path, *flags, module="tests.llm_offline.faulty") as process:
         yield process.until_ready()
 
 
@@ -56,10 +68,10 @@ def _events(answer: httpx.Response) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def _stream(http: httpx.Client) -> Iterator[list[dict[str, Any]]]:
+def _stream(http: httpx.Client, **more: Any) -> Iterator[list[dict[str, Any]]]:
     """A stream that runs meanwhile and is read at the end."""
     chunks: list[dict[str, Any]] = []
-    with http.stream("POST", CHAT, json=ENDLESS) as answer:
+    with http.stream("POST", CHAT, json=ENDLESS | more) as answer:
         lines = answer.iter_lines()
         next(lines)
         yield chunks
@@ -67,16 +79,23 @@ def _stream(http: httpx.Client) -> Iterator[list[dict[str, Any]]]:
 
 
 def test_another_model_while_requests_run(
-    http: httpx.Client, running: ServerProcess, tiny_folder: Path, other_folder: Path
+    http: httpx.Client, running: ServerProcess, tiny_folder: Path, other_folder: Path, gate: Gate
 ) -> None:
-    with _stream(http) as chunks:
-        events = _events(http.post("/v1/models/load", json={"model": str(other_folder)}))
+    waiting = f"serving; waiting for the last requests of {tiny_folder.name}"
+    wish, events = {"model": str(other_folder)}, list[dict[str, Any]]()
+    with _stream(http, stop=[STEPWISE], max_tokens=200) as chunks:
+        with http.stream("POST", "/v1/models/load", json=wish) as answer:
+            for line in answer.iter_lines():
+                if line.startswith("data: {"):
+                    events.append(json.loads(line[6:]))
+                    if events[-1].get("progress", {}).get("stage") == waiting:
+                        gate.open(200)  # it cannot have ended before
+        assert line == "" or line == "data: [DONE]"
         assert _served(http) == "other-llama"
     # What began with the old model has ended with it.
     assert {chunk["model"] for chunk in chunks} == {tiny_folder.name}
     assert chunks[-1]["choices"][0]["finish_reason"] == "length"
     assert all(event["status"] == "loading" for event in events[:-1])
-    waiting = f"serving; waiting for the last requests of {tiny_folder.name}"
     assert events[-2]["progress"]["stage"] == waiting
     end = events[-1]
     assert (end["status"], end["model"], end["replaced"]) == (
@@ -211,8 +230,11 @@ def test_the_encoder_is_idle_too(tmp_path: Path, tiny_folder: Path) -> None:
 def _vectors_of_an_idle_encoder(process: ServerProcess) -> Any:
     """When the server is idle again, and its memory has been given back."""
     url = process.url + "/v1/embeddings"
-    answer = httpx.post(url, json={"input": "a"}, timeout=90).raise_for_status()
-    before = _memory(process)
+    while True:
+        answer = httpx.post(url, json={"input": "a"}, timeout=90).raise_for_status()
+        before = _memory(process)
+        if process.health()[1]["embeddings"]["status"] == "ready":
+            break  # else it was let go before its memory was seen
     process.until(lambda _, answer: answer["embeddings"]["status"] == "not loaded")
     process.until(lambda *_: _memory(process) < before - 40 * MIB)
     return answer.json()["data"]

@@ -21,7 +21,7 @@ from tests.llm_offline.puppets import PuppetLoader
 
 CHAT = "/v1/chat/completions"
 HELLO = {"messages": [{"role": "user", "content": "hi"}], "temperature": 0}
-PATIENCE = 20
+PATIENCE = 60
 
 
 async def _until(condition: Callable[[], object]) -> None:
@@ -137,9 +137,11 @@ async def test_as_many_wait_as_may(running: Running) -> None:
     await running.waits(2)
     assert (await running.client.post(CHAT, json=HELLO)).status_code == 429
     await running.release("one")
-    assert [answer.status_code for answer in await asyncio.gather(*asking[:1])] == [200]
+    # Either may be the first: their prompts are written in different threads.
+    (first,), (second,) = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+    assert (await first).status_code == 200
     running.loader.networks["old"].say("two")
-    assert (await asking[1]).status_code == 200
+    assert (await second).status_code == 200
 
 
 @pytest.mark.parametrize("stream", [False, True])

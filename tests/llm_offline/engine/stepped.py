@@ -9,6 +9,7 @@ from collections.abc import Sequence as Items
 
 from llm_offline.engine.continuous import PROBE, ContinuousBatching
 from llm_offline.engine.interface import GenerationRequest, TextDelta
+from llm_offline.engine.job import Job
 from llm_offline.engine.sequence import Drawn
 from llm_offline.engine.step import Row
 
@@ -66,6 +67,39 @@ def decode(tokens: Items[int]) -> str:
 async def until(engine: ContinuousBatching, *, running: int, waiting: int = 0) -> None:
     while (engine.status().running, engine.status().waiting) != (running, waiting):
         await asyncio.sleep(0)
+
+
+async def under_way(puppet: Puppet, steps: int) -> None:
+    """Until the last of so many steps, counted from the first, waits for its token."""
+    while len(puppet.batches) < steps:
+        await asyncio.sleep(0)
+
+
+async def all_under_way(puppet: Puppet, rows: int) -> None:
+    """Until a step of so many rows waits for its token.
+
+    The engine may begin with the first request before the others have come: the steps before
+    this one get a token each.
+    """
+    seen = 0
+    while True:
+        await under_way(puppet, seen + 1)
+        seen = len(puppet.batches)
+        if len(puppet.batches[-1]) == rows:
+            return
+        puppet.say("a")
+
+
+async def together(
+    engine: ContinuousBatching, puppet: Puppet, *requests: GenerationRequest
+) -> list[Job]:
+    """They begin in the same step: all come while the step of another request is under way."""
+    held = engine.generate(request("held", max_tokens=1))
+    await under_way(puppet, 1)
+    jobs = [engine.generate(one) for one in requests]
+    puppet.say("h")
+    await heard(held)
+    return jobs
 
 
 def request(prompt: str = "hi", **more: object) -> GenerationRequest:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from llm_offline.engine.continuous import ContinuousBatching
@@ -17,7 +15,16 @@ from llm_offline.errors import (
     ShuttingDown,
 )
 from llm_offline.loaded import LoadedModel
-from tests.llm_offline.engine.stepped import END, Puppet, decode, heard, request, until
+from tests.llm_offline.engine.stepped import (
+    END,
+    Puppet,
+    all_under_way,
+    decode,
+    heard,
+    request,
+    under_way,
+    until,
+)
 
 
 async def test_a_text_that_ends(engine: ContinuousBatching, puppet: Puppet) -> None:
@@ -116,10 +123,11 @@ async def test_a_text_that_has_what_was_wanted_is_not_cancelled(
     engine: ContinuousBatching, puppet: Puppet
 ) -> None:
     """Whatever the step says that was under way when it was ended."""
-    for last in (ord("b"), END, ZeroDivisionError("in a kernel")):
+    for number, last in enumerate((ord("b"), END, ZeroDivisionError("in a kernel")), start=1):
         generation = engine.generate(request())
         puppet.say("a")
         assert (await anext(generation)).text == "a"
+        await under_way(puppet, 2 * number)
         await generation.aclose(is_whole=True)
         await generation.aclose()
         puppet.steps.put(last)
@@ -133,8 +141,7 @@ async def test_giving_up_while_running_frees_the_engine_within_a_step(
     first, second = engine.generate(request("1")), engine.generate(request("2"))
     puppet.say("a")
     assert (await anext(first)).text == "a"
-    while len(puppet.batches) < 2:
-        await asyncio.sleep(0)
+    await under_way(puppet, 2)
     await first.aclose()
     puppet.say("b")  # the step that was under way
     puppet.say("c")
@@ -236,6 +243,7 @@ async def test_a_place_is_free_within_a_step_of_giving_up(
     three = [batching.generate(request(name)) for name in "123"]
     with pytest.raises(QueueFull):
         batching.generate(request("4"))
+    await all_under_way(puppet, 3)
     puppet.say("a")
     await anext(three[2])
     await three[2].aclose()

@@ -13,7 +13,7 @@ from llm_offline.engine.continuous import ContinuousBatching
 from llm_offline.engine.scheduler import Scheduler
 from llm_offline.engine.step import Row
 from llm_offline.errors import GenerationFailed, OutOfMemory
-from tests.llm_offline.engine.stepped import Puppet, heard, request, until
+from tests.llm_offline.engine.stepped import Puppet, heard, request, together, under_way, until
 
 
 def _refusing(prompt: str, error: Exception) -> Callable[[Items[Row]], None]:
@@ -30,7 +30,7 @@ def _refusing(prompt: str, error: Exception) -> Callable[[Items[Row]], None]:
 async def test_out_of_memory_takes_whom_it_needs_and_spares_the_others(
     batching: ContinuousBatching, puppet: Puppet, tokens: int
 ) -> None:
-    others = [batching.generate(request(name, max_tokens=4)) for name in "12"]
+    others = await together(batching, puppet, *(request(name, max_tokens=4) for name in "12"))
     puppet.say("a")
     for other in others:
         await anext(other)
@@ -85,9 +85,9 @@ async def test_a_model_that_computes_nothing_any_more_is_told_until_it_does(
 ) -> None:
     monkeypatch.setattr(continuous, "PROBE_EVERY", 0.001)
     puppet.broken = True
-    for _ in range(3):
+    both = await together(batching, puppet, *map(request, "12"))
+    for _ in range(3):  # for both, and for each of them
         puppet.steps.put(ZeroDivisionError("for good"))
-    both = [batching.generate(request(name)) for name in "12"]
     for generation in both:
         with pytest.raises(GenerationFailed):
             await heard(generation)
@@ -107,8 +107,7 @@ async def test_a_failure_between_steps_is_survived_too(
     first = batching.generate(request("1"))
     puppet.say("a")
     await anext(first)
-    while len(puppet.batches) < 2:  # the next step is under way
-        await asyncio.sleep(0)
+    await under_way(puppet, 2)
 
     def fail(scheduler: Scheduler) -> list[Row]:
         monkeypatch.undo()

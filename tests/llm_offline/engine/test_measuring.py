@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 from contextlib import suppress
@@ -33,6 +34,8 @@ class Ticking:
         self.blocks = blocks
         self.step_tokens = 8
         self.now = 0.0
+        self.may_step = threading.Event()
+        self.may_step.set()
         self.fails: Callable[[list[WHOLE]], bool] = lambda prompts: False
         self.came: dict[WHOLE, list[float]] = {}
         """When each prompt's tokens came."""
@@ -40,6 +43,7 @@ class Ticking:
             monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now))
 
     def step(self, rows: Items[Row]) -> list[Drawn]:
+        assert self.may_step.wait(60)
         self.now += 1
         if self.fails([row.sequence.request.prompt for row in rows]):
             raise ZeroDivisionError("in a kernel")
@@ -60,7 +64,10 @@ async def _measured(
         max_batch=4,
         guesser=PromptLookup if guesses else None,
     )
-    for generation in [engine.generate(request) for request in requests]:
+    network.may_step.clear()  # all are asked in the same second
+    generations = [engine.generate(request) for request in requests]
+    network.may_step.set()
+    for generation in generations:
         with suppress(GenerationFailed):
             async for _ in generation:
                 pass
