@@ -294,37 +294,31 @@ def numbered(heading: str) -> str | None:
 
 
 def bears(headings: Iterable[str], wanted: Collection[str]) -> bool:
-    """Whether headings are those of the parts that `references` names.
+    """Whether headings are those of the parts that `references` names: see `borne`."""
+    return bool(borne(headings, wanted))
 
-    Of each kind of part one is enough, since no text stands in two articles. "Chapter 2" is
-    "Chương II", and "3.2 Repairs" is Section 3.2, or whatever else the document's parts are called.
+
+def borne(headings: Iterable[str], wanted: Collection[str]) -> list[tuple[str, str]]:
+    """Which of the parts that `references` names headings are: [(kind, number)], in order.
+
+    Numbers are padded, so that as texts they have the order of numbers ("0010" is after "0009").
+    Of each kind of part one is enough, since no text stands in two articles; empty where of one
+    kind they are none. "Chapter 2" is "Chương II", and "3.2 Repairs" is Section 3.2, or whatever
+    else the document's parts are called.
     """
     listed = list(headings)
-    borne = {_canonical(name) for heading in listed if (name := numbered(heading))}
+    named = {_canonical(name) for heading in listed if (name := numbered(heading))}
     bare = {found[1] for heading in listed if (found := _BARE_NUMBER.match(heading))}
-    kinds = {kind for kind, _ in borne}
+    kinds = {kind for kind, _ in named}
     sought = {_canonical(name) for name in wanted}
-    met = {
-        kind
+    met = [
+        (kind, number)
         for kind, number in sought
-        if (kind, number) in borne or (kind not in kinds and number in bare)
-    }
-    return bool(sought) and met == {kind for kind, _ in sought}
-
-
-def one_by_one(wanted: Collection[str]) -> list[frozenset[str]]:
-    """What `references` gives, a set a part: Articles 5 and 6 of Chapter II are two, by number."""
-    kinds: dict[str, list[tuple[str, str]]] = {}
-    for name in wanted:
-        kind, number = _canonical(name)
-        kinds.setdefault(kind, []).append((number, name))
-    listed = (sorted(names, key=_in_order) for _, names in sorted(kinds.items()))
-    return [frozenset(name for _, name in some) for some in itertools.product(*listed)]
-
-
-def _in_order(named: tuple[str, str]) -> tuple[list[int], str]:
-    """Article 9 before Article 10, and that before 10a."""
-    return [int(digits) for digits in re.findall(r"\d+", named[0])], named[0]
+        if (kind, number) in named or (kind not in kinds and number in bare)
+    ]
+    if {kind for kind, _ in met} != {kind for kind, _ in sought}:
+        return []
+    return sorted((kind, ".".join(n.zfill(4) for n in number.split("."))) for kind, number in met)
 
 
 def mentions(text: str, wanted: Collection[str]) -> bool:

@@ -202,6 +202,8 @@ class Chroma:
             self.guard(lambda: self.client.delete_collection(collection), lambda: None, collection)
         finally:
             with self._users:
+                # Once more: who failed meanwhile may look only now.
+                self._drops += 1
                 del self._dropping[threading.get_ident()]
                 self._users.notify_all()
         if self._folder is not None:

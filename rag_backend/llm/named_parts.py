@@ -9,7 +9,7 @@ from dataclasses import replace
 from rag_backend.clauses import clause_in, clause_of
 from rag_backend.llm.extracting import MOST_CHARACTERS, pick, shortened
 from rag_backend.llm.provider import Evidence, Grounding
-from rag_backend.text import bears, content_terms, one_by_one, references
+from rag_backend.text import bears, borne, content_terms, references
 
 _SAYING_NOTHING = frozenset(
     "quy dinh noi dung ghi neu viet say state provid contain content about".split()
@@ -49,27 +49,36 @@ def asks_for_the_whole(question: str) -> bool:
 
 
 def named_part(grounding: Grounding) -> str:
-    """The part that a question names, verbatim; "" where the best passage is not it.
+    """The parts that a question names, verbatim, by number; "" where the best passage is none.
 
     "What does Article 5 say?" shares no word with what Article 5 says. Of a chapter, the headings
-    of its articles; of several articles, each.
+    of its articles.
     """
     best, wanted = grounding.passages[0], references(grounding.question)
-    if not wanted or not bears(_headings(best), wanted):
+    if not bears(_headings(best), wanted):
         return ""
-    below = _below(grounding.passages, wanted)
+    # Of "Article 5 of Chapter I and Article 6 of Chapter II", one document tells which belongs to
+    # which; another's Article 6 may be in its Chapter I.
+    one_document = len({kind for kind, _ in borne(_headings(best), wanted)}) > 1
+    parts: dict[tuple[tuple[str, str], ...], list[Evidence]] = {}
+    for evidence in grounding.passages:
+        if one_document and _document(evidence) != _document(best):
+            continue
+        if number := borne(_headings(evidence), wanted):
+            parts.setdefault(tuple(number), []).append(evidence)
+    return "\n".join(_shown(parts[number], wanted) for number in sorted(parts))
+
+
+def _shown(passages: Sequence[Evidence], wanted: frozenset[str]) -> str:
+    """One part: the headings of what stands in it, or the best passage itself."""
+    below = _below(passages, wanted)
     if len(below) > 1:
         return "\n".join(f"{heading} [{number}]" for heading, number in below)
-    found = (_first(grounding.passages, one) for one in one_by_one(wanted))
-    its = {evidence.number: evidence for evidence in found if evidence is not None}
-    return "\n".join(
-        f"{shortened(evidence.text, MOST_CHARACTERS)} [{number}]"
-        for number, evidence in its.items()
-    )
+    return f"{shortened(passages[0].text, MOST_CHARACTERS)} [{passages[0].number}]"
 
 
-def _first(passages: Sequence[Evidence], wanted: frozenset[str]) -> Evidence | None:
-    return next((one for one in passages if bears(_headings(one), wanted)), None)
+def _document(evidence: Evidence) -> str:
+    return evidence.title.partition(" › ")[0]
 
 
 def _headings(evidence: Evidence) -> list[str]:

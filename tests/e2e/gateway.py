@@ -49,7 +49,8 @@ def statuses(running: BackendProcess, request_id: str) -> list[int]:
     """How the requests of this id ended: each is logged once it is over, and one is waited for."""
     deadline = time.monotonic() + PATIENCE
     while True:
-        lines = [json.loads(one) for one in running.output().splitlines() if one.startswith("{")]
+        whole = running.output().rpartition("\n")[0].splitlines()  # the last may be half written
+        lines = [json.loads(one) for one in whole if one.startswith("{")]
         own = [one for one in lines if one.get("id") == request_id]
         found = [one["status"] for one in own if one["logger"] == "rag_backend.requests"]
         if found:

@@ -220,7 +220,7 @@ def test_more_than_the_memory_holds_is_refused_once_the_queue_is_full(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("tokens", [1, 3000], ids=["in decode", "in prefill"])
+@pytest.mark.parametrize("tokens", [1, 3000], ids=["short prompt", "long prompt"])
 def test_clients_that_go_away(
     running: ServerProcess, http: httpx.Client, stream: bool, tokens: int
 ) -> None:

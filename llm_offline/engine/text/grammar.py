@@ -285,5 +285,8 @@ def _short(reason: str) -> str:
     """The first line of what llguidance says, without what it quotes of a schema."""
     first = (reason.strip().splitlines() or [""])[0]
     if "coerce_one_of" in first:  # it names an option of its own, which no client has
-        return "more than one option of a oneOf may hold at once: tell them apart, or write anyOf"
+        return (
+            "the options of a oneOf cannot be told apart: give each a type, or a required "
+            "property, of its own, or write anyOf"
+        )
     return first.rpartition("failed to compile JSON schema: ")[2][:200]

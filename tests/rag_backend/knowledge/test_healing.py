@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import tempfile
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from pathlib import Path
 
@@ -77,8 +78,8 @@ def agrees(library: Library) -> bool:
 
 def remove(folder: Path) -> None:
     """At once: whoever writes there meanwhile would be in the way of deleting file by file."""
-    away = folder.parents[1] / f"{folder.name}-removed"
-    folder.rename(away)
+    away = Path(tempfile.mkdtemp(dir=folder.parents[1]))
+    folder.rename(away / folder.name)
     shutil.rmtree(away)
 
 

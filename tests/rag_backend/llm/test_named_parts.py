@@ -35,6 +35,38 @@ def test_several_articles_are_shown_by_their_numbers() -> None:
     )
 
 
+def test_of_several_chapters_the_articles_of_each() -> None:
+    two = Evidence(1, "a.md › Chương II › Điều 3. Thẻ", "Mười lăm tuổi.", 1.0)
+    one = Evidence(2, "a.md › Chương I › Điều 1. Sách", "Năm cuốn.", 0.9)
+    more = Evidence(3, "a.md › Chương I › Điều 2. Báo", "Không mượn.", 0.8)
+    said = named_part(asked("Chương I và Chương II gồm những gì?", two, one, more))
+    assert said == "Điều 1. Sách [2]\nĐiều 2. Báo [3]\nMười lăm tuổi. [1]"
+
+
+def test_an_article_with_headings_beside_one_without() -> None:
+    nine = Evidence(1, "a.md › Điều 9 › Khoản 1", "Một.", 1.0)
+    more = Evidence(2, "a.md › Điều 9 › Khoản 2", "Hai.", 0.9)
+    ten = Evidence(3, "a.md › Điều 10", "Mười.", 0.8)
+    said = named_part(asked("Điều 9 và Điều 10", nine, more, ten))
+    assert said == "Khoản 1 [1]\nKhoản 2 [2]\nMười. [3]"
+
+
+def test_another_documents_article_of_a_chapter_named_beside_another_is_not_it() -> None:
+    five = Evidence(1, "a.md › Chương I › Điều 5", "Năm.", 1.0)
+    other = Evidence(2, "b.md › Chương I › Điều 6", "Không phải.", 0.9)
+    six = Evidence(3, "a.md › Chương II › Điều 6", "Sáu.", 0.8)
+    said = named_part(asked("Điều 5 Chương I và Điều 6 Chương II", five, other, six))
+    assert said == "Năm. [1]\nSáu. [3]"
+
+
+def test_hundreds_of_names_take_no_longer_than_reading_them() -> None:
+    """All that they could make together would be millions."""
+    kinds = "Phần", "Chương", "Mục", "Điều"
+    question = " ".join(f"{kind} {n}" for kind in kinds for n in range(1, 200))
+    deep = Evidence(1, "a › Phần 1 › Chương 1 › Mục 1 › Điều 1", "Đây.", 1.0)
+    assert named_part(asked(question, deep)) == "Đây. [1]"
+
+
 def test_of_a_chapter_its_articles_in_order() -> None:
     three = Evidence(1, "a.md › Chương II › Điều 10. Sách", "1. Năm cuốn.", 1.0)
     two = Evidence(2, "a.md › Chương II › Điều 9. Thẻ", "1. Mười lăm tuổi.", 0.9)

@@ -223,7 +223,7 @@ def test_masks_of_a_draft_are_those_of_its_tokens_one_by_one(loaded: LoadedModel
         ({"$ref": "#"}, "no text can follow"),
         ({"type": "string", "pattern": "("}, "regex"),
         ({"a": object()}, "not a JSON schema"),
-        ({"oneOf": [{"type": "number"}, {"type": "integer"}]}, "tell them apart, or write anyOf"),
+        ({"oneOf": [{"type": "number"}, {"type": "integer"}]}, "of its own, or write anyOf"),
     ],
 )
 def test_a_schema_that_cannot_be_used(
