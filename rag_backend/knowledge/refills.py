@@ -61,6 +61,7 @@ class Refills:
         self._add = add
         self.under_way: dict[str, list[Refill]] = {}
         self.writing = asyncio.Lock()
+        self._asked: set[str] = set()
         self._beginning: set[str] = set()
         self._repairing: set[str] = set()
         self._stopped: dict[str, str] = {}
@@ -69,18 +70,30 @@ class Refills:
 
     async def rebuild(self, store_id: str) -> None:
         """Begin to fill the next generation of a store, unless that is under way."""
+        self._asked.add(store_id)
         if store_id in self._beginning:
             return
         self._beginning.add(store_id)
         try:
+            # Again where it was asked for meanwhile: the store may have been looked at before.
+            while store_id in self._asked:
+                self._asked.remove(store_id)
+                await self._rebuild(store_id)
+        finally:
+            self._asked.discard(store_id)
+            self._beginning.remove(store_id)
+
+    async def _rebuild(self, store_id: str) -> None:
+        try:
             present = await self._encoders.present.wait()
-            store = await self._threads.run(self._catalog.store, store_id)
-            if not store.rebuilding or self.mirror_of(store) is not None:
-                self._stopped.pop(store_id, None)
-                return
-            if store.rebuilder != self._catalog.owner:
-                return  # another backend's by now
+            # Looked at in here too: a rebuild that is about to end is none that is under way.
             async with self.writing:
+                store = await self._threads.run(self._catalog.store, store_id)
+                if not store.rebuilding or self.mirror_of(store) is not None:
+                    self._stopped.pop(store_id, None)
+                    return
+                if store.rebuilder != self._catalog.owner:
+                    return  # another backend's by now
                 refill = await self._threads.run(
                     begin_rebuild, self._catalog, self._vectors, self._lexical, store, present
                 )
@@ -97,8 +110,6 @@ class Refills:
         else:
             log.info("vector store '%s' is rebuilt: %d chunks", store.name, refill.total)
             self._stopped.pop(store_id, None)
-        finally:
-            self._beginning.remove(store_id)
 
     def repair(self, store: Store, lost: Lost) -> Coroutine[Any, Any, None]:
         """Put back what a store has lost, which is `progress` from now on."""

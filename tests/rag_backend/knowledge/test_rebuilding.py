@@ -8,6 +8,7 @@ import shutil
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -310,3 +311,49 @@ async def test_a_rebuild_that_cannot_go_on_says_so(
     await settled(library, store)
     assert (await library.store("default")).generation == 1
     assert_agreement(library)
+
+
+class Held:
+    """A call that goes on, once it has its answer, only when it may."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+        self.reached, self.may_go_on = threading.Event(), threading.Event()
+
+    def __call__(self, *args: Any) -> Any:
+        found = self._call(*args)
+        self.reached.set()
+        assert self.may_go_on.wait(60)
+        return found
+
+
+async def test_asked_for_while_a_rebuild_that_found_nothing_to_do_ends(
+    library: Library, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put(library, store, "a.md", b"Something.")
+    await idle(library, store)
+    looking = Held(library.catalog.store)
+    with monkeypatch.context() as patch:
+        patch.setattr(library.catalog, "store", looking)
+        library.indexer.resume_rebuild(store.id)  # as one does that another has just ended
+        await asyncio.to_thread(looking.reached.wait)
+    await library.indexer.rebuild(store)
+    looking.may_go_on.set()
+    await until(lambda: library.catalog.store(store.id).generation == store.generation + 1)
+    await idle(library, store)
+
+
+async def test_asked_for_while_another_is_about_to_end(
+    library: Library, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await put(library, store, "a.md", b"Something.")
+    await idle(library, store)
+    swapping = Held(library.catalog.swap_generation)
+    monkeypatch.setattr(library.catalog, "swap_generation", swapping)
+    await library.indexer.rebuild(store)
+    await asyncio.to_thread(swapping.reached.wait)
+    await library.indexer.rebuild(store)
+    await asyncio.sleep(0)
+    swapping.may_go_on.set()
+    await until(lambda: library.catalog.store(store.id).generation == store.generation + 2)
+    await idle(library, store)
