@@ -174,7 +174,9 @@ def test_logprobs(client: OpenAI) -> None:
         for token in chunk.choices[0].logprobs.content or []
     ]
     assert streamed == pytest.approx([token.logprob for token in found.content], abs=1e-4)
-    completed = client.completions.create(model="any", prompt="Xin", logprobs=2, max_tokens=4)
+    completed = client.completions.create(
+        model="any", prompt="Xin", logprobs=2, max_tokens=4, temperature=0
+    )
     assert completed.choices[0].logprobs is not None
     assert len(completed.choices[0].logprobs.tokens or []) == 4
 
