@@ -15,7 +15,7 @@ import pytest
 from rag_backend.errors import StorageBroken
 from rag_backend.knowledge.embedding import Kind, Vectors
 from rag_backend.knowledge.library import Library
-from rag_backend.knowledge.models import Store, StoreFile
+from rag_backend.knowledge.models import Store
 from tests.rag_backend.knowledge.building import (
     DirectReading,
     assert_agreement,
@@ -89,10 +89,9 @@ async def stepwise(encoder: Paced, condition: Callable[[], bool]) -> int:
     return turns
 
 
-async def waits_to_be_embedded(library: Library, file: StoreFile) -> None:
-    """Read: whatever is embedded before it is none of its reader's doing."""
-    sources = library.indexer._rotation._sources
-    await until(lambda: file.file_id in [getattr(one, "file_id", None) for one in list(sources)])
+async def all_are_read(library: Library) -> None:
+    """Whatever is embedded from here on is none of a reader's doing."""
+    await until(lambda: len(library.indexer._intake) == 0)
 
 
 async def idle(library: Library, store: Store) -> None:
@@ -116,8 +115,8 @@ async def test_a_long_file_does_not_delay_a_short_one(
     encoder.free.clear()
     await put(library, store, "long.md", LONG)
     await asyncio.to_thread(encoder.waiting.wait)
-    short = await put(library, store, "short.md", b"# Short\n\nA page.\n\n# Two\n\nSections.")
-    await waits_to_be_embedded(library, short)
+    await put(library, store, "short.md", b"# Short\n\nA page.\n\n# Two\n\nSections.")
+    await all_are_read(library)
     turns = await stepwise(encoder, done(library, store, "short.md"))
     assert turns <= 12, "two batches of two steps each, and some that were under way"
     assert statuses(library, store)["long.md"] == "in_progress"
@@ -143,9 +142,9 @@ async def test_a_rebuild_takes_turns_with_new_files_and_deletions(
     await library.indexer.rebuild(store)
     await asyncio.to_thread(encoder.waiting.wait)
     text = b"# New\n\nA file of this hour.\n\n# And\n\nMore of it."
-    new = await put(library, store, "new.md", text)
+    await put(library, store, "new.md", text)
     await put(library, store, "replaced.md", b"The other text of replaced.md.")
-    await waits_to_be_embedded(library, new)
+    await all_are_read(library)
     await stepwise(encoder, done(library, store, "new.md"))
     progress = library.indexer.progress(await library.store("default"))
     assert progress is not None
@@ -229,8 +228,8 @@ async def test_the_earlier_encoder_serves_until_the_store_is_re_embedded(tmp_pat
         await asyncio.to_thread(new.waiting.wait)
         asked = "Of the long file, number 7."
         assert (await texts(library, asked))[0] == asked
-        file = await put(library, store, "new.md", b"Written with both")
-        await waits_to_be_embedded(library, file)
+        await put(library, store, "new.md", b"Written with both")
+        await all_are_read(library)
         await stepwise(new, done(library, store, "new.md"))
         now = await library.store("default")
         assert (now.embedding_model, now.rebuilding) == ("one", True)
@@ -254,8 +253,8 @@ async def test_words_alone_where_the_earlier_encoder_is_gone(
         store = await library.store("default")
         await library.indexer.rebuild(store)
         await asyncio.to_thread(new.waiting.wait)
-        file = await put(library, store, "new.md", b"Found by its words")
-        await waits_to_be_embedded(library, file)
+        await put(library, store, "new.md", b"Found by its words")
+        await all_are_read(library)
         await stepwise(new, done(library, store, "new.md"))
         assert (await library.store("default")).rebuilding
         assert (await texts(library, "its words"))[0] == "Found by its words"
